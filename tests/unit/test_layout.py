@@ -1,0 +1,278 @@
+"""The layout, read from the source: which way imports run, where a clock may stand, sizes, the wheel."""
+
+import ast
+import importlib.metadata
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "watchdogd"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Who may import whom inside watchdogd, by the first name below it. A folder's modules may import each other.
+VALUES = {"model", "config"}
+EDGES = {"observe", "act", "report", "control", "store"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": set(),
+    "model": set(),
+    "config": {"model"},
+    "detect": VALUES,
+    "policy": VALUES,
+    "step": VALUES | {"policy"},
+    "reloads": VALUES | {"policy", "step"},
+    "decide": VALUES | {"policy", "step", "reloads"},
+    **dict.fromkeys(EDGES, VALUES),
+    "daemon": VALUES | EDGES | {"detect", "policy", "decide"},
+    "live": VALUES | EDGES | {"detect"},
+    "start": VALUES | EDGES | {"daemon"},
+    "cli": VALUES | EDGES | {"start", "live"},
+    "__main__": {"cli"},
+}
+
+# What decides knows neither clock nor machine. A list of what is allowed, for all else does I/O or might.
+PURE = {"model", "detect", "policy", "step", "reloads", "decide"}
+PURE_STDLIB = {
+    "__future__",
+    "abc",
+    "collections",
+    "dataclasses",
+    "enum",
+    "functools",
+    "itertools",
+    "math",
+    "operator",
+    "pathlib",  # a path is a value: the name of a FIFO
+    "types",
+    "typing",
+}
+IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "__import__"}
+
+# Wall-clock time is for the border; inside, time is seconds of CLOCK_MONOTONIC.
+MAY_KNOW_THE_DATE = {"observe", "report"}
+WALL_CLOCK = {
+    "time",
+    "time_ns",
+    "localtime",
+    "gmtime",
+    "strftime",
+    "strptime",
+    "ctime",
+    "asctime",
+    "mktime",
+    "CLOCK_REALTIME",
+}
+
+MAX_LINES = 400
+LONGEST = {
+    "daemon.py": 149,  # what a loop needs more belongs elsewhere
+    "model.py": 540,  # the vocabulary of docs/design.md: declarations alone, read side by side
+}
+
+Rule = Callable[[str, Path], list[str]]
+
+TESTS_THE_WHEEL = os.environ.get("MONGO_WATCHDOG_WHEEL") == "1"
+wheel_only = pytest.mark.skipif(not TESTS_THE_WHEEL, reason="only make test installs the wheel")
+
+
+def layer(path: Path) -> str:
+    """The first name below watchdogd: `observe` for watchdogd/observe/uwsgi.py."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(source: str, path: Path) -> Iterator[tuple[str, int]]:
+    """Every imported name in full, with its line: `from a.b import c` is a.b.c, also when relative."""
+    folder = ("watchdogd", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = folder[: len(folder) + 1 - node.level] if node.level else ()
+            origin = ".".join((*base, *filter(None, [node.module])))
+            yield from ((f"{origin}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def wrong_directions(source: str, path: Path) -> list[str]:
+    own = layer(path)
+    allowed = MAY_IMPORT.get(own, set()) | {own}
+    found = []
+    for name, line in imports(source, path):
+        top, *below = name.split(".")
+        # `from watchdogd import __version__` names no module.
+        if top == "watchdogd" and below and below[0] not in allowed | {"__version__"}:
+            found.append(f"{path.name}:{line}: {own} imports {name}; it may import {sorted(allowed)}")
+    return found
+
+
+def impurities(source: str, path: Path) -> list[str]:
+    """What stands under `if __name__ == "__main__"` may print: it is a command, never imported."""
+    tree = ast.parse(source)
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and "__name__" in ast.dump(node.test))]
+    found = [
+        f"{path.name}:{line}: imports {name}; only {sorted(PURE_STDLIB)}"
+        for name, line in imports(source, path)
+        if name.split(".")[0] not in PURE_STDLIB | {"watchdogd"}
+    ]
+    found += [
+        f"{path.name}:{node.lineno}: calls {node.func.id}()"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in IMPURE_CALLS
+    ]
+    return found
+
+
+def wall_clocks(source: str, path: Path) -> list[str]:
+    """A timedelta is no clock and may stand anywhere; `import datetime` as a whole may not."""
+    found = [
+        f"{path.name}:{line}: imports {name}"
+        for name, line in imports(source, path)
+        if (name.split(".")[0] == "datetime" and name != "datetime.timedelta")
+        or name in {f"time.{one}" for one in WALL_CLOCK}
+    ]
+    found += [
+        f"{path.name}:{node.lineno}: uses time.{node.attr}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "time"
+        and node.attr in WALL_CLOCK
+    ]
+    return found
+
+
+@pytest.fixture(params=MODULES, ids=[str(path.relative_to(ROOT)) for path in MODULES])
+def module(request: pytest.FixtureRequest) -> Path:
+    path = request.param
+    assert isinstance(path, Path)
+    return path
+
+
+def test_each_module_has_its_place_and_imports_in_one_direction(module: Path) -> None:
+    assert layer(module) in MAY_IMPORT, f"{module}: give it a place in MAY_IMPORT"
+    assert wrong_directions(module.read_text(), module) == []
+
+
+def test_what_decides_touches_nothing(module: Path) -> None:
+    if layer(module) in PURE:
+        assert impurities(module.read_text(), module) == []
+
+
+def test_the_wall_clock_stands_at_the_border_only(module: Path) -> None:
+    if layer(module) not in MAY_KNOW_THE_DATE:
+        assert wall_clocks(module.read_text(), module) == []
+
+
+def test_no_module_is_long(module: Path) -> None:
+    limit = LONGEST.get(str(module.relative_to(PACKAGE)), MAX_LINES)
+    lines = len(module.read_text().splitlines())
+    assert lines <= limit, f"{module.relative_to(ROOT)} has {lines} lines; {limit} are the most"
+
+
+@pytest.mark.parametrize(
+    ("place", "source", "rule"),
+    [
+        ("detect.py", "from watchdogd import policy", wrong_directions),
+        ("detect.py", "from .observe.sockets import Row", wrong_directions),
+        ("observe/sockets.py", "from ..act import fifo", wrong_directions),
+        ("observe/sockets.py", "import watchdogd.daemon", wrong_directions),
+        ("config.py", "def f():\n    from watchdogd.detect import x", wrong_directions),
+        ("policy.py", "import time", impurities),
+        ("policy.py", "from datetime import timedelta", impurities),
+        ("model.py", "open('x')", impurities),
+        ("store.py", "import datetime", wall_clocks),
+        ("store.py", "from datetime import UTC, timedelta", wall_clocks),
+        ("control.py", "import time\nx = time.time()", wall_clocks),
+        ("daemon.py", "from time import time_ns", wall_clocks),
+    ],
+)
+def test_the_rules_see_what_they_forbid(place: str, source: str, rule: Rule) -> None:
+    assert len(rule(source, PACKAGE / place)) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "source", "rule"),
+    [
+        (
+            "detect.py",
+            "from watchdogd.model import Member\nfrom watchdogd import config, model",
+            wrong_directions,
+        ),
+        (
+            "observe/uwsgi.py",
+            "from watchdogd.observe import sockets\nfrom .sockets import Row\nfrom .. import model",
+            wrong_directions,
+        ),
+        ("cli.py", "from watchdogd import __version__, daemon", wrong_directions),
+        ("policy.py", "from collections.abc import Mapping\nfrom watchdogd.model import Member", impurities),
+        ("policy.py", "if __name__ == '__main__':\n    print(1)", impurities),
+        ("config.py", "from datetime import timedelta", wall_clocks),
+        ("daemon.py", "import time\ntime.monotonic()", wall_clocks),
+    ],
+)
+def test_the_rules_let_pass_what_they_allow(place: str, source: str, rule: Rule) -> None:
+    assert rule(source, PACKAGE / place) == []
+
+
+# Written so that this file does not hold what it looks for.
+OF_SOME_MACHINE = re.compile(
+    r"(?<![\w./})-])/(?:work|root)/"  # an absolute path of a developer's machine
+    r"|files\.python(?:hosted)\.org|pypi\.org/(?:simple)"
+    r"|(?<!no-emit-)(?:extra-)?index-(?:url)|--find-(?:links)"
+)
+
+
+def test_no_file_names_a_machine_or_a_registry() -> None:
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listing.returncode != 0:
+        pytest.skip(f"not a git checkout: {listing.stderr.strip()}")
+    found = [
+        f"{name}:{number}: {line.strip()}"
+        for name in listing.stdout.split("\0")
+        if name and (ROOT / name).is_file()
+        for number, line in enumerate((ROOT / name).read_text(errors="replace").splitlines(), 1)
+        if OF_SOME_MACHINE.search(line)
+    ]
+    assert found == []
+
+
+def test_rig_and_tests_come_from_this_checkout() -> None:
+    for name in ("rig", "tests"):
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert set(spec.submodule_search_locations or []) == {str(ROOT / name)}
+
+
+@wheel_only
+def test_the_wheel_is_what_is_tested_here_and_in_what_a_test_starts() -> None:
+    command = [sys.executable, "-c", "import watchdogd; print(watchdogd.__file__)"]
+    started = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    spec = importlib.util.find_spec("watchdogd")
+    assert spec is not None
+    assert spec.origin == started
+    assert not Path(started).is_relative_to(PACKAGE)
+
+
+@wheel_only
+def test_the_wheel_holds_the_package_and_nothing_else() -> None:
+    files = importlib.metadata.files("mongo-watchdog")
+    assert files is not None
+    installed = {str(file): file.locate() for file in files if file.suffix != ".pyc"}
+    assert {PurePosixPath(name).parts[0] for name in installed} == {
+        "watchdogd",
+        f"mongo_watchdog-{importlib.metadata.version('mongo-watchdog')}.dist-info",
+        "..",  # ../../../bin/mongo-watchdog
+    }
+    checkout = {
+        str(path.relative_to(ROOT)): path.read_bytes()
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    package = {name: Path(str(path)).read_bytes() for name, path in installed.items() if name.startswith("watchdogd/")}
+    assert package == checkout

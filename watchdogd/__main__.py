@@ -1,0 +1,8 @@
+"""`python -m watchdogd` is `mongo-watchdog`."""
+
+import sys
+
+from watchdogd.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
