@@ -1,0 +1,286 @@
+"""A real uWSGI with one of the rig's apps, its master FIFO, and its workers as the kernel shows them.
+
+It is read here without mongo-watchdog's own code, so that a test compares two independent readings.
+"""
+
+import contextlib
+import enum
+import http.client
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rig import RigError, apps, fetch
+from rig.ports import free_port
+from rig.processes import DeadlineError, Process, all_pids, last_lines, stat_fields, wait_for
+from rig.traffic import Request, get
+
+# A start takes 2 s (0.5 s without the pause below); the rest is for a loaded machine.
+START_WITHIN_S = 20.0
+# A client made at import is now and then stuck from boot (1 of 12 to 21 starts), but not 5 times running.
+STARTS = 5
+# So long a started worker keeps each probing request, so that as many at once reach as many workers.
+PROBE_HOLD_S = 0.1
+# How long after a client is made at import the workers are forked. It has found its server by then, and its
+# threads sleep: they wake every 0.5 s, and a worker forked in that moment waits for the GIL for ever and is
+# never ready (at 1.5 s in 11 of 90 starts, at 1.75 s in 0 of 60; pymongo 3.13.0 and 4.14.1).
+IMPORT_PAUSE_S = 1.75
+
+# What a process catches tells its role (uwsgi.md 5): a worker WINCH, and USR2 once it has loaded the app.
+_CATCHES_WINCH = 1 << (signal.SIGWINCH - 1)
+_CATCHES_USR2 = 1 << (signal.SIGUSR2 - 1)
+
+
+class StuckFromBootError(RigError):
+    """The app started, but a worker never became ready, or requests failed on it."""
+
+
+class App(enum.Enum):
+    """When the app makes its client; the value is what `apps/web.py` is told."""
+
+    IMPORT_CLIENT = "import"
+    FIRST_REQUEST = "first_request"
+    NO_CLIENT = "none"
+
+
+@dataclass(eq=False)
+class Uwsgi:
+    """One uWSGI instance in a folder; as a context manager it starts it and kills it.
+
+    The defaults are the app that gets stuck: its client made at import, in the master, and forked into the
+    workers.
+    """
+
+    folder: Path
+    mongo_uri: str = ""
+    _: KW_ONLY
+    app: App = App.IMPORT_CLIENT
+    pymongo: str = fetch.DEFAULT_PYMONGO
+    version: str = fetch.DEFAULT_UWSGI
+    processes: int = 3
+    threads: int | None = None
+    cheaper: int | None = None
+    lazy_apps: bool = False
+    osafterfork: bool = False
+    mercy_s: int = 4
+    selection_ms: int = 3000
+    heartbeat_ms: int | None = None
+    # None: as long as this app needs not to be stuck from boot.
+    import_pause_s: float | None = None
+    # False: no request has touched any worker when `start` returns.
+    warm: bool = True
+    port: int = field(default_factory=free_port)
+    # More lines for the ini file.
+    extra: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.fifo = self.folder / "fifo"
+        self.log = self.folder / "uwsgi.log"
+        self.ini = self.folder / "uwsgi.ini"
+        self._started_workers = self.processes if self.cheaper is None else self.cheaper
+        command = fetch.uwsgi(self.version)
+        self.ini.write_text("\n".join(["[uwsgi]", *self._options(python=command[0]), *self.extra, ""]))
+        self._process = Process(
+            [*command, "--ini", str(self.ini)], log=self.log, cwd=self.folder, env=self._environment()
+        )
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    @property
+    def host(self) -> str:
+        """The address it listens on."""
+        return "127.0.0.1"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port, as `traffic` takes them."""
+        return (self.host, self.port)
+
+    @property
+    def master(self) -> int:
+        """The master's pid."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the master is there."""
+        return self._process.running
+
+    def start(self) -> None:
+        """Starts it and returns when every worker is ready and has served a good request.
+
+        Starts over when a worker cannot, and raises StuckFromBootError the fifth time: then MongoDB is not there, or
+        the app never works.
+        """
+        for left in reversed(range(STARTS)):
+            try:
+                self._start_once()
+            except StuckFromBootError:
+                if not left:
+                    raise
+            else:
+                return
+
+    def stop(self, *, grace: float = 10) -> None:
+        """Ends it as systemd does, by SIGQUIT, which drops requests in flight; kills what is left then."""
+        self._process.end(signal.SIGQUIT, grace=grace)
+
+    def kill(self) -> None:
+        """Ends all its processes at once; nothing when it does not run."""
+        self._process.end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """`stop` and `start`: another master."""
+        self.stop()
+        self.start()
+
+    def workers(self) -> list[int]:
+        """The pids of its workers, loading ones too, in ascending order."""
+        return [pid for pid in self._children() if _caught(pid) & _CATCHES_WINCH]
+
+    def ready_workers(self) -> list[int]:
+        """The pids of the workers that have loaded the app and serve."""
+        ready = _CATCHES_WINCH | _CATCHES_USR2
+        return [pid for pid in self._children() if _caught(pid) & ready == ready]
+
+    def wait_ready(self, *, other_than: Sequence[int] = (), within: float = START_WITHIN_S) -> list[int]:
+        """The workers, once they are as many as at the start, all ready, and none among `other_than`."""
+
+        def all_ready() -> bool:
+            workers = self.workers()
+            new = len(workers) >= self._started_workers and not set(workers) & set(other_than)
+            return new and workers == self.ready_workers() and self.fifo.is_fifo()
+
+        self._process.wait_until(all_ready, f"{self._started_workers} workers are ready", within=within)
+        return self.ready_workers()
+
+    def get(self, path: str = "/", *, timeout: float = 10) -> Request:
+        """One request to it."""
+        return get(self.address, path, timeout=timeout)
+
+    def get_many(self, count: int, path: str = "/", *, timeout: float = 10) -> list[Request]:
+        """That many requests at the same time, which so reach different workers."""
+        with ThreadPoolExecutor(count) as pool:
+            return list(pool.map(lambda _: self.get(path, timeout=timeout), range(count)))
+
+    @contextlib.contextmanager
+    def busy(self, count: int, *, seconds: float) -> Iterator[list[int]]:
+        """Keeps that many workers busy for so long, without MongoDB, and gives their pids; waits for them.
+
+        With all others busy every request goes to the one that is left: so a single worker is stranded.
+        """
+        with contextlib.ExitStack() as connections:
+            answers = []
+            for _ in range(count):
+                connection = http.client.HTTPConnection(*self.address, timeout=seconds + 30)
+                connections.callback(connection.close)
+                connection.request("GET", f"/sleep?s={seconds}")
+                answers.append(connection.getresponse())
+            yield [int(answer.headers["X-Worker"]) for answer in answers]
+            for answer in answers:
+                with contextlib.suppress(OSError, http.client.HTTPException):  # a worker may have been killed
+                    answer.read()
+
+    def send(self, command: bytes) -> None:
+        """What an operator does by hand: one byte to the master FIFO.
+
+        Never O_CREAT: a file made while the master renews its FIFO ends the master (uwsgi.md 3). It renews it
+        after every writer, so a missing FIFO or one without a reader is tried again.
+        """
+
+        def written() -> bool:
+            try:
+                fifo = os.open(self.fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError:
+                return False
+            try:
+                return os.write(fifo, command) == len(command)
+            finally:
+                os.close(fifo)
+
+        wait_for(written, f"{self.fifo} takes {command!r}", within=5, log=self.log)
+
+    def _start_once(self) -> None:
+        with contextlib.ExitStack() as failed:
+            failed.callback(self.kill)
+            self._process.start()
+            try:
+                self.wait_ready()
+                if self.warm:
+                    self._warm_up()
+            except DeadlineError as error:
+                raise StuckFromBootError(str(error)) from error
+            failed.pop_all()
+
+    def _options(self, *, python: str) -> list[str]:
+        options = {
+            # `r` executes this; by itself pyuwsgi takes /proc/self/exe, the Python outside its virtual
+            # environment.
+            "binary-path": python,
+            "master": "true",
+            "need-app": "true",
+            "strict": "true",
+            "http-socket": f"{self.host}:{self.port}",
+            "processes": self.processes,
+            "threads": self.threads,
+            "cheaper": self.cheaper,
+            "lazy-apps": "true" if self.lazy_apps else None,
+            "py-call-osafterfork": "true" if self.osafterfork else None,
+            "master-fifo": self.fifo,
+            "worker-reload-mercy": self.mercy_s,
+            "pythonpath": fetch.pymongo(self.pymongo),
+            "wsgi-file": Path(apps.__file__).with_name("web.py"),
+        }
+        return [f"{key} = {value}" for key, value in options.items() if value is not None]
+
+    def _environment(self) -> dict[str, str]:
+        pause_s = self.import_pause_s
+        if pause_s is None:
+            forks_a_client = self.app is App.IMPORT_CLIENT and not self.lazy_apps
+            pause_s = IMPORT_PAUSE_S if forks_a_client else 0
+        return {
+            "MONGO_URI": self.mongo_uri,
+            "MONGO_SELECTION_MS": str(self.selection_ms),
+            "MONGO_HEARTBEAT_MS": "" if self.heartbeat_ms is None else str(self.heartbeat_ms),
+            "RIG_CLIENT": self.app.value,
+            "RIG_IMPORT_PAUSE_S": str(pause_s),
+        }
+
+    def _warm_up(self) -> None:
+        served: set[int] = set()
+
+        def all_served() -> bool:
+            answers = self.get_many(2 * self._started_workers, f"/?hold={PROBE_HOLD_S}")
+            if failed := next((answer for answer in answers if answer.status != HTTPStatus.OK), None):
+                why = f"{failed.status} {failed.error}"
+                raise StuckFromBootError(f"requests fail right after the start ({why}){last_lines(self.log)}")
+            served.update(answer.worker for answer in answers if answer.worker)
+            return len(served) >= self._started_workers
+
+        wait_for(all_served, "a good request on every worker", within=START_WITHIN_S, log=self.log)
+
+    def _children(self) -> list[int]:
+        return sorted(pid for pid in all_pids() if (stat := stat_fields(pid)) and int(stat[1]) == self.master)
+
+
+def _caught(pid: int) -> int:
+    """The signals that a process has handlers for, as a mask; none for a process that is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:")), 0)
