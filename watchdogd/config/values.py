@@ -1,0 +1,89 @@
+"""The configuration as frozen values. This module must never do I/O; a repr must never show a URI."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from watchdogd.model import CHAIN, WORKERS, Command
+
+DEFAULT_PATH = Path("/etc/mongo-watchdog/config.yaml")
+DEFAULT_CONTROL_SOCKET = Path("/run/mongo-watchdog/control.sock")
+
+
+class Mode(enum.Enum):
+    """`observe`: everything but the write."""
+
+    ACT = "act"
+    OBSERVE = "observe"
+
+
+class Idle(enum.Enum):
+    """What to do with workers that hold leftovers and have not used MongoDB since."""
+
+    RELOAD = "reload"
+    LEAVE = "leave"
+
+
+class Cause(enum.Enum):
+    """Which CLOSE_WAIT counts: only that of an outage, or any."""
+
+    OUTAGE = "outage"
+    ANY = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentConfig:
+    """One entry under `mongodb:`. `uri` may carry a password: it is never shown (repr leaves it out)."""
+
+    name: str
+    uri: str = field(repr=False)
+    endpoints: tuple[tuple[str, int], ...] = ()  # further host, port that workers connect to
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceConfig:
+    """One entry under `uwsgi:`. `deployments` is empty where none is named and there are several."""
+
+    name: str
+    master_fifo: Path
+    deployments: tuple[str, ...]
+    reloads: frozenset[Command] = frozenset({WORKERS, CHAIN})
+    mercy_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Reloads in `per_s` seconds: those that did not end in proven recovery, and all."""
+
+    unproven: int = 3
+    total: int = 12
+    per_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """`policy:`; seconds."""
+
+    linger_s: float = 15.0
+    idle: Idle = Idle.RELOAD
+    cause: Cause = Cause.OUTAGE
+    cooldown_s: float = 60.0
+    budget: Budget = Budget()
+    half_open_after_s: float = 1800.0
+    max_parallel: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration. `instances` None: every uWSGI instance on the host that has a master FIFO."""
+
+    deployments: tuple[DeploymentConfig, ...]
+    instances: tuple[InstanceConfig, ...] | None = None
+    mode: Mode = Mode.ACT
+    interval_s: float = 1.0
+    policy: PolicyConfig = PolicyConfig()
+    state_dir: Path = Path("/var/lib/mongo-watchdog")
+    control_socket: Path = DEFAULT_CONTROL_SOCKET
+    path: Path = DEFAULT_PATH
