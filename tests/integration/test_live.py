@@ -1,0 +1,252 @@
+"""`connections` and `check --live` as a user runs them, on a real mongod and uWSGI, held against what psutil shows."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jsonschema
+import psutil
+import pytest
+import yaml
+
+from rig import fetch
+from rig.mongod import Mongod
+from rig.ports import free_port
+from rig.processes import Process, wait_for
+from rig.uwsgi import App, Uwsgi
+from tests.stories.stage import fail_a_request_of
+
+SCHEMA = json.loads((Path(__file__).parents[1] / "schema" / "connections.schema.json").read_text())
+AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+PROGRAM = (sys.executable, "-P", "-m", "watchdogd")
+WITHIN_S = 30.0
+HELD_BY_NONE = "held by no uWSGI process"
+
+
+class Held(NamedTuple):
+    """One holder of one connection, as both `connections` and psutil show it."""
+
+    pid: int
+    local: str
+    remote: str
+    state: str
+
+
+@dataclass
+class Site:
+    """A folder with a configuration, and what is started in it."""
+
+    folder: Path
+    at_end: ExitStack = field(default_factory=ExitStack)
+
+    def mongod(self) -> Mongod:
+        return self.at_end.enter_context(Mongod(self.folder / "mongod"))
+
+    def app(self, uri: str = "", name: str = "shop", **options: Any) -> Uwsgi:  # noqa: ANN401 - what Uwsgi takes
+        quick: dict[str, Any] = {"heartbeat_ms": 1000, "selection_ms": 1000, "processes": 2}
+        return self.at_end.enter_context(Uwsgi(self.folder / name, uri, **{**quick, **options}))
+
+    def configure(self, uri: str, *apps: Uwsgi) -> None:
+        keys: dict[str, object] = {"mongodb": [{"uri": uri}]}
+        if apps:
+            keys["uwsgi"] = [{"master_fifo": str(app.fifo)} for app in apps]
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(keys))
+
+    def run(self, *verb: str, prefix: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
+        command = [*prefix, *PROGRAM, *verb, "--config", str(self.folder / "config.yaml")]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=50, cwd="/")
+
+    def connections(self, *, exits: int = 0, prefix: tuple[str, ...] = ()) -> dict[str, Any]:
+        ran = self.run("connections", "--json", prefix=prefix)
+        assert ran.returncode == exits, ran.stderr
+        document: dict[str, Any] = json.loads(ran.stdout)
+        jsonschema.validate(document, SCHEMA)
+        return document
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """In a folder that every user may look at: pytest's own are for one user."""
+    with tempfile.TemporaryDirectory(prefix="mw-live-") as folder:
+        Path(folder).chmod(0o755)
+        one = Site(Path(folder))
+        with one.at_end:
+            yield one
+
+
+def shown(document: dict[str, Any]) -> set[Held]:
+    return {Held(*(one[name] for name in Held._fields)) for one in document["connections"]}
+
+
+def in_truth(app: Uwsgi, port: int) -> set[Held]:
+    """What psutil shows of master and workers."""
+    return {
+        Held(pid, "{}:{}".format(*one.laddr), "{}:{}".format(*one.raddr), one.status)
+        for pid in (app.master, *app.workers())
+        for one in psutil.Process(pid).net_connections("tcp")
+        if tuple(one.raddr)[1:] == (port,)
+    }
+
+
+def verdicts(document: dict[str, Any], role: str = "worker") -> set[str]:
+    return {one["verdict"] for one in document["connections"] if one["role"] == role}
+
+
+# -- connections
+
+
+def test_every_connection_is_shown_with_every_holder_and_what_it_means(site: Site) -> None:
+    mongod = site.mongod()
+    app = site.app(mongod.uri)
+    site.configure(mongod.uri, app)
+    held = in_truth(app, mongod.port)
+    document = site.connections()
+    assert shown(document) == held
+    assert document["blind"] == []
+    assert {one["instance"] for one in document["connections"]} == {"shop"}
+    roles = {one["pid"]: one["role"] for one in document["connections"]}
+    assert roles == {app.master: "master", **dict.fromkeys(app.workers(), "worker")}
+    assert verdicts(document) == {"own", "shared with other processes"}  # its pool, and the master's monitor
+    own = [one["pid"] for one in document["connections"] if one["verdict"] == "own"]
+    assert sorted(own) == app.workers()
+
+
+def test_as_text_it_is_a_table(site: Site) -> None:
+    mongod = site.mongod()
+    app = site.app(mongod.uri, app=App.FIRST_REQUEST)
+    site.configure(mongod.uri, app)
+    ran = site.run("connections")
+    head, *rows = ran.stdout.splitlines()
+    assert head.split() == ["INSTANCE", "ROLE", "PID", "LOCAL", "REMOTE", "STATE", "AGE", "VERDICT"]
+    held = in_truth(app, mongod.port)
+    assert {Held(int(row.split()[2]), *row.split()[3:6]) for row in rows} == held
+    assert all(row.startswith("shop ") and row.split()[1] == "worker" and row.endswith("own") for row in rows)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_after_a_restart_of_mongod_leftovers_are_called_so(site: Site) -> None:
+    mongod = site.mongod()
+    app = site.app(mongod.uri)
+    site.configure(mongod.uri, app)
+    mongod.stop()
+    fail_a_request_of(app)
+    document = site.connections()
+    assert shown(document) == in_truth(app, mongod.port)
+    assert {one["state"] for one in document["connections"] if one["role"] == "worker"} == {"CLOSE_WAIT"}
+    assert verdicts(document) == {"leftover, for now: MongoDB does not serve"}
+    mongod.start()
+    wait_for(lambda: master_is_connected(app, mongod), "the master's monitor is back", within=WITHIN_S)
+    document = site.connections()
+    leftovers = {one for one in in_truth(app, mongod.port) if one.state == "CLOSE_WAIT"}
+    assert leftovers
+    assert {one for one in shown(document) if one.state == "CLOSE_WAIT"} == leftovers
+    assert verdicts(document) == {"leftover: the worker is idle or stranded"}
+    assert all(one["age_s"] > 1 for one in document["connections"] if one["state"] == "CLOSE_WAIT")
+
+
+def master_is_connected(app: Uwsgi, mongod: Mongod) -> bool:
+    held = {one for one in in_truth(app, mongod.port) if one.pid == app.master}
+    return {one.state for one in held} == {"ESTABLISHED"}
+
+
+def test_what_no_uwsgi_process_holds_is_shown_as_that_and_our_own_heartbeats_are_not(site: Site) -> None:
+    mongod = site.mongod()
+    app = site.app(app=App.NO_CLIENT)
+    site.configure(mongod.uri, app)
+    with socket.create_connection(mongod.address) as client:
+        document = site.connections()
+        (one,) = document["connections"]
+        assert one["local"] == "{}:{}".format(*client.getsockname())
+        assert (one["instance"], one["role"], one["pid"], one["verdict"]) == ("-", "-", None, HELD_BY_NONE)
+    ran = site.run("connections")
+    assert (ran.stdout, ran.returncode) == ("no connections to the configured MongoDB members\n", 0)
+
+
+def test_a_name_that_does_not_resolve_is_blindness_and_not_the_absence_of_connections(site: Site) -> None:
+    site.configure("mongodb://no-such-host.invalid/")
+    document = site.connections(exits=1)
+    assert document["connections"] == []
+    assert any("DNS: " in why for why in document["blind"])
+    ran = site.run("connections")
+    assert (ran.stdout, ran.returncode) == ("", 1)
+    assert ran.stderr.startswith("blind: ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to run it as another user than uWSGI")
+def test_who_may_not_read_descriptors_is_blind_and_does_not_say_that_nobody_holds_a_connection(site: Site) -> None:
+    can = subprocess.run([*AS_NOBODY, *PROGRAM, "--version"], capture_output=True, check=False, cwd="/")
+    if can.returncode != 0:
+        pytest.skip(f"nobody may not run {sys.executable}")
+    mongod = site.mongod()
+    app = site.app(mongod.uri, app=App.FIRST_REQUEST)
+    site.configure(mongod.uri, app)
+    document = site.connections(exits=1, prefix=AS_NOBODY)
+    assert any("CAP_" in why for why in document["blind"])
+    assert {one["verdict"] for one in document["connections"]} == {"held by nobody who can be seen"}
+    assert {one["local"] for one in document["connections"]} == {one.local for one in in_truth(app, mongod.port)}
+    ran = site.run("check", "--live", prefix=AS_NOBODY)
+    assert ran.returncode == 1
+    (line,) = [line for line in ran.stdout.splitlines() if ": shop: " in line]
+    assert line.startswith("problem: shop: process ")
+    assert "absent" not in line
+    assert "not covered" not in ran.stdout
+
+
+# -- check --live
+
+
+def test_check_says_that_all_is_well_and_changes_nothing(site: Site) -> None:
+    mongod = site.mongod()
+    app = site.app(mongod.uri)
+    site.configure(mongod.uri, app)
+    before = app.workers(), sorted(site.folder.rglob("*"))
+    ran = site.run("check", "--live")
+    assert ran.stdout.splitlines()[1:3] == [
+        f"ok: main: 127.0.0.1:{mongod.port}: up, serving",
+        f"ok: shop: master {app.master}, 2 workers",
+    ]
+    assert ran.returncode == 0
+    assert (app.workers(), sorted(site.folder.rglob("*"))) == before
+
+
+def test_check_names_every_problem(site: Site) -> None:
+    port = free_port()
+    app, removed = site.app(app=App.NO_CLIENT, name="shop"), site.app(app=App.NO_CLIENT, name="blog")
+    site.configure(f"mongodb://127.0.0.1:{port}/", app, removed)
+    removed.fifo.unlink()
+    app.kill()
+    ran = site.run("check", "--live")
+    member, shop, blog = ran.stdout.splitlines()[1:4]
+    assert member.startswith(f"problem: main: 127.0.0.1:{port}: down: ")
+    assert shop.startswith(f"problem: shop: absent: no process has {app.fifo} open; is uWSGI running")
+    assert blog.startswith(f"problem: blog: deleted: {removed.fifo} is gone")
+    assert ran.returncode == 1
+
+
+def test_check_finds_instances_and_lists_what_is_not_covered(site: Site) -> None:
+    mongod = site.mongod()
+    name = f"found-{os.getpid()}"  # others may run beside it
+    app = site.app(app=App.NO_CLIENT, name=name)
+    site.configure(mongod.uri)
+    options = ("--master", "--http-socket", f"127.0.0.1:{free_port()}")
+    with Process([*fetch.uwsgi(), *options], log=site.folder / "bare.log") as bare:
+        wait_for(lambda: psutil.Process(bare.pid).children(), "its worker", within=WITHIN_S)
+        ran = wait_for(lambda: lists(site, bare.pid), "it is listed", within=WITHIN_S)
+        assert f"ok: {name}: master {app.master}, 2 workers" in ran
+        (line,) = [line for line in ran.splitlines() if f"uWSGI master {bare.pid} " in line]
+        assert line.startswith("not covered: ")
+        assert "add `master-fifo = " in line
+
+
+def lists(site: Site, pid: int) -> str | None:
+    """What `check --live` says, once it names this process: uWSGI sets its handlers some time after its start."""
+    said = site.run("check", "--live").stdout
+    return said if f" {pid} " in said else None

@@ -1,0 +1,739 @@
+import ast
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+import watchdogd
+from rig import apps, fetch
+from rig.netns import Namespace
+from rig.ports import free_port
+from rig.processes import Process as Started
+from rig.processes import stat_fields, wait_for
+from rig.uwsgi import App
+from rig.uwsgi import Uwsgi as RigUwsgi
+from tests.world.processes import FakeProcess, FakeUwsgi
+from watchdogd.model import Blind, ProcessId, Role
+from watchdogd.observe import procfs
+from watchdogd.observe.uwsgi import Master, Process, ProcFs, Uwsgi
+
+WITHIN_S = 20.0
+NOBODY, SOMEBODY = 65534, 64321
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can take another user or mount")
+
+
+# -- one instance, real and in the world
+
+
+class Instance(Protocol):
+    """What the shared assertions do to an instance; each change is over when the method returns."""
+
+    @property
+    def fifo(self) -> str: ...
+    @property
+    def pid(self) -> int: ...
+    def lose_worker(self) -> None: ...
+    def remove_fifo(self) -> None: ...
+    def renew_fifo(self) -> None: ...
+    def begin_restart(self) -> None: ...
+    def wait_restarted(self) -> None: ...
+    def start_again(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class RealInstance:
+    """A real uWSGI without MongoDB, two workers."""
+
+    def __init__(self, rig: RigUwsgi) -> None:
+        self.rig = rig
+        self.fifo = str(rig.fifo)
+
+    @property
+    def pid(self) -> int:
+        return self.rig.master
+
+    def lose_worker(self) -> None:
+        lost = self.rig.workers()[0]
+        os.kill(lost, signal.SIGKILL)
+        wait_for(lambda: lost not in self.rig.workers() and self.rig.wait_ready(), "a new worker", within=WITHIN_S)
+
+    def remove_fifo(self) -> None:
+        self.rig.fifo.unlink()
+
+    def renew_fifo(self) -> None:
+        """By the mend that the problem names."""
+        found = ProcFs().find(self.fifo)
+        assert isinstance(found, Master)
+        subprocess.run(["sh", "-c", mend(found)], check=True, timeout=WITHIN_S)
+        wait_for(self.rig.fifo.is_fifo, "the FIFO is there again", within=WITHIN_S)
+        wait_for(lambda: problem_of(ProcFs().find(self.fifo)) is None, "it is read", within=WITHIN_S)
+
+    def begin_restart(self) -> None:
+        self.rig.send(b"r")
+        wait_for(lambda: ProcFs().find(self.fifo) is None, "the master has closed its FIFO", within=WITHIN_S)
+
+    def wait_restarted(self) -> None:
+        self.rig.wait_ready()
+        wait_for(lambda: ProcFs().find(self.fifo), "the master has opened its FIFO", within=WITHIN_S)
+
+    def start_again(self) -> None:
+        self.rig.kill()
+        self.rig.start()
+
+    def stop(self) -> None:
+        self.rig.stop()
+
+
+@dataclass
+class FakeInstance:
+    """The same in a world of values."""
+
+    world: FakeUwsgi
+    fifo: str = "/run/uwsgi/app/shop/fifo"
+    master: FakeProcess = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.master = self.world.start(self.fifo)
+
+    @property
+    def pid(self) -> int:
+        return self.master.id.pid
+
+    def lose_worker(self) -> None:
+        self.world.end(self.world.children(self.master)[0])
+        self.world.fork(self.master)
+
+    def remove_fifo(self) -> None:
+        self.world.remove_fifo(self.master)
+
+    def renew_fifo(self) -> None:
+        self.world.renew_fifo(self.master)
+
+    def begin_restart(self) -> None:
+        self.world.restart(self.master)
+
+    def wait_restarted(self) -> None:
+        self.world.started(self.master)
+
+    def start_again(self) -> None:
+        self.stop()
+        self.master = self.world.start(self.fifo)
+
+    def stop(self) -> None:
+        self.world.end(self.master)
+
+
+@dataclass
+class Place:
+    """An edge with one instance that it sees."""
+
+    edge: Uwsgi
+    instance: Instance
+
+    def master(self) -> Master:
+        return master_of(self.edge, self.instance.fifo)
+
+
+@pytest.fixture(params=["real", "fake"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    if request.param == "fake":
+        world = FakeUwsgi()
+        yield Place(world, FakeInstance(world))
+        return
+    with RigUwsgi(tmp_path / "shop", app=App.NO_CLIENT, processes=2, warm=False) as rig:
+        yield Place(ProcFs(), RealInstance(rig))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., RigUwsgi]]:
+    """Starts a real instance with these options."""
+    with ExitStack() as at_end:
+
+        def make(name: str = "shop", *, app: App = App.NO_CLIENT, **options: object) -> RigUwsgi:
+            rig = RigUwsgi(tmp_path / name, app=app, warm=False, **options)  # type: ignore[arg-type]
+            return at_end.enter_context(rig)
+
+        yield make
+
+
+def master_of(edge: Uwsgi, fifo: str | Path) -> Master:
+    found = edge.find(str(fifo))
+    assert isinstance(found, Master)
+    return found
+
+
+def processes_of(edge: Uwsgi, master: Master) -> tuple[Process, ...]:
+    found = edge.processes(master.id)
+    assert not isinstance(found, Blind)
+    return found
+
+
+def roles_of(edge: Uwsgi, master: Master) -> dict[int, Role]:
+    return {process.id.pid: process.role for process in processes_of(edge, master)}
+
+
+def masters_of(edge: Uwsgi) -> dict[int, Master]:
+    found = edge.discover()
+    assert not isinstance(found, Blind)
+    return {master.id.pid: master for master in found}
+
+
+def problem_of(found: Master | Blind | None) -> str | None:
+    assert isinstance(found, Master)
+    return found.fifo_problem
+
+
+def mend(master: Master) -> str:
+    """The command that a problem names."""
+    assert master.fifo_problem is not None
+    return master.fifo_problem.split("`")[1]
+
+
+# -- what the fake and the real one share
+
+
+def test_the_master_that_reads_a_fifo_is_found(place: Place) -> None:
+    master = place.master()
+    assert (master.id.pid, master.fifo, master.fifo_problem) == (
+        place.instance.pid,
+        place.instance.fifo,
+        None,
+    )
+    assert master.netns == place.edge.netns()
+
+
+def test_nobody_is_found_at_a_path_that_nobody_reads(place: Place) -> None:
+    assert place.edge.find("/run/uwsgi/app/other/fifo") is None
+
+
+def test_the_master_comes_first_and_its_workers_are_ready(place: Place) -> None:
+    master = place.master()
+    first, *workers = processes_of(place.edge, master)
+    assert (first.id, first.role) == (master.id, Role.MASTER)
+    assert [worker.role for worker in workers] == [Role.READY, Role.READY]
+    assert all(worker.io is not None for worker in workers)
+
+
+def test_a_master_that_goes_on_is_the_same(place: Place) -> None:
+    master = place.master()
+    assert place.edge.check(master) == master
+
+
+def test_a_worker_that_ended_is_absent_and_its_successor_is_another(place: Place) -> None:
+    before = {process.id for process in processes_of(place.edge, place.master())}
+    place.instance.lose_worker()
+    after = {process.id for process in processes_of(place.edge, place.master())}
+    assert len(after) == len(before) == 3
+    assert len(after & before) == 2
+
+
+def test_a_master_is_discovered_with_its_fifo(place: Place) -> None:
+    assert masters_of(place.edge)[place.instance.pid] == place.master()
+
+
+def test_a_fifo_without_its_name_is_a_problem_until_it_is_made_anew(place: Place) -> None:
+    master = place.master()
+    place.instance.remove_fifo()
+    without = place.edge.check(master)
+    assert (problem_of(without) or "").startswith("deleted: ")
+    assert place.edge.find(place.instance.fifo) == without
+    assert masters_of(place.edge)[master.id.pid] == without
+    place.instance.renew_fifo()
+    assert isinstance(without, Master)
+    assert problem_of(place.edge.check(without)) is None
+
+
+def test_after_its_end_nothing_is_left_of_an_instance(place: Place) -> None:
+    master = place.master()
+    place.instance.stop()
+    assert place.edge.check(master) is None
+    assert place.edge.find(place.instance.fifo) is None
+    assert place.edge.processes(master.id) == ()
+    assert place.edge.descriptors(master.id.pid) == {}
+    assert master.id.pid not in masters_of(place.edge)
+
+
+def test_another_master_at_the_same_path_is_another(place: Place) -> None:
+    first = place.master()
+    place.instance.start_again()
+    assert place.edge.check(first) is None
+    second = place.master()
+    assert second.id != first.id
+    assert place.edge.processes(first.id) == ()
+
+
+def test_a_restart_keeps_the_process_and_its_fifo_is_closed_in_between(place: Place) -> None:
+    before = place.master()
+    workers = set(processes_of(place.edge, before)[1:])
+    place.instance.begin_restart()
+    between = place.edge.check(before)
+    assert isinstance(between, Master)
+    assert between.id == before.id
+    assert (between.fifo_problem or "").startswith("closed: ")
+    assert place.edge.find(place.instance.fifo) is None
+    place.instance.wait_restarted()
+    after = place.edge.check(between)
+    assert isinstance(after, Master)
+    assert (after.id, after.fifo_problem) == (before.id, None)
+    assert not {process.id for process in processes_of(place.edge, after)} & {process.id for process in workers}
+
+
+# -- descriptors
+
+
+class Holder(Protocol):
+    """A process that holds one socket."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def fd(self) -> int: ...
+    @property
+    def inode(self) -> int: ...
+    def lets_go(self) -> None: ...
+
+
+class RealHolder:
+    """Another process, which our socket is handed to."""
+
+    def __init__(self, at_end: ExitStack, **options: int) -> None:
+        with socket.socket() as one:
+            self.fd, self.inode = one.fileno(), os.fstat(one.fileno()).st_ino
+            self._process = at_end.enter_context(
+                subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[self.fd], **options)  # type: ignore[call-overload]
+            )
+        self.pid: int = self._process.pid
+
+    def lets_go(self) -> None:
+        self._process.communicate(timeout=WITHIN_S)
+
+
+class FakeHolder:
+    """The same in a world of values."""
+
+    def __init__(self, world: FakeUwsgi) -> None:
+        self._process = world.fork(world.start(""))
+        self.pid, self.inode = self._process.id.pid, 4711
+        self.fd = self._process.holds(self.inode)
+
+    def lets_go(self) -> None:
+        self._process.lets_go(self.inode)
+
+
+@pytest.fixture(params=["real", "fake"])
+def holding(request: pytest.FixtureRequest) -> Iterator[tuple[Uwsgi, Holder]]:
+    with ExitStack() as at_end:
+        world = FakeUwsgi()
+        fake = request.param == "fake"
+        yield (world, FakeHolder(world)) if fake else (ProcFs(), RealHolder(at_end))
+
+
+def test_a_socket_is_at_its_descriptor_as_long_as_it_is_held(holding: tuple[Uwsgi, Holder]) -> None:
+    edge, holder = holding
+    assert edge.descriptors(holder.pid) == {holder.fd: holder.inode}
+    assert edge.still(holder.pid, holder.fd, holder.inode)
+    holder.lets_go()
+    assert edge.descriptors(holder.pid) == {}
+    assert not edge.still(holder.pid, holder.fd, holder.inode)
+
+
+def test_another_socket_at_the_same_descriptor_is_not_still_the_first(holding: tuple[Uwsgi, Holder]) -> None:
+    edge, holder = holding
+    assert not edge.still(holder.pid, holder.fd, holder.inode + 1)
+    assert not edge.still(holder.pid, holder.fd + 1, holder.inode)
+
+
+# -- roles, on a real uWSGI
+
+
+def test_a_worker_is_loading_until_it_has_imported_the_app(start: Callable[..., RigUwsgi]) -> None:
+    options = {"app": App.IMPORT_CLIENT, "mongo_uri": "mongodb://127.0.0.1:1", "import_pause_s": 1.0}
+    rig = start(lazy_apps=True, processes=1, **options)
+    edge, master = ProcFs(), master_of(ProcFs(), rig.fifo)
+    (old,) = rig.workers()
+    rig.send(b"w")
+    seen: list[Role] = []
+
+    def loaded() -> bool:
+        new = [role for pid, role in roles_of(edge, master).items() if pid not in {old, master.id.pid}]
+        seen.extend(new)
+        return new == [Role.READY]
+
+    wait_for(loaded, "the new worker is ready", within=WITHIN_S)
+    assert set(seen) == {Role.LOADING, Role.READY}
+    assert seen == sorted(seen, key=[Role.LOADING, Role.READY].index)
+
+
+def test_mules_and_routers_are_neither_workers_nor_masters(start: Callable[..., RigUwsgi]) -> None:
+    rig = start(processes=2, extra=["mule = true", f"http = 127.0.0.1:{free_port()}"])
+    edge, master = ProcFs(), master_of(ProcFs(), rig.fifo)
+
+    def settled() -> bool:
+        return sorted(role.value for role in roles_of(edge, master).values()) == [
+            "master",
+            "other",
+            "other",
+            "ready",
+            "ready",
+        ]
+
+    wait_for(settled, "two workers, a mule and a router", within=WITHIN_S)
+    assert [pid for pid, role in roles_of(edge, master).items() if role is Role.READY] == rig.ready_workers()
+    assert not set(masters_of(edge)) & set(rig.workers())
+
+
+def test_a_zombie_is_gone(start: Callable[..., RigUwsgi]) -> None:
+    rig = start(processes=2)
+    edge, master = ProcFs(), master_of(ProcFs(), rig.fifo)
+    dead, alive = rig.workers()
+    os.kill(master.id.pid, signal.SIGSTOP)  # so that nobody buries it
+    try:
+        os.kill(dead, signal.SIGKILL)
+        wait_for(lambda: (stat_fields(dead) or [""])[0] == "Z", "it is a zombie", within=WITHIN_S)
+        assert list(roles_of(edge, master)) == [master.id.pid, alive]
+        assert edge.descriptors(dead) == {}
+        assert edge.check(master) == master  # a stopped master is there
+    finally:
+        os.kill(master.id.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("threads", [None, 3])
+def test_io_moves_with_the_worker_that_serves_and_with_no_other(
+    start: Callable[..., RigUwsgi], threads: int | None
+) -> None:
+    rig = start(processes=3, threads=threads)
+    edge, master = ProcFs(), master_of(ProcFs(), rig.fifo)
+
+    def io() -> dict[int, int | None]:
+        return {process.id.pid: process.io for process in processes_of(edge, master)[1:]}
+
+    before = io()
+    served = {rig.get("/healthz").worker for _ in range(4)}
+    after = io()
+    assert {pid for pid in after if after[pid] != before[pid]} == served
+
+
+def test_workers_that_a_master_has_just_forked_are_loading_and_no_masters(tmp_path: Path) -> None:
+    """Before it comes to run, a worker has its master's handlers and FIFO; here it never does."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with Started([sys.executable, "-c", IMITATION, str(fifo)], log=tmp_path / "log") as started:
+        edge = ProcFs()
+        master = wait_for(lambda: edge.find(str(fifo)), "the master reads its FIFO", within=WITHIN_S)
+        assert isinstance(master, Master)
+        assert master.id.pid == started.pid
+        child = wait_for(lambda: procfs.children(started.pid), "the child", within=WITHIN_S).pop()
+        seen, listed = roles_of(edge, master)[child], child in masters_of(edge)
+        born = procfs.stat(child)
+        assert born is not None
+        if procfs.age_s(born.start_ticks) < 2:  # a slow machine may see only what is no newborn any more
+            assert (seen, listed) == (Role.LOADING, False)
+        wait_for(lambda: roles_of(edge, master)[child] is Role.OTHER, "it is older", within=WITHIN_S)
+
+
+IMITATION = """
+import os, signal, sys
+for one in "HUP", "QUIT", "USR1", "TERM", "TSTP":
+    signal.signal(getattr(signal, "SIG" + one), lambda *_: os._exit(0))
+os.open(sys.argv[1], os.O_RDONLY | os.O_NONBLOCK)
+os.fork()
+while True:
+    signal.pause()
+"""
+
+
+# -- FIFOs, on a real uWSGI
+
+
+def test_a_file_in_place_of_the_fifo_is_a_problem_with_a_mend_that_works(
+    start: Callable[..., RigUwsgi],
+) -> None:
+    rig = start(processes=1)
+    master = master_of(ProcFs(), rig.fifo)
+    rig.fifo.unlink()
+    rig.fifo.write_text("w")
+    found = ProcFs().check(master)
+    assert "is no FIFO any more" in (problem_of(found) or "")
+    assert ProcFs().find(str(rig.fifo)) == found
+    RealInstance(rig).renew_fifo()
+    assert ProcFs().find(str(rig.fifo)) == master
+
+
+def test_a_fifo_is_found_through_a_link_to_its_folder(start: Callable[..., RigUwsgi], tmp_path: Path) -> None:
+    rig = start(processes=1)
+    (tmp_path / "link").symlink_to(rig.fifo.parent)
+    assert ProcFs().find(str(tmp_path / "link" / "fifo")) == master_of(ProcFs(), rig.fifo)
+
+
+def test_a_master_that_switched_to_another_slot_does_not_read_the_first(
+    start: Callable[..., RigUwsgi], tmp_path: Path
+) -> None:
+    second = tmp_path / "second"
+    rig = start(processes=1, extra=[f"master-fifo = {second}"])
+    edge, master = ProcFs(), master_of(ProcFs(), rig.fifo)
+    rig.send(b"1")
+    wait_for(lambda: edge.find(str(second)), "the second slot is read", within=WITHIN_S)
+    problem = problem_of(edge.check(master)) or ""
+    assert problem.startswith("moved: ")
+    assert str(second) in problem
+    assert edge.find(str(rig.fifo)) is None
+
+
+def test_commands_do_not_disturb_what_is_known_of_the_master(start: Callable[..., RigUwsgi]) -> None:
+    """It makes its FIFO anew after each byte."""
+    rig = start(processes=1)
+    edge, master = ProcFs(), master_of(ProcFs(), rig.fifo)
+    for _ in range(20):
+        old = os.open(rig.fifo, os.O_PATH)
+        try:
+            rig.send(b"s")
+            wait_for(lambda old=old: os.fstat(old).st_nlink == 0, "a new FIFO", within=WITHIN_S)  # type: ignore[misc]
+        finally:
+            os.close(old)
+        wait_for(lambda: edge.check(master) == master, "it is read", within=WITHIN_S)
+
+
+def test_a_pipe_at_the_standard_input_is_no_master_fifo(tmp_path: Path) -> None:
+    fifo = tmp_path / "input"
+    os.mkfifo(fifo)
+    reading = [sys.executable, "-c", IMITATION, str(tmp_path / "none")]
+    script = IMITATION.replace("os.open(sys.argv[1], os.O_RDONLY | os.O_NONBLOCK)", "")
+    descriptor = os.open(fifo, os.O_RDWR)
+    command = f'exec "$0" -c "$1" < {fifo}'
+    with Started(["sh", "-c", command, reading[0], script], log=tmp_path / "log") as started:
+        wait_for(lambda: procfs.children(started.pid), "its handlers are set", within=WITHIN_S)
+        os.close(descriptor)
+        assert ProcFs().find(str(fifo)) is None
+        assert started.pid not in masters_of(ProcFs())
+
+
+# -- other instances on the host
+
+
+def uwsgi(*options: str) -> list[str]:
+    app = Path(apps.__file__).with_name("web.py")
+    return [
+        *fetch.uwsgi(),
+        "--need-app",
+        "--wsgi-file",
+        str(app),
+        "--pythonpath",
+        str(fetch.pymongo()),
+        *options,
+    ]
+
+
+@contextmanager
+def running(argv: list[str], folder: Path) -> Iterator[int]:
+    with Started(argv, log=folder / "log", env={"RIG_CLIENT": "none"}) as started:
+        yield started.pid
+
+
+def test_a_master_without_a_fifo_is_discovered_too(tmp_path: Path) -> None:
+    with running(uwsgi("--master", "--http-socket", f"127.0.0.1:{free_port()}"), tmp_path) as pid:
+        found = wait_for(lambda: masters_of(ProcFs()).get(pid), "it is discovered", within=WITHIN_S)
+        assert (found.fifo, found.fifo_problem) == ("", None)
+
+
+def test_an_emperor_is_no_master_and_its_vassal_is_one(tmp_path: Path) -> None:
+    vassals, wrapper, fifo = tmp_path / "vassals", tmp_path / "wrapper", tmp_path / "fifo"
+    vassals.mkdir()
+    options = uwsgi("--master", "--http-socket", f"127.0.0.1:{free_port()}", "--master-fifo", str(fifo))
+    # By itself pyuwsgi would start Python as the vassal; uWSGI appends `--ini FILE`.
+    wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(options)} "$@"\n')
+    wrapper.chmod(0o755)
+    (vassals / "shop.ini").write_text("[uwsgi]\n")
+    emperor_options = ["--emperor", str(vassals), "--emperor-wrapper", str(wrapper)]
+    with running([*fetch.uwsgi(), *emperor_options], tmp_path) as emperor:
+        vassal = wait_for(lambda: ProcFs().find(str(fifo)), "the vassal", within=WITHIN_S)
+        assert isinstance(vassal, Master)
+        assert (procfs.stat(vassal.id.pid) or (None, None))[1] == emperor
+        assert emperor not in masters_of(ProcFs())
+
+
+@pytest.mark.netns
+def test_a_master_in_another_network_namespace_is_told_by_its_netns(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    with Namespace() as namespace:
+        command = uwsgi("--master", "--http-socket", "127.0.0.1:8080", "--master-fifo", str(fifo))
+        with namespace.entered(), ExitStack() as at_end:
+            inside = Path("/proc/thread-self/ns/net").stat().st_ino
+            at_end.enter_context(running(command, tmp_path))
+            master = wait_for(lambda: ProcFs().find(str(fifo)), "the master", within=WITHIN_S)
+            assert isinstance(master, Master)
+            assert master.netns == inside
+
+
+@needs_root
+def test_a_fifo_is_found_in_another_mount_namespace_where_it_has_another_name(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    theirs.mkdir()
+    mounted = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        'mount --bind "$0" "$1" && shift && exec "$@"',
+        str(ours),
+        str(theirs),
+    ]
+    command = uwsgi("--master", "--http-socket", f"127.0.0.1:{free_port()}", "--master-fifo", str(theirs / "fifo"))
+    with running([*mounted, *command], tmp_path):
+        edge = ProcFs()
+        master = wait_for(lambda: edge.find(str(ours / "fifo")), "the master", within=WITHIN_S)
+        assert isinstance(master, Master)
+        assert master.fifo_problem is None
+        assert edge.check(master) == master
+        assert (problem_of(masters_of(edge)[master.id.pid]) or "").startswith("moved: ")
+
+
+# -- rights
+
+LESS_RIGHTS = """
+import ctypes, os, sys
+from watchdogd.model import ProcessId
+from watchdogd.observe.uwsgi import Master, ProcFs
+expression, rights = sys.argv[1], int(sys.argv[2])
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(8, 1, 0, 0, 0) == 0  # PR_SET_KEEPCAPS
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
+assert libc.capset(header, (ctypes.c_uint32 * 6)(rights, rights, 0, 0, 0, 0)) == 0
+print(repr(eval(expression)))
+"""
+DAC_READ_SEARCH, SYS_PTRACE = 1 << 2, 1 << 19
+
+
+def as_nobody(expression: str, rights: int = 0, *, before: tuple[str, ...] = ()) -> str:
+    """What an expression gives for the user nobody with these capabilities."""
+    root = str(Path(watchdogd.__file__).parents[1])
+    ended = subprocess.run(
+        [*before, sys.executable, "-c", LESS_RIGHTS, expression, str(rights)],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WITHIN_S,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.strip()
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("rights", "told"),
+    [
+        (0, "CAP_DAC_READ_SEARCH is missing"),
+        (SYS_PTRACE, "CAP_DAC_READ_SEARCH is missing"),
+        (DAC_READ_SEARCH, "CAP_SYS_PTRACE is missing"),
+    ],
+)
+def test_descriptors_of_another_user_are_blind_and_the_missing_right_is_named(rights: int, told: str) -> None:
+    with ExitStack() as at_end:
+        holder = RealHolder(at_end)
+        answer = as_nobody(f"ProcFs().descriptors({holder.pid})", rights)
+        assert answer.startswith("Blind(")
+        assert told in answer
+        assert f"process {holder.pid} of user id 0" in answer
+        assert as_nobody(f"ProcFs().still({holder.pid}, {holder.fd}, {holder.inode})", rights) == "True"
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("user", "rights"),
+    [(0, DAC_READ_SEARCH | SYS_PTRACE), (NOBODY, 0)],
+    ids=["both capabilities", "same user"],
+)
+def test_both_capabilities_or_the_same_user_are_enough(user: int, rights: int) -> None:
+    with ExitStack() as at_end:
+        holder = RealHolder(at_end, user=user, group=user)
+        answer = as_nobody(f"ProcFs().descriptors({holder.pid})", rights)
+        assert ast.literal_eval(answer) == {holder.fd: holder.inode}
+
+
+@needs_root
+def test_without_rights_a_master_is_blind_and_never_absent(start: Callable[..., RigUwsgi]) -> None:
+    rig = start(processes=1)
+    found = as_nobody(f"ProcFs().find({str(rig.fifo)!r})")
+    assert found.startswith("Blind(")
+    assert "CAP_DAC_READ_SEARCH is missing" in found
+    master = master_of(ProcFs(), rig.fifo)
+    check = f"ProcFs().check({replace(master, fd=-1)!r})"
+    assert as_nobody(check).startswith("Blind(")
+    assert f"unreadable: process {master.id.pid} of user id 0" in as_nobody("ProcFs().discover()")
+
+
+@needs_root
+def test_an_unreadable_master_is_not_taken_for_the_reader_of_another_users_fifo(
+    start: Callable[..., RigUwsgi],
+) -> None:
+    start(processes=1)
+    with tempfile.TemporaryDirectory() as folder:
+        fifo = Path(folder) / "fifo"
+        Path(folder).chmod(0o755)
+        assert as_nobody(f"ProcFs().find({str(fifo)!r})").startswith("Blind(")
+        os.mkfifo(fifo)
+        os.chown(fifo, SOMEBODY, SOMEBODY)
+        assert as_nobody(f"ProcFs().find({str(fifo)!r})") == "None"
+
+
+@needs_root
+def test_a_proc_that_hides_the_processes_of_others_is_blind() -> None:
+    hidden = ("unshare", "--mount", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$0" "$@"')
+    for expression in ("ProcFs().find('/run/uwsgi/fifo')", "ProcFs().discover()"):
+        answer = as_nobody(expression, before=hidden)
+        assert answer.startswith("Blind(")
+        assert "hidepid" in answer
+
+
+# -- /proc itself
+
+
+def test_children_are_the_same_by_list_and_by_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as at_end:
+        pids = {at_end.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE)).pid for _ in range(3)}
+        listed = procfs.children(os.getpid())
+        monkeypatch.setattr(procfs, "_listed_children", lambda _: None)  # a kernel without CONFIG_PROC_CHILDREN
+        assert procfs.children(os.getpid()) == listed
+        assert pids <= listed
+
+
+def test_children_of_any_thread_are_found() -> None:
+    with ExitStack() as at_end:
+        born: list[int] = []
+        go_on = threading.Event()
+
+        def fork_in_a_thread() -> None:
+            born.append(at_end.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE)).pid)
+            go_on.wait(WITHIN_S)
+
+        thread = threading.Thread(target=fork_in_a_thread)
+        thread.start()
+        try:
+            wait_for(lambda: born, "the child", within=WITHIN_S)
+            assert set(born) <= procfs.children(os.getpid())
+        finally:
+            go_on.set()
+            thread.join()
+
+
+def test_a_process_id_that_means_another_process_by_now_is_gone(start: Callable[..., RigUwsgi]) -> None:
+    rig = start(processes=1)
+    master = master_of(ProcFs(), rig.fifo)
+    other = ProcessId(master.id.pid, master.id.start_ticks + 1)
+    assert ProcFs().processes(other) == ()
+    assert ProcFs().check(Master(other, master.fifo, 0, None, fd=master.fd, link=master.link)) is None

@@ -1,0 +1,294 @@
+"""Instances on the fakes: configured ones and found ones, their names, what is shown of one that is gone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.world.host import FIFO, MAIN, MONGOD, Host, Watcher, config_of, stuck_app
+from watchdogd.config import DeploymentConfig, InstanceConfig
+from watchdogd.model import Event, Instance, Phase, Role
+
+BLOG = "/run/uwsgi/app/blog/fifo"
+
+
+@pytest.fixture
+def host() -> Host:
+    host = Host()
+    host.start_mongod()
+    return host
+
+
+def found(watcher: Watcher) -> dict[str, str]:
+    """The instances that are shown, and what they are found by."""
+    return {one.name: one.fifo for one in watcher.snapshot.instances}
+
+
+def instance(watcher: Watcher, name: str = "shop") -> Instance:
+    return next(one for one in watcher.snapshot.instances if one.name == name)
+
+
+# -- configured ones
+
+
+def test_master_workers_and_others_are_seen(host: Host) -> None:
+    master, (first, second) = host.app(uid=12)
+    other = host.uwsgi.fork(master, Role.OTHER)
+    second.role = Role.LOADING
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(4)
+    seen = instance(watcher)
+    assert (seen.master, seen.uid, seen.others, seen.fifo) == (master.id, 12, (other.id,), FIFO)
+    assert [(worker.id, worker.ready) for worker in seen.workers] == [(first.id, True), (second.id, False)]
+    assert (seen.deployments, seen.blind, seen.fifo_problem) == ((MAIN,), (), None)
+
+
+def test_one_that_nobody_runs_is_absent_until_it_is_started(host: Host) -> None:
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(11)
+    assert instance(watcher).master is None
+    assert watcher.events() == ["instance_absent"]
+    master, _ = host.app()
+    watcher.tick(11)
+    assert instance(watcher).master == master.id
+    assert watcher.events() == ["instance_absent", "instance_back"]
+
+
+def test_another_master_begins_with_an_empty_memory(host: Host) -> None:
+    master, (worker, _) = host.app()
+    host.connect(master, worker)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(11)
+    assert instance(watcher).held_by_master == {MAIN}
+    assert instance(watcher).master_connected_at is not None
+    host.uwsgi.end(master)
+    again, _ = host.app()
+    watcher.tick(11)
+    seen = instance(watcher)
+    assert (seen.master, seen.held_by_master, seen.master_connected_at) == (again.id, frozenset(), None)
+    assert seen.seen_at == pytest.approx(host.clock.now, abs=10)
+
+
+def test_a_problem_with_the_fifo_is_shown_and_blocks(host: Host) -> None:
+    watcher = Watcher(host, config_of(FIFO))
+    master, _ = stuck_app(host, watcher)
+    host.uwsgi.remove_fifo(master)
+    watcher.tick(60)
+    assert (instance(watcher).fifo_problem or "").startswith("deleted:")
+    assert watcher.state.instances["shop"].phase is Phase.DUE
+    assert watcher.sent == []
+    host.uwsgi.renew_fifo(master)
+    watcher.until(lambda: watcher.sent)
+
+
+def test_what_the_master_was_seen_to_hold_is_remembered(host: Host) -> None:
+    master, _ = host.app()
+    socket = host.connect(master)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(4)
+    host.hang_up(socket, master)
+    watcher.tick(22)
+    assert instance(watcher).held_by_master == {MAIN}
+
+
+def test_a_worker_is_reconnected_from_its_first_own_connection_on(host: Host) -> None:
+    _, (worker, other) = host.app()
+    socket = host.connect(worker)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(4)
+    host.hang_up(socket, worker)
+    watcher.tick(22)
+    reached = {one.id: one.reconnected for one in instance(watcher).workers}
+    assert reached == {worker.id: frozenset({f"{MONGOD}#1"}), other.id: frozenset()}
+
+
+def test_a_connection_that_a_fork_shares_is_nobodys_own(host: Host) -> None:
+    master, (worker, _) = host.app()
+    host.connect(master, worker)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(12)
+    assert [one.reconnected for one in instance(watcher).workers] == [frozenset(), frozenset()]
+
+
+# -- found ones
+
+
+def test_every_master_with_a_fifo_is_found_and_named_by_its_folder(host: Host) -> None:
+    host.app(FIFO)
+    host.app(BLOG)
+    watcher = Watcher(host, config_of())
+    watcher.tick()
+    assert found(watcher) == {"shop": FIFO, "blog": BLOG}
+    assert {one.deployments for one in watcher.snapshot.instances} == {(MAIN,)}
+
+
+def test_one_that_is_started_later_is_found_within_ten_seconds(host: Host) -> None:
+    watcher = Watcher(host, config_of())
+    watcher.tick(4)
+    host.app()
+    watcher.tick(11)
+    assert found(watcher) == {"shop": FIFO}
+
+
+def test_two_folders_of_the_same_name_give_two_names(host: Host) -> None:
+    host.app("/srv/b/shop/fifo")
+    host.app("/srv/a/shop/fifo")
+    watcher = Watcher(host, config_of())
+    watcher.tick()
+    assert found(watcher) == {"shop": "/srv/a/shop/fifo", "shop-2": "/srv/b/shop/fifo"}
+
+
+def test_a_name_never_passes_to_another_instance(host: Host) -> None:
+    first, _ = host.app("/srv/b/shop/fifo")
+    host.app("/srv/c/shop/fifo")
+    watcher = Watcher(host, config_of())
+    watcher.tick()
+    names = found(watcher)
+    host.uwsgi.end(first)
+    watcher.tick(11)
+    assert found(watcher) == names
+    host.app("/srv/a/shop/fifo")
+    host.app("/srv/b/shop/fifo")
+    watcher.tick(11)
+    assert found(watcher) == names | {"shop-3": "/srv/a/shop/fifo"}
+
+
+def test_two_masters_at_one_fifo_are_one_instance(host: Host) -> None:
+    """It was started while its predecessor still ends."""
+    old, _ = host.app()
+    watcher = Watcher(host, config_of())
+    watcher.tick(4)
+    host.uwsgi.remove_fifo(old)
+    new, _ = host.app()
+    watcher.tick(11)
+    assert found(watcher) == {"shop": FIFO}
+    host.uwsgi.end(old)
+    watcher.tick(11)
+    assert found(watcher) == {"shop": FIFO}
+    assert instance(watcher).master == new.id
+
+
+def test_one_that_disappears_is_shown_as_absent(host: Host) -> None:
+    master, _ = host.app()
+    watcher = Watcher(host, config_of())
+    watcher.tick(4)
+    host.uwsgi.end(master)
+    watcher.tick(11)
+    assert found(watcher) == {"shop": FIFO}
+    assert instance(watcher).master is None
+    assert watcher.events(Event.INSTANCE_ABSENT) == ["instance_absent"]
+
+
+def test_with_several_deployments_one_is_shown_and_never_acted_on(host: Host) -> None:
+    second = DeploymentConfig("other", "mongodb://10.0.0.9:27017")
+    config = config_of()
+    watcher = Watcher(host, replace(config, deployments=(*config.deployments, second)))
+    host.start_mongod("10.0.0.9:27017", deployment="other")
+    stuck_app(host, watcher)
+    watcher.tick(120)
+    assert instance(watcher).deployments == ()
+    assert watcher.findings["shop"].waiting_for.startswith("a `mongodb:` entry")
+    assert watcher.sent == []
+    assert watcher.state.instances["shop"].phase is Phase.WATCHING
+
+
+def test_masters_without_a_fifo_are_not_covered_and_the_line_that_mends_it_is_named(host: Host) -> None:
+    master, _ = host.app("")
+    watcher = Watcher(host, config_of())
+    watcher.tick()
+    (sentence,) = watcher.snapshot.not_covered
+    assert sentence.startswith(f"uWSGI master {master.id.pid} has no master FIFO")
+    assert "`master-fifo = " in sentence
+    assert watcher.snapshot.instances == ()
+    assert not watcher.blind()
+
+
+def test_a_master_that_cannot_be_read_is_a_blindness_that_holds_up_no_other(host: Host) -> None:
+    hidden, _ = host.app(BLOG)
+    hidden.refused = f"process {hidden.id.pid} hides its descriptors: CAP_SYS_PTRACE is missing"
+    watcher = Watcher(host, config_of())
+    stuck_app(host, watcher)
+    watcher.until(lambda: watcher.sent)
+    scope = f"instance of master {hidden.id.pid}"
+    assert "CAP_SYS_PTRACE is missing" in watcher.blind()[scope]
+    assert watcher.scopes(Event.BLIND) == [scope]
+    assert watcher.snapshot.not_covered == ()
+    hidden.refused = None
+    watcher.tick(11)
+    assert watcher.scopes(Event.SEEING_AGAIN) == [scope]
+    assert found(watcher) == {"shop": FIFO, "blog": BLOG}
+
+
+def test_one_that_was_found_and_can_no_longer_be_read_is_blind_once(host: Host) -> None:
+    master, _ = host.app()
+    watcher = Watcher(host, config_of())
+    watcher.tick(4)
+    master.refused = "CAP_SYS_PTRACE is missing"
+    watcher.tick(11)
+    assert watcher.blind() == {"instance shop": "CAP_SYS_PTRACE is missing"}
+
+
+def test_processes_that_are_hidden_are_not_an_absent_instance(host: Host) -> None:
+    host.uwsgi.blind = "/proc hides the processes of others"
+    watcher = Watcher(host, config_of())
+    watcher.tick(4)
+    assert watcher.blind() == {"processes": "/proc hides the processes of others"}
+    configured = Watcher(host, config_of(FIFO))
+    configured.tick(4)
+    assert configured.blind() == {"instance shop": "/proc hides the processes of others"}
+
+
+# -- another configuration
+
+
+def test_an_instance_that_stays_keeps_what_is_known_of_it_under_another_name(host: Host) -> None:
+    master, (worker, _) = host.app()
+    host.connect(worker)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(4)
+    before = instance(watcher)
+    renamed = replace(config_of(FIFO), instances=(InstanceConfig("store", Path(FIFO), (MAIN,), mercy_s=7.0),))
+    watcher.observer.reconfigure(renamed)
+    watcher.tick()
+    assert replace(instance(watcher, "store"), name="shop") == before
+    assert instance(watcher, "store").master == master.id
+
+
+def test_one_that_is_no_longer_configured_is_gone_and_a_new_one_is_there(host: Host) -> None:
+    host.app(FIFO)
+    host.app(BLOG)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(4)
+    watcher.observer.reconfigure(config_of(BLOG))
+    watcher.tick()
+    assert found(watcher) == {"blog": BLOG}
+    assert len(instance(watcher, "blog").workers) == 2
+
+
+def test_another_policy_leaves_found_instances_their_names(host: Host) -> None:
+    host.app("/srv/b/shop/fifo")
+    host.app("/srv/a/shop/fifo")
+    watcher = Watcher(host, config_of())
+    watcher.tick(4)
+    before = found(watcher)
+    assert len(before) == 2
+    watcher.observer.reconfigure(config_of(interval_s=2.0))
+    assert {one.name: one.fifo for one in watcher.observer.look(full=False).instances} == before
+
+
+def test_without_configured_instances_all_are_found_and_the_known_ones_keep_their_memory(host: Host) -> None:
+    host.app(FIFO)
+    host.app(BLOG)
+    named = replace(config_of(FIFO), instances=(InstanceConfig("store", Path(FIFO), (MAIN,)),))
+    watcher = Watcher(host, named)
+    watcher.tick(4)
+    since = instance(watcher, "store").workers[0].ready_since
+    assert since is not None
+    watcher.observer.reconfigure(config_of())
+    watcher.tick()
+    assert found(watcher) == {"shop": FIFO, "blog": BLOG}
+    assert instance(watcher).workers[0].ready_since == since
+    watcher.observer.reconfigure(named)
+    watcher.tick()
+    assert found(watcher) == {"store": FIFO}
+    assert instance(watcher, "store").workers[0].ready_since == since

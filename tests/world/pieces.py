@@ -1,0 +1,167 @@
+"""Pieces of a Snapshot, by hand: MongoDB came back at BACK, and now it is AT.
+
+What a test does not name is as in the plainest case: one deployment `main` of one member, one instance `shop`.
+"""
+
+# ruff: noqa: ANN401 - changes are any fields of the value
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from watchdogd.config import Config, DeploymentConfig, InstanceConfig, PolicyConfig
+from watchdogd.detect import detect
+from watchdogd.model import (
+    CHAIN,
+    WORKERS,
+    Command,
+    Connection,
+    Endpoint,
+    Finding,
+    Incarnation,
+    Instance,
+    Interval,
+    Member,
+    MemberId,
+    MemberState,
+    Mono,
+    ProcessId,
+    Snapshot,
+    Tcp,
+    Worker,
+)
+
+BACK: Mono = 900.0
+AT: Mono = 1000.0
+FIFO = "/run/uwsgi/app/shop/fifo"
+MASTER = ProcessId(1, 1)
+LOCAL = Endpoint("10.0.0.9", 40000)
+FIRST = Incarnation("10.0.0.1#2")
+
+
+def exactly(at: Mono) -> Interval:
+    return Interval(at, at)
+
+
+def pid(number: int) -> ProcessId:
+    """The process with this pid; 1 is the master."""
+    return ProcessId(number, number)
+
+
+def pids(*numbers: int) -> frozenset[ProcessId]:
+    return frozenset(map(pid, numbers))
+
+
+def endpoint(host: str) -> Endpoint:
+    return Endpoint(host, 27017)
+
+
+def member(host: str = "10.0.0.1", deployment: str = "main", **changes: Any) -> Member:
+    """A primary whose process was born at BACK."""
+    usual = Member(
+        id=MemberId(deployment, f"{host}:27017"),
+        state=MemberState.UP,
+        serving=True,
+        incarnation=Incarnation(f"{host}#2"),
+        process_id=f"{host}#2",
+        born=exactly(BACK),
+        up_since=exactly(BACK),
+        serving_since=exactly(BACK),
+        endpoints=frozenset({endpoint(host)}),
+    )
+    return replace(usual, **changes)
+
+
+def down(host: str = "10.0.0.1", since: Mono = 990.0, **changes: Any) -> Member:
+    """A member whose outage goes on."""
+    outage = Interval(since, float("inf"))
+    usual = member(host, state=MemberState.DOWN, serving=False, serving_since=None, outages=(outage,))
+    return replace(usual, **changes)
+
+
+def secondary(host: str, **changes: Any) -> Member:
+    return member(host, serving=False, serving_since=None, **changes)
+
+
+def leftover(*holders: int, cookie: int = 7, host: str = "10.0.0.1", **changes: Any) -> Connection:
+    """A connection that had its last data before BACK, and went into CLOSE_WAIT then."""
+    usual = Connection(
+        cookie=cookie,
+        inode=cookie,
+        local=LOCAL,
+        remote=endpoint(host),
+        tcp=Tcp.CLOSE_WAIT,
+        since=exactly(BACK - 50),
+        last_data=exactly(BACK - 20),
+        closed=Interval(BACK - 20, BACK - 10),
+        rqueue=1,
+        holders=pids(*holders),
+    )
+    return replace(usual, **changes)
+
+
+def connection(*holders: int, cookie: int = 8, host: str = "10.0.0.1", **changes: Any) -> Connection:
+    """An ESTABLISHED connection that was made after BACK."""
+    usual = Connection(
+        cookie=cookie,
+        inode=cookie,
+        local=LOCAL,
+        remote=endpoint(host),
+        tcp=Tcp.ESTABLISHED,
+        since=exactly(BACK + 5),
+        last_data=exactly(AT - 1),
+        holders=pids(*holders),
+    )
+    return replace(usual, **changes)
+
+
+def worker(number: int, *, used: Mono | None = None, reached: Iterable[str] = (), ready: Mono | None = 0.0) -> Worker:
+    """A worker that has been ready since 0; `reached`: hosts that it has had an own connection to since BACK."""
+    return Worker(
+        pid(number),
+        None if ready is None else exactly(ready),
+        frozenset(Incarnation(f"{host}#2") for host in reached),
+        None if used is None else exactly(used),
+    )
+
+
+def idle(number: int) -> Worker:
+    return worker(number)
+
+
+def stranded(number: int) -> Worker:
+    """With a leftover that it shares, that is what it is."""
+    return worker(number, used=BACK + 1)
+
+
+def well(number: int) -> Worker:
+    return worker(number, used=BACK + 1, reached=["10.0.0.1"])
+
+
+def instance(*workers: Worker, **changes: Any) -> Instance:
+    usual = Instance("shop", FIFO, ("main",), MASTER, workers, seen_at=0.0, uid=33)
+    return replace(usual, **changes)
+
+
+def snapshot(
+    one: Instance, *connections: Connection, members: Iterable[Member] | None = None, **changes: Any
+) -> Snapshot:
+    known = [member()] if members is None else list(members)
+    usual = Snapshot(AT, 1_790_000_000.0, {one.id: one for one in known}, (one,), connections)
+    return replace(usual, **changes)
+
+
+def config(
+    reloads: Iterable[Command] = (WORKERS, CHAIN), deployments: tuple[str, ...] = ("main",), **policy: Any
+) -> Config:
+    return Config(
+        deployments=tuple(DeploymentConfig(name, "mongodb://10.0.0.1") for name in deployments),
+        instances=(InstanceConfig("shop", Path(FIFO), deployments, frozenset(reloads), mercy_s=10.0),),
+        policy=PolicyConfig(**policy),
+    )
+
+
+def find(seen: Snapshot, **policy: Any) -> Finding:
+    """What detect says of the only instance."""
+    return detect(seen, config(**policy))["shop"]

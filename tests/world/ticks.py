@@ -1,0 +1,97 @@
+"""Ticks of the daemon by hand: each is shown what a test wants it to see, and keeps its memory for the next one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from tests.world.pieces import AT, config, snapshot
+from watchdogd.config import Config
+from watchdogd.decide import decide
+from watchdogd.detect import detect
+from watchdogd.model import (
+    Answer,
+    Blind,
+    Connection,
+    Decision,
+    Event,
+    Instance,
+    InstanceState,
+    Member,
+    Mono,
+    Outcome,
+    Outlook,
+    Phase,
+    Request,
+    Result,
+    SendFifo,
+    State,
+    Tell,
+    Verb,
+)
+
+
+@dataclass
+class Ticks:
+    """The memory, and what the last tick decided. `result` becomes of every byte that is sent; None: nobody knows."""
+
+    config: Config = field(default_factory=config)
+    result: Result | None = Result.WRITTEN
+    at: Mono = AT - 1
+    state: State = field(default_factory=State)
+    decision: Decision | None = None
+    _outcomes: tuple[Outcome, ...] = ()
+
+    def see(
+        self,
+        one: Instance,
+        *connections: Connection,
+        after: float = 1.0,
+        members: Iterable[Member] | None = None,
+        ask: Verb | None = None,
+        blind: str | None = None,
+    ) -> list[Event]:
+        """Let `after` seconds pass, show this, and return what is told of it."""
+        self.at += after
+        request = Request("request", ask, one.name, None, "maintenance") if ask else None
+        seen = replace(
+            snapshot(one, *connections, members=members),
+            at=self.at,
+            wall=1_790_000_000.0 + self.at,
+            outcomes=self._outcomes,
+            requests=(request,) if request else (),
+            blind=(Blind(blind, "no permission"),) if blind else (),
+        )
+        self.decision = decide(self.state, detect(seen, self.config), seen, self.config)
+        self.state = self.decision.state
+        self._outcomes = (Outcome(self.sent.id, self.result, self.at, "as it is"),) if self.sent and self.result else ()
+        return self.told
+
+    @property
+    def shop(self) -> InstanceState:
+        return self.state.instances["shop"]
+
+    def phase(self) -> Phase:
+        return self.shop.phase
+
+    @property
+    def outlook(self) -> Outlook:
+        assert self.decision
+        return self.decision.outlooks["shop"]
+
+    @property
+    def told(self) -> list[Event]:
+        return [tell.event for tell in self.tells]
+
+    @property
+    def tells(self) -> list[Tell]:
+        assert self.decision
+        return [effect for effect in self.decision.effects if isinstance(effect, Tell)]
+
+    @property
+    def sent(self) -> SendFifo | None:
+        assert self.decision
+        return next((effect for effect in self.decision.effects if isinstance(effect, SendFifo)), None)
+
+    @property
+    def answer(self) -> Answer:
+        assert self.decision
+        return next(effect for effect in self.decision.effects if isinstance(effect, Answer))

@@ -1,0 +1,46 @@
+"""Any value of any type of model.py, read from its annotations: for tests of what must hold for all of them."""
+
+import dataclasses
+import enum
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hypothesis import strategies as st
+
+from watchdogd.model import CHAIN, RESTART, WORKERS, Mono
+
+MANY = 3
+TIMES = st.floats(-1e9, 1e9) | st.sampled_from([math.inf, -math.inf])
+PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
+    int: st.integers(),
+    float: st.floats(0, 4e9),  # Unix time, until 2096
+    str: st.text(),
+    bool: st.booleans(),
+}
+
+
+def values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401, PLR0911 - any type; one return for each
+    """Any value of a type of the model; finite or infinite times, real commands, short collections."""
+    if kind == Mono:
+        return TIMES
+    if isinstance(kind, typing.NewType):
+        return st.sampled_from([WORKERS, CHAIN, RESTART]) if kind.__name__ == "Command" else values(kind.__supertype__)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return st.one_of(*(st.none() if one is types.NoneType else values(one) for one in arguments))
+    if origin is tuple:
+        return st.lists(values(arguments[0]), max_size=MANY).map(tuple)
+    if origin is frozenset:
+        return st.frozensets(values(arguments[0]), max_size=MANY)
+    if origin is not None and issubclass(origin, Mapping):
+        return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=MANY)
+    if isinstance(kind, enum.EnumType):
+        return st.sampled_from(list(kind))
+    if kind in PLAIN:
+        return PLAIN[kind]
+    hints = typing.get_type_hints(kind, include_extras=True)
+    assert dataclasses.is_dataclass(kind) or issubclass(kind, tuple), kind
+    return st.builds(typing.cast("Callable[..., Any]", kind), **{name: values(hint) for name, hint in hints.items()})

@@ -1,0 +1,249 @@
+"""Somebody who watches a world: Snapshots as observe makes them, and a daemon that may be killed at any point.
+
+What the real trackers remember (since when, latches) is remembered here, and lost when the daemon ends; what is saved
+is not.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from tests.world.apps import App, Process, Socket
+from tests.world.mongo import Mongod
+from watchdogd.act import fifo
+from watchdogd.config import Config
+from watchdogd.decide import decide
+from watchdogd.detect import detect
+from watchdogd.model import (
+    OUT,
+    Blind,
+    Connection,
+    Decision,
+    Effect,
+    Endpoint,
+    Finding,
+    Incarnation,
+    Instance,
+    Interval,
+    Member,
+    MemberId,
+    MemberState,
+    Mono,
+    Outcome,
+    ProcessId,
+    Request,
+    Result,
+    SendFifo,
+    Snapshot,
+    State,
+    Tcp,
+    Tell,
+    Worker,
+)
+
+UID = 33
+
+
+@dataclass(eq=False)
+class _Latches:
+    """What is remembered of one master."""
+
+    seen_at: Mono
+    workers: dict[ProcessId, Worker] = field(default_factory=dict)
+    held: frozenset[str] = frozenset()
+    connected_at: Mono | None = None
+
+
+@dataclass(eq=False)
+class Watch:
+    """Looks at members and apps. `blind` has scopes: `sockets`, `instance NAME`, `deployment NAME`."""
+
+    members: list[Mongod]
+    apps: list[App]
+    blind: set[str] = field(default_factory=set)
+    _masters: dict[ProcessId, _Latches] = field(default_factory=dict)
+    _instances: dict[str, Instance] = field(default_factory=dict)
+    _connections: tuple[Connection, ...] = ()
+    _looked_at: Mono = -math.inf
+    _outages: int = 0
+
+    def look(self, outcomes: tuple[Outcome, ...] = (), requests: tuple[Request, ...] = ()) -> Snapshot:
+        clock = self.apps[0].clock
+        at = clock.now
+        members = {member.id: self._member(member) for member in self.members}
+        if "sockets" not in self.blind:
+            sockets = [socket for app in self.apps for socket in app.sockets if socket.holders]
+            self._connections = tuple(_connection(socket) for socket in sockets)
+        outages = sum(len(member.outages) for member in self.members)
+        for app in self.apps:
+            if f"instance {app.name}" in self.blind and app.name in self._instances:
+                self._instances[app.name] = replace(self._instances[app.name], blind=("no permission",))
+            else:
+                self._instances[app.name] = self._instance(app, at, members, begun=outages != self._outages)
+        self._outages, self._looked_at = outages, at
+        return Snapshot(
+            at=at,
+            wall=clock.wall(),
+            members=members,
+            instances=tuple(self._instances[app.name] for app in self.apps),
+            connections=self._connections,
+            blind=tuple(
+                Blind(scope, "no permission") for scope in sorted(self.blind) if not scope.startswith("instance")
+            ),
+            outcomes=outcomes,
+            requests=requests,
+        )
+
+    def compare(self, effect: SendFifo) -> str | None:
+        """The last look before the byte."""
+        app = next(one for one in self.apps if one.name == effect.instance)
+        if app.master is None or app.master.id != effect.master:
+            return "the master has changed"
+        if {worker.id for worker in app.workers} != effect.workers:
+            return "the workers have changed"
+        return None if len(app.ready) == len(app.workers) else "a worker is loading the app"
+
+    def _member(self, member: Mongod) -> Member:
+        seen = member.view()
+        if f"deployment {member.id.deployment}" in self.blind:
+            return replace(seen, state=MemberState.UNREACHABLE, detail="no permission")
+        return seen
+
+    def _instance(self, app: App, at: Mono, members: dict[MemberId, Member], *, begun: bool) -> Instance:
+        deployments = tuple(sorted({member.id.deployment for member in app.members}))
+        if app.master is None:
+            return Instance(app.name, app.fifo.path, deployments, seen_at=at)
+        latches = self._masters.setdefault(app.master.id, _Latches(at))
+        mine = [one for one in self._connections if app.master.id in one.holders]
+        by_endpoint = {endpoint: one for one in members.values() for endpoint in one.endpoints}
+        latches.held |= {by_endpoint[one.remote].id.deployment for one in mine}
+        if any(one.tcp is Tcp.ESTABLISHED and by_endpoint[one.remote].serving for one in mine):
+            latches.connected_at = at
+        latches.workers = {
+            one.id: self._worker(app, one, latches.workers.get(one.id), by_endpoint, at, begun=begun)
+            for one in app.workers
+        }
+        return Instance(
+            name=app.name,
+            fifo=app.fifo.path,
+            deployments=deployments,
+            master=app.master.id,
+            workers=tuple(latches.workers.values()),
+            seen_at=latches.seen_at,
+            held_by_master=latches.held,
+            master_connected_at=latches.connected_at,
+            fifo_problem="closed" if app.executing else None,
+            uid=UID,
+        )
+
+    def _worker(
+        self,
+        app: App,
+        process: Process,
+        known: Worker | None,
+        members: dict[Endpoint, Member],
+        at: Mono,
+        *,
+        begun: bool,
+    ) -> Worker:
+        if process.ready_at > app.clock.now:
+            return Worker(process.id)
+        first = known is None or not known.ready
+        seen = known if known and not first else Worker(process.id, Interval(self._looked_at, at))
+        held = [one for one in self._connections if process.id in one.holders]
+        if begun and (seen.reconnected or all(one.tcp is Tcp.ESTABLISHED for one in held)):
+            seen = replace(seen, used=None)
+        worked = process.worked_at is not None and process.worked_at > self._looked_at
+        if worked and not first and seen.used is None:
+            seen = replace(seen, used=Interval(self._looked_at, at))
+        serving = {one.incarnation for one in members.values() if one.serving and one.state not in OUT}
+        return replace(seen, reconnected=_reached(process.id, held, members) | (seen.reconnected & serving))
+
+
+def _reached(worker: ProcessId, held: list[Connection], members: dict[Endpoint, Member]) -> frozenset[Incarnation]:
+    found = set()
+    for one in held:
+        member = members[one.remote]
+        since = member.serving_since
+        own = one.tcp is Tcp.ESTABLISHED and one.holders == {worker} and member.state is MemberState.UP
+        if own and member.serving and since and one.last_data.hi >= since.lo and member.incarnation:
+            found.add(member.incarnation)
+    return frozenset(found)
+
+
+def _connection(socket: Socket) -> Connection:
+    data = Interval(socket.last_data - 0.01, socket.last_data)
+    return Connection(
+        cookie=socket.cookie,
+        inode=socket.cookie,
+        local=Endpoint("127.0.0.1", 40_000),
+        remote=socket.to.endpoint,
+        tcp=Tcp.ESTABLISHED if socket.closed_at is None else Tcp.CLOSE_WAIT,
+        since=Interval(socket.opened_at, socket.opened_at),
+        last_data=data,
+        closed=None if socket.closed_at is None else Interval(socket.last_data, socket.closed_at),
+        rqueue=0 if socket.closed_at is None else 1,
+        holders=frozenset(socket.holders),
+    )
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One tick of the daemon: what it was decided on, what was decided, and what of it is performed."""
+
+    before: State
+    snapshot: Snapshot
+    findings: dict[str, Finding]
+    decision: Decision
+    performed: tuple[Effect, ...] = ()
+
+
+@dataclass(eq=False)
+class Daemon:
+    """observe, detect, decide, save, perform. `dies_after`: it is killed after so many effects of a tick."""
+
+    watch: Watch
+    config: Config
+    state: State = field(default_factory=State)
+    outcomes: tuple[Outcome, ...] = ()
+    requests: list[Request] = field(default_factory=list)
+    dies_after: int | None = None
+    told: list[Tell] = field(default_factory=list)
+    sent: list[SendFifo] = field(default_factory=list)
+    written: list[tuple[Mono, SendFifo]] = field(default_factory=list)
+    wake_at: Mono | None = None
+    check: Callable[[Turn], None] = lambda _: None  # is shown every tick when it is saved, and nothing performed
+
+    def tick(self) -> Turn:
+        snapshot = self.watch.look(self.outcomes, tuple(self.requests))
+        self.outcomes, self.requests = (), []
+        findings = detect(snapshot, self.config)
+        decision = decide(self.state, findings, snapshot, self.config)
+        dies = self.dies_after is not None and len(decision.effects) >= self.dies_after
+        performed = decision.effects[: self.dies_after] if dies else decision.effects
+        turn = Turn(self.state, snapshot, findings, decision, performed)
+        self.state, self.wake_at = decision.state, decision.wake_at
+        self.check(turn)
+        for effect in turn.performed:
+            self._perform(effect)
+        if dies:
+            self._die()
+        return turn
+
+    def _perform(self, effect: Effect) -> None:
+        if isinstance(effect, SendFifo):
+            self.sent.append(effect)
+            app = next(one for one in self.watch.apps if one.name == effect.instance)
+            outcome = fifo.perform(effect, self.watch.compare, app.clock, app.fifo.attempt)
+            self.outcomes = (*self.outcomes, outcome)
+            if outcome.result is Result.WRITTEN:
+                self.written.append((outcome.at, effect))
+        elif isinstance(effect, Tell):
+            self.told.append(effect)
+
+    def _die(self) -> None:
+        """What was saved stays; outcomes, latches and the history of the members are lost."""
+        self.watch = Watch(self.watch.members, self.watch.apps, self.watch.blind)
+        self.outcomes, self.dies_after = (), None
+        for member in self.watch.members:
+            member.forget()

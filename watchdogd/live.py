@@ -1,0 +1,181 @@
+"""One look without a daemon: `connections` and `check --live`. Reads only; must never write a FIFO or a state."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from watchdogd.config import Config
+from watchdogd.detect import detect, endpoint_map
+from watchdogd.model import (
+    Blind,
+    Connection,
+    Finding,
+    Instance,
+    MemberState,
+    Mono,
+    ProcessId,
+    Snapshot,
+    Tcp,
+    Verdict,
+    Worker,
+)
+from watchdogd.observe.instances import not_covered
+from watchdogd.observe.observer import Edges, Observer, open_edges
+from watchdogd.observe.uwsgi import ProcFs
+
+HEARD_WITHIN_S = 5.0
+"""connectTimeoutMS is 2 s; DNS may take longer, and then its error or silence is the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One holder of one connection, as it is shown."""
+
+    instance: str
+    role: str
+    pid: int | None
+    local: str
+    remote: str
+    state: str
+    age_s: float | None
+    verdict: str
+
+
+def connections(config: Config, *, as_json: bool) -> int:
+    """Print each connection to the members with every holder, and what it means; 1 where something cannot be seen."""
+    snapshot, findings, _ = _look(config)
+    lines = sorted(_lines(snapshot, findings), key=lambda one: (one.instance, one.role, one.pid or 0, one.remote))
+    blind = [one.why for one in snapshot.blind] + [why for one in snapshot.instances for why in one.blind]
+    if as_json:
+        document = {
+            "version": 1,
+            "connections": [{name: getattr(line, name) for name in Line.__slots__} for line in lines],
+            "blind": blind,
+        }
+        print(json.dumps(document, indent=2))
+    else:
+        rows: list[tuple[str, ...]] = [("INSTANCE", "ROLE", "PID", "LOCAL", "REMOTE", "STATE", "AGE", "VERDICT")]
+        rows += [_row(line) for line in lines]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        for row in rows if lines else ():
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        if not lines and not blind:
+            print("no connections to the configured MongoDB members")
+        for why in blind:
+            print(f"blind: {why}", file=sys.stderr)
+    return 1 if blind else 0
+
+
+def check(config: Config) -> int:
+    """Print what the daemon would find: members, instances, rights, and uWSGI masters that it cannot reload."""
+    snapshot, findings, edges = _look(config)
+    problems = 0
+    for member in snapshot.members.values():
+        up = member.state is MemberState.UP
+        problems += not up
+        what = (
+            ("up, serving" if member.serving else "up, not serving") if up else f"{member.state.value}: {member.detail}"
+        )
+        print(f"{'ok' if up else 'problem'}: {member.id.deployment}: {member.id.address}: {what}")
+    for instance in snapshot.instances:
+        objections = list(_objections(instance, findings[instance.name]))
+        problems += bool(objections)
+        workers = f"master {instance.master.pid}, {len(instance.workers)} workers" if instance.master else "absent"
+        print(f"{'problem' if objections else 'ok'}: {instance.name}: {'; '.join(objections) or workers}")
+    for blind in snapshot.blind:
+        problems += 1
+        print(f"problem: {blind.scope}: {blind.why}")
+    masters = edges.uwsgi.discover()
+    for sentence in () if isinstance(masters, Blind) else not_covered(masters):
+        print(f"not covered: {sentence}")
+    if not snapshot.instances:
+        problems += 1
+        print("problem: no uWSGI instance with a master FIFO was found")
+    return 1 if problems else 0
+
+
+def _look(config: Config) -> tuple[Snapshot, dict[str, Finding], Edges]:
+    woken = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    edges = open_edges(lambda: os.eventfd_write(woken, 1))
+    observer = Observer(config, edges)
+    deadline = time.monotonic() + HEARD_WITHIN_S
+    observer.look(full=False)
+    while observer.unheard() and (left := deadline - time.monotonic()) > 0:
+        if select.select([woken], [], [], left)[0]:
+            os.eventfd_read(woken)
+        observer.look(full=False)
+    snapshot = observer.look(full=True)
+    silent = [Blind(one.scope, f"{one.why}, in {HEARD_WITHIN_S:g} s") for one in observer.unheard()]
+    snapshot = replace(snapshot, blind=(*snapshot.blind, *silent))
+    return snapshot, detect(snapshot, config), edges
+
+
+def _lines(snapshot: Snapshot, findings: dict[str, Finding]) -> Iterator[Line]:
+    roles = {process: place for instance in snapshot.instances for process, place in _roles(instance)}
+    members = endpoint_map(snapshot.members.values())
+    own = ProcFs().descriptors(os.getpid())
+    ours = set() if isinstance(own, Blind) else set(own.values())
+    blind = snapshot.blind or any(instance.blind for instance in snapshot.instances)
+    nobody = "held by nobody who can be seen" if blind else "held by no uWSGI process"
+    for one in snapshot.connections:
+        if one.remote not in members or one.inode in ours:
+            continue
+        ends = str(one.local), str(one.remote), one.tcp.value.upper(), _age_s(one, snapshot.at)
+        if not one.holders:
+            yield Line("-", "-", None, *ends, nobody)
+        for holder in one.holders:
+            instance, role, worker = roles[holder]
+            yield Line(instance.name, role, holder.pid, *ends, _verdict(one, findings[instance.name], holder, worker))
+
+
+def _roles(instance: Instance) -> Iterator[tuple[ProcessId, tuple[Instance, str, Worker | None]]]:
+    if instance.master:
+        yield instance.master, (instance, "master", None)
+    yield from ((worker.id, (instance, "worker", worker)) for worker in instance.workers)
+    yield from ((process, (instance, "other", None)) for process in instance.others)
+
+
+def _age_s(connection: Connection, at: Mono) -> float | None:
+    """Return for how long it has been what it is: since the FIN, or since its last data; at least so long."""
+    since = (connection.closed or connection.last_data).hi
+    return round(max(0.0, at - since), 1)
+
+
+def _verdict(connection: Connection, finding: Finding, holder: ProcessId, worker: Worker | None) -> str:
+    shared = len(connection.holders) > 1
+    if connection.tcp is Tcp.ESTABLISHED:
+        return "shared with other processes" if shared else "own"
+    if connection.cookie in finding.unexplained:
+        return "unexplained: no outage ended it"
+    if not finding.serves:
+        return "leftover, for now: MongoDB does not serve"
+    if worker is None:
+        return "inherited by the workers: only a restart of the stack ends it" if shared else "harms no request"
+    return {
+        Verdict.RECONNECTED: "residue: the worker has reconnected",
+        # One look cannot tell them apart: whether the worker was used since shows in time.
+        Verdict.IDLE: "leftover: the worker is idle or stranded",
+        Verdict.STRANDED: "leftover: the worker is stranded",
+    }.get(finding.verdicts[holder], "leftover")
+
+
+def _row(line: Line) -> tuple[str, ...]:
+    age = "-" if line.age_s is None else f"{line.age_s:.0f}s"
+    pid = "-" if line.pid is None else str(line.pid)
+    return line.instance, line.role, pid, line.local, line.remote, line.state, age, line.verdict
+
+
+def _objections(instance: Instance, finding: Finding) -> Iterator[str]:
+    if instance.master is None and not instance.blind:
+        yield f"absent: no process has {instance.fifo} open; is uWSGI running with `master-fifo = {instance.fifo}`?"
+    if instance.fifo_problem:
+        yield instance.fifo_problem
+    if not instance.deployments:
+        yield finding.waiting_for
+    yield from instance.blind

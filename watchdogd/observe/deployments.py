@@ -1,0 +1,197 @@
+"""The configured deployments: which members they have now, where those are, and which of it cannot be known.
+
+Asks the resolver and the heartbeats for what is due and folds what they answer; must never wait for either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from watchdogd.config import DeploymentConfig
+from watchdogd.config.addresses import parse_endpoint
+from watchdogd.model import OUT, Blind, Endpoint, Member, MemberId, MemberState, Mono, Tell
+from watchdogd.observe import fault
+from watchdogd.observe.members import Members
+from watchdogd.observe.mongod import Heartbeat, Heartbeats
+from watchdogd.observe.resolve import Addresses, Resolver, Seeds
+
+RESOLVE_EVERY_S = 60.0
+Place = tuple[str, int]
+
+
+@dataclass(slots=True)
+class _Deployment:
+    """`outdated`: the seeds are those of a URI that stands no more in the configuration."""
+
+    config: DeploymentConfig
+    seeds: tuple[Place, ...] = ()
+    options: Mapping[str, object] = field(default_factory=dict)
+    error: str = ""
+    asked_at: Mono = -math.inf
+    outdated: bool = False
+
+
+class Deployments:
+    """All deployments with their members. A member or an address that a connection leads to is never dropped."""
+
+    def __init__(self, heartbeats: Heartbeats, resolver: Resolver) -> None:
+        self._heartbeats, self._resolver = heartbeats, resolver
+        self._members = Members()
+        self._deployments: dict[str, _Deployment] = {}
+        self._resolved: dict[Place, frozenset[Endpoint]] = {}
+        self._unresolved: dict[Place, str] = {}
+        self._asked_at: dict[Place, Mono] = {}
+        self._watched: dict[MemberId, Mapping[str, object]] = {}
+        self._faults: dict[str, str] = {}  # edge -> why it raised at the last look
+
+    def reconfigure(self, configs: Iterable[DeploymentConfig]) -> None:
+        """Make the set of deployments exactly this; members that stay keep what is known of them."""
+        old = self._deployments
+        self._deployments = {one.name: _taken_over(old.get(one.name), one) for one in configs}
+        self._members.forget_others(self._deployments)
+
+    @property
+    def members(self) -> dict[MemberId, Member]:
+        """Every member as it is known now."""
+        return self._members.now()
+
+    def take_news(self) -> tuple[Tell, ...]:
+        """Return what the members have to tell, once."""
+        return self._members.take_news()
+
+    def unheard(self) -> list[Blind]:
+        """Return what has neither been heard of yet nor said why it cannot be; empty once all has answered."""
+        members = self.members
+        silent = [
+            Blind(f"deployment {name}", "its URI has not been resolved yet")
+            for name, one in self._deployments.items()
+            if not one.error and not any(key.deployment == name for key in members)
+        ]
+        silent += [
+            Blind(f"member {key.address}", "it has neither answered nor failed yet")
+            for key, member in members.items()
+            if member.state is MemberState.UNKNOWN
+        ]
+        for place in self._places() - self._resolved.keys() - self._unresolved.keys():
+            silent.append(Blind(f"member {Endpoint(*place)}", "its name has not been resolved yet"))
+        return silent
+
+    def hear(self, at: Mono, in_use: frozenset[Endpoint]) -> None:
+        """Take what the threads have put on their queues, and ask for what is due; an edge may raise."""
+        self._faults = {}
+        answers: list[Seeds | Addresses] = []
+        beats: list[Heartbeat] = []
+        self._try("resolver", lambda: answers.extend(self._resolver.drain()))
+        self._try("heartbeats", lambda: beats.extend(self._heartbeats.drain()))
+        self._take(answers)
+        was = {key: member.state for key, member in self.members.items()}
+        self._members.fold(beats)
+        wanted = self._wanted()
+        self._members.expect(wanted, in_use, at)
+        back = set()
+        for key, member in self.members.items():
+            wanted.setdefault(key, self._deployments[key.deployment].options)  # in use: whether it lives still matters
+            place = parse_endpoint(key.address)
+            if place in self._resolved:
+                self._members.locate(key, self._resolved[place] | self._further(key.deployment), in_use)
+            if member.state is MemberState.UP and was.get(key) in OUT:  # it may have come back at another address
+                back.add(place)
+        self._ask(at, back)
+        if wanted != self._watched:
+            self._try("heartbeats", partial(self._watch, wanted))
+
+    def blind(self) -> list[Blind]:
+        """Return which deployments cannot be seen at all, which members of others, and which edge raised."""
+        blind = [Blind(scope, why) for scope, why in self._faults.items()]
+        for name, deployment in self._deployments.items():
+            own = [member for key, member in self.members.items() if key.deployment == name]
+            unreachable = [member for member in own if member.state is MemberState.UNREACHABLE]
+            why = deployment.error if not deployment.seeds else ""
+            if unreachable and not any(member.state in {MemberState.UP, *OUT} for member in own):
+                why = why or f"{unreachable[0].id.address}: {unreachable[0].detail}"
+            if why:
+                blind.append(Blind(f"deployment {name}", why))
+            else:
+                blind += [Blind(f"member {member.id.address}", member.detail) for member in unreachable]
+        known = {one.scope for one in blind}
+        for place, error in self._unresolved.items():
+            scope = f"member {Endpoint(*place)}"
+            if place not in self._resolved and scope not in known:
+                blind.append(Blind(scope, error))
+        return blind
+
+    def _wanted(self) -> dict[MemberId, Mapping[str, object]]:
+        """Return every member to watch with its connect options: the seeds of each deployment, and whom they name."""
+        wanted: dict[MemberId, Mapping[str, object]] = {}
+        for name, deployment in self._deployments.items():
+            named = self._members.reachable(name, (str(Endpoint(*seed)) for seed in deployment.seeds))
+            wanted.update({MemberId(name, address): deployment.options for address in sorted(named)})
+        return wanted
+
+    def _ask(self, at: Mono, back: set[Place]) -> None:
+        """Have URIs and names resolved that are due: every 60 s, and when a member is back."""
+        for deployment in self._deployments.values():
+            due = at - deployment.asked_at >= RESOLVE_EVERY_S
+            if due and self._try("resolver", partial(self._resolver.seeds, deployment.config)):
+                deployment.asked_at = at
+        places = self._places()
+        for place in places:
+            due = place in back or at - self._asked_at.get(place, -math.inf) >= RESOLVE_EVERY_S
+            if due and self._try("resolver", partial(self._resolver.addresses, *place)):
+                self._asked_at[place] = at
+        for known in (self._asked_at, self._resolved, self._unresolved):
+            for place in known.keys() - places:
+                del known[place]
+
+    def _places(self) -> set[Place]:
+        """Return where members are said to be, and the `endpoints:` beside them."""
+        places = {parse_endpoint(key.address) for key in self.members}
+        return places.union(*(deployment.config.endpoints for deployment in self._deployments.values()))
+
+    def _watch(self, wanted: dict[MemberId, Mapping[str, object]]) -> None:
+        self._heartbeats.watch(wanted)
+        self._watched = wanted
+
+    def _take(self, answers: Iterable[Seeds | Addresses]) -> None:
+        for answer in answers:
+            if isinstance(answer, Seeds):
+                self._take_seeds(answer)
+            elif answer.endpoints:
+                self._resolved[answer.host, answer.port] = answer.endpoints
+                self._unresolved.pop((answer.host, answer.port), None)
+            else:  # a DNS failure keeps the old addresses
+                self._unresolved[answer.host, answer.port] = answer.error
+
+    def _take_seeds(self, seeds: Seeds) -> None:
+        deployment = self._deployments.get(seeds.deployment)
+        if deployment is not None:
+            deployment.error = seeds.error
+            if seeds.members or deployment.outdated:  # a DNS failure keeps the old set, if it is that of this URI
+                deployment.seeds, deployment.options, deployment.outdated = seeds.members, seeds.options, False
+
+    def _further(self, deployment: str) -> frozenset[Endpoint]:
+        """Return the addresses of `endpoints:`; a proxy leads to whichever member serves, so each member has them."""
+        known = self._deployments.get(deployment)
+        places = known.config.endpoints if known else ()
+        return frozenset().union(*(self._resolved.get(place, frozenset()) for place in places))
+
+    def _try(self, edge: str, call: Callable[[], object]) -> bool:
+        """Do it; where it raises, say False and be blind for what that edge shows, until it works again."""
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - a bug of one edge must not end the daemon
+            self._faults[edge] = fault(error)
+            return False
+        return True
+
+
+def _taken_over(known: _Deployment | None, config: DeploymentConfig) -> _Deployment:
+    """Return the deployment with its new entry. Its old members count until the new URI has answered."""
+    if known is None:
+        return _Deployment(config)
+    if known.config.uri == config.uri:
+        return replace(known, config=config)
+    return replace(known, config=config, asked_at=-math.inf, error="", outdated=bool(known.seeds))

@@ -1,0 +1,195 @@
+"""Folds heartbeats and addresses into Members that know their own history. No I/O, no clock: readings bring theirs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from watchdogd.model import (
+    OUT,
+    Endpoint,
+    Event,
+    Incarnation,
+    Interval,
+    Member,
+    MemberId,
+    MemberState,
+    Mono,
+    Tell,
+)
+from watchdogd.observe.mongod import Heartbeat
+
+OUTAGES_KEPT = 8
+"""A leftover of an older outage is told by its last data anyway; only where no birth is known this many count."""
+
+
+@dataclass(slots=True)
+class _Track:
+    member: Member
+    good_at: Mono = -math.inf  # the last heartbeat that found it UP
+    heard_at: Mono = -math.inf  # the last heartbeat of any kind
+    peers: frozenset[str] = frozenset()
+    resolved: frozenset[Endpoint] = frozenset()
+
+
+@dataclass(slots=True)
+class Members:
+    """All members that are watched. `news` collects what is to be told; `take_news` empties it."""
+
+    _tracks: dict[MemberId, _Track] = field(default_factory=dict)
+    _news: list[Tell] = field(default_factory=list)
+
+    def now(self) -> dict[MemberId, Member]:
+        """Return every member as it is known now."""
+        return {key: track.member for key, track in self._tracks.items()}
+
+    def take_news(self) -> tuple[Tell, ...]:
+        """Return what is to be told, once."""
+        news, self._news = tuple(self._news), []
+        return news
+
+    def reachable(self, deployment: str, seeds: Iterable[str]) -> frozenset[str]:
+        """Return the seeds and every host:port that they name, directly or through others.
+
+        Not what any member names: one that was dropped from the URI or the set, and is kept because a connection leads
+        to it, would bring its old companions back for ever.
+        """
+        found: set[str] = set()
+        new = set(seeds)
+        while new:
+            found |= new
+            tracks = [track for address in new if (track := self._tracks.get(MemberId(deployment, address)))]
+            new = set[str]().union(*(track.peers for track in tracks)) - found
+        return frozenset(found)
+
+    def forget_others(self, deployments: Iterable[str]) -> None:
+        """Drop the members of all deployments but these."""
+        names = set(deployments)
+        for key in [key for key in self._tracks if key.deployment not in names]:
+            del self._tracks[key]
+
+    def expect(self, wanted: Iterable[MemberId], in_use: frozenset[Endpoint], at: Mono) -> None:
+        """Make the set of members exactly `wanted`; one that alone a connection still leads to is kept."""
+        keep = dict.fromkeys(wanted)  # in order: it is that of the status
+        for key in keep:
+            self._tracks.setdefault(key, _Track(Member(key, MemberState.UNKNOWN, since=at)))
+        known = frozenset[Endpoint]().union(*(self._tracks[key].member.endpoints for key in keep))
+        for key in self._tracks.keys() - keep.keys():
+            if self._tracks[key].member.endpoints & in_use <= known:
+                del self._tracks[key]
+
+    def locate(self, key: MemberId, resolved: frozenset[Endpoint], in_use: frozenset[Endpoint]) -> None:
+        """Set the addresses of a member; one that a connection still leads to is never dropped."""
+        track = self._tracks.get(key)
+        if track is not None:
+            track.resolved = resolved
+            endpoints = resolved | (track.member.endpoints & in_use)
+            track.member = replace(track.member, endpoints=endpoints)
+
+    def fold(self, heartbeats: Iterable[Heartbeat]) -> None:
+        """Take heartbeats in the order in which they were received."""
+        for heartbeat in heartbeats:
+            track = self._tracks.get(heartbeat.member)
+            if track is None:  # its last words, after it was dropped
+                continue
+            before = track.member.state
+            if heartbeat.state is MemberState.UP:
+                self._up(track, heartbeat)
+                track.good_at = heartbeat.at
+                track.peers = heartbeat.peers
+            else:
+                self._not_up(track, heartbeat)
+            track.heard_at = heartbeat.at
+            if track.member.state is not before:
+                track.member = replace(track.member, since=heartbeat.at)
+
+    def _up(self, track: _Track, beat: Heartbeat) -> None:
+        old = track.member
+        ended = bool(old.outages) and old.outages[-1].hi == math.inf
+        another = old.process_id is not None and beat.process_id is not None and old.process_id != beat.process_id
+        restarted = another and _born_after(beat.born, old.born, track.good_at)
+        since_bad = Interval(track.heard_at if ended else track.good_at, beat.at)
+        born = beat.born
+        if born is not None:
+            born = born.narrowed(Interval(track.good_at if another else -math.inf, beat.at))
+            if not another and old.born is not None:
+                born = old.born  # the first reading was as good, and it has been narrowed
+        up_since = old.up_since
+        if old.state is MemberState.UNKNOWN or up_since is None:
+            up_since = Interval(born.lo if born else -math.inf, beat.at)
+        elif ended or restarted:
+            up_since = Interval(max(since_bad.lo, born.lo if born else -math.inf), beat.at)
+        outages = old.outages
+        if ended:
+            outages = (*outages[:-1], Interval(outages[-1].lo, beat.at))
+        elif restarted:
+            outages = (*outages, Interval(track.good_at, beat.at))[-OUTAGES_KEPT:]
+        serving_since = None
+        if beat.serving:
+            broken = ended or restarted or not old.serving or old.serving_since is None
+            first = old.state is MemberState.UNKNOWN or ended or restarted
+            serving_since = (up_since if first else Interval(track.heard_at, beat.at)) if broken else old.serving_since
+        track.member = replace(
+            old,
+            state=MemberState.UP,
+            serving=beat.serving,
+            process_id=beat.process_id,
+            incarnation=self._incarnation(old, beat, ended=ended),
+            born=born,
+            up_since=up_since,
+            serving_since=serving_since,
+            outages=outages,
+            restarts=old.restarts + restarted,
+            detail="",
+        )
+        if ended:
+            out = outages[-1]
+            seconds = None if out.lo == -math.inf else round(beat.at - out.lo, 1)
+            self._tell(Event.MEMBER_UP, old, seconds=seconds, restarted=restarted)
+        elif restarted:
+            self._tell(Event.MEMBER_RESTARTED, old, process_id=beat.process_id)
+
+    @staticmethod
+    def _incarnation(old: Member, beat: Heartbeat, *, ended: bool) -> Incarnation:
+        if beat.process_id is not None:
+            return Incarnation(beat.process_id)
+        if ended:
+            return Incarnation(f"{old.id.address}@{beat.at:.0f}")
+        return old.incarnation or Incarnation(f"{old.id.address}@start")
+
+    def _not_up(self, track: _Track, beat: Heartbeat) -> None:
+        old = track.member
+        outages = old.outages
+        going_on = bool(outages) and outages[-1].hi == math.inf
+        if beat.state in OUT and not going_on:
+            outages = (*outages, Interval(track.good_at, math.inf))[-OUTAGES_KEPT:]
+            self._tell(Event.MEMBER_DOWN, old, reason=beat.detail, state=beat.state.value)
+        track.member = replace(
+            old,
+            state=beat.state,
+            outages=outages,
+            detail=beat.detail,
+            # What was not an outage of it (our DNS, say) breaks nothing of what it was.
+            serving_since=None if beat.state in OUT else old.serving_since,
+            serving=old.serving and beat.state not in OUT,
+        )
+
+    def _tell(self, event: Event, member: Member, **fields: str | float | bool | None) -> None:
+        self._news.append(Tell(event, member=member.id.address, fields={"deployment": member.id.deployment, **fields}))
+
+
+def _born_after(born: Interval | None, old: Interval | None, good_at: Mono) -> bool:
+    """Say whether the new process id is a restart: born after the old one and after the last good heartbeat.
+
+    Otherwise it is another process behind the same name (a load balancer, a changed DNS entry), not an outage.
+    """
+    return born is not None and born.hi >= good_at and (old is None or born.hi >= old.lo)
+
+
+def outage_starts(members: Mapping[MemberId, Member], deployments: Iterable[str]) -> frozenset[tuple[MemberId, Mono]]:
+    """Return what changes whenever an outage of one of the deployments begins."""
+    names = set(deployments)
+    return frozenset(
+        (key, member.outages[-1].lo) for key, member in members.items() if key.deployment in names and member.outages
+    )

@@ -1,0 +1,203 @@
+"""One look at the world: which edges are read, how deep, and what the readings fold into. Never decides about reloads.
+
+A quiet look is the heartbeats and one dump of CLOSE_WAIT sockets. A full look adds ESTABLISHED ones, masters, roles and
+descriptors: while something is wrong, when it is asked for, else every 10 s.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from watchdogd.config import Config
+from watchdogd.model import (
+    OUT,
+    Blind,
+    Connection,
+    Endpoint,
+    Member,
+    MemberId,
+    Mono,
+    Outcome,
+    Request,
+    Role,
+    SendFifo,
+    Snapshot,
+)
+from watchdogd.observe import fault
+from watchdogd.observe.deployments import Deployments
+from watchdogd.observe.instances import Instances
+from watchdogd.observe.members import outage_starts
+from watchdogd.observe.mongod import Heartbeats, PymongoHeartbeats
+from watchdogd.observe.resolve import Pool, PoolResolver, Resolver
+from watchdogd.observe.sockets import ProcNetTcp, Sockets, Table, open_sockets
+from watchdogd.observe.tracking import Connections
+from watchdogd.observe.uwsgi import Master, ProcFs, Uwsgi
+
+FULL_EVERY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """Everything that an Observer reads; `foreign` gives the reader of another process's network namespace."""
+
+    heartbeats: Heartbeats
+    resolver: Resolver
+    sockets: Sockets
+    uwsgi: Uwsgi
+    foreign: Callable[[int], Sockets]
+    clock: Callable[[], Mono]
+    wall: Callable[[], float]
+
+
+class Observer:
+    """Holds the trackers and reads the edges; `look` is called once a tick, from one thread."""
+
+    def __init__(self, config: Config, edges: Edges) -> None:
+        self._edges = edges
+        self._deployments = Deployments(edges.heartbeats, edges.resolver)
+        self._instances = Instances(edges.uwsgi)
+        self._connections = Connections()
+        self._full_at: Mono = -math.inf
+        self._outages: frozenset[tuple[MemberId, Mono]] = frozenset()
+        self._blind: tuple[Blind, ...] = ()
+        self._endpoints: frozenset[Endpoint] = frozenset()
+        self._netns = edges.uwsgi.netns()
+        self.reconfigure(config)
+
+    def reconfigure(self, config: Config) -> None:
+        """Take another configuration; what is known of members and instances that stay is kept."""
+        self._names = tuple(one.name for one in config.deployments)
+        self._deployments.reconfigure(config.deployments)
+        self._connections.forget_endpoints(self._endpoints - _endpoints(self._deployments.members))
+        self._instances.reconfigure(config)
+        self._full_at = -math.inf
+
+    def restore(self, connections: Iterable[Connection]) -> None:
+        """Take over the ended connections that were saved before a restart of the daemon."""
+        self._connections.restore(connections, self._netns)
+
+    def ended(self) -> tuple[Connection, ...]:
+        """Return the ended connections that are still held, to be saved."""
+        return self._connections.ended()
+
+    def unheard(self) -> list[Blind]:
+        """Return what has neither been heard of yet nor said why it cannot be; empty once all has answered."""
+        return self._deployments.unheard()
+
+    def look(self, *, full: bool, outcomes: tuple[Outcome, ...] = (), requests: tuple[Request, ...] = ()) -> Snapshot:
+        """Read everything that is due and return what is known now. An edge that fails makes that part blind."""
+        at = self._edges.clock()
+        self._deployments.hear(at, self._connections.in_use())
+        members = self._deployments.members
+        outages = outage_starts(members, self._names)
+        endpoints = _endpoints(members)
+        if endpoints - self._endpoints:
+            self._connections.look_anew()
+            full = True
+        self._endpoints = endpoints
+        full = full or outages != self._outages or at - self._full_at >= FULL_EVERY_S
+        full = full or any(member.state in OUT for member in members.values())
+        if full or not self._is_quiet(endpoints):
+            self._outages, self._full_at = outages, at
+            # Masters first: theirs are the network namespaces whose sockets there are to be read.
+            self._instances.read(at, members)
+            self._read_sockets(endpoints)
+            self._instances.attribute(self._connections, members, at)
+        return Snapshot(
+            at=self._edges.clock(),
+            wall=self._edges.wall(),
+            members=members,
+            instances=self._instances.now(),
+            connections=self._connections.now(),
+            blind=(*self._blind, *self._instances.blind, *self._deployments.blind()),
+            outcomes=outcomes,
+            requests=requests,
+            news=self._deployments.take_news(),
+            not_covered=self._instances.not_covered,
+        )
+
+    def compare(self, effect: SendFifo) -> str | None:
+        """Look once more right before the byte: return what is not as the decision saw it, None when all is."""
+        try:
+            return self._difference(effect)
+        except Exception as error:  # noqa: BLE001 - what cannot be compared is not written
+            return fault(error)
+
+    def _difference(self, effect: SendFifo) -> str | None:
+        known = next((master for master in self._instances.masters() if master.id == effect.master), None)
+        checked = self._edges.uwsgi.check(known) if known else None
+        if not isinstance(checked, Master) or checked.id != effect.master:
+            return "the master has changed"
+        processes = self._edges.uwsgi.processes(effect.master)
+        if isinstance(processes, Blind):
+            return processes.why
+        workers = {process.id: process.role for process in processes if process.role in (Role.LOADING, Role.READY)}
+        if workers.keys() != effect.workers:
+            return "the workers have changed"
+        loading = [process.pid for process, role in workers.items() if role is Role.LOADING]
+        return f"worker {loading[0]} is loading the app" if loading else None
+
+    def _is_quiet(self, endpoints: frozenset[Endpoint]) -> bool:
+        """Read CLOSE_WAIT alone; say whether nothing in it, or in what is known, asks for a full look."""
+        if self._connections.ended():
+            return False
+        tables = {netns: _read(reader, endpoints, established=False) for netns, reader in self._readers().items()}
+        if any(isinstance(one, Blind) or self._connections.asks_for_more(one) for one in tables.values()):
+            return False
+        for netns, table in tables.items():
+            if isinstance(table, Table):
+                self._connections.fold(table, netns, established=False)
+        return True
+
+    def _read_sockets(self, endpoints: frozenset[Endpoint]) -> None:
+        """Read the whole table of every network namespace with an instance."""
+        readers = self._readers()
+        self._connections.forget_namespaces(set(readers))
+        self._blind = ()
+        if not endpoints:  # then nothing is read, and nothing is missing
+            return
+        for netns, reader in readers.items():
+            table = _read(reader, endpoints, established=True)
+            if isinstance(table, Table):
+                self._connections.fold(table, netns, established=True)
+            elif netns == self._netns:
+                self._blind = (Blind("sockets", table.why),)
+            else:
+                self._instances.hide(netns, table.why)
+
+    def _readers(self) -> dict[int, Callable[[], Sockets]]:
+        """Return how to come to the table of each network namespace that an instance lives in, and of ours."""
+        readers: dict[int, Callable[[], Sockets]] = {self._netns: lambda: self._edges.sockets}
+        for master in self._instances.masters():
+            if master.netns is not None:
+                readers.setdefault(master.netns, partial(self._edges.foreign, master.id.pid))
+        return readers
+
+
+def _endpoints(members: Mapping[MemberId, Member]) -> frozenset[Endpoint]:
+    return frozenset().union(*(member.endpoints for member in members.values()))
+
+
+def _read(reader: Callable[[], Sockets], endpoints: frozenset[Endpoint], *, established: bool) -> Table | Blind:
+    try:
+        return reader().read(endpoints, established=established)
+    except Exception as error:  # noqa: BLE001 - a reader that fails makes us blind, not dead
+        return Blind("sockets", fault(error))
+
+
+def open_edges(wake: Callable[[], None]) -> Edges:
+    """Return the real edges; `wake` is called from threads when one of them has something to read."""
+    pool = Pool()
+    return Edges(
+        heartbeats=PymongoHeartbeats(wake, pool.submit),
+        resolver=PoolResolver(pool, wake),
+        sockets=open_sockets(),
+        uwsgi=ProcFs(),
+        foreign=ProcNetTcp,
+        clock=time.monotonic,
+        wall=time.time,
+    )

@@ -1,0 +1,322 @@
+"""Folds readings of sockets and processes into connections and workers that carry their own `since`.
+
+A connection once seen stays until no known descriptor holds it: the kernel drops a CLOSE_WAIT socket from every table
+about 120 s after the FIN (keepalive), while its descriptor stays and the app stays broken. No decision is made here and
+no clock is read; the only I/O is through the Uwsgi edge that is handed in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from watchdogd.model import (
+    Blind,
+    Connection,
+    Endpoint,
+    Incarnation,
+    Interval,
+    Member,
+    MemberState,
+    Mono,
+    ProcessId,
+    Role,
+    Tcp,
+    Worker,
+)
+from watchdogd.observe import fault
+from watchdogd.observe.sockets import Row, Table
+from watchdogd.observe.uwsgi import Process, Uwsgi
+
+GRAIN_S = 0.01
+"""TCP_INFO counts in jiffies: 4 ms here, 10 ms where HZ is 100."""
+
+READY_SETTLED_S = 1.0
+"""A worker goes on waking up for an instant after it is ready; what it does in its first second is not a request."""
+
+
+@dataclass(slots=True)
+class _Track:
+    connection: Connection
+    netns: int
+    links: set[tuple[ProcessId, int]] = field(default_factory=set)
+    restored: bool = False  # its holders are those that were saved: no scan has found one yet
+
+
+class Connections:
+    """Every connection to a member that is or was open, with all its holders among the instances' processes."""
+
+    def __init__(self) -> None:
+        self._tracks: dict[int, _Track] = {}
+        self._scanned: set[ProcessId] = set()
+        self._unattributed: set[int] = set()  # inodes that no scan has been made for yet
+        self._read_at: dict[tuple[int, bool], Mono] = {}  # (network namespace, with ESTABLISHED) -> last reading
+
+    def now(self) -> tuple[Connection, ...]:
+        """Return every connection as it is known now."""
+        return tuple(track.connection for track in self._tracks.values())
+
+    def in_use(self) -> frozenset[Endpoint]:
+        """Return the addresses that connections lead to."""
+        return frozenset(track.connection.remote for track in self._tracks.values())
+
+    def ended(self) -> tuple[Connection, ...]:
+        """Return those that ended and are still held: what a later start of the daemon has to know."""
+        return tuple(c for c in self.now() if c.tcp is not Tcp.ESTABLISHED and c.holders)
+
+    def restore(self, connections: Iterable[Connection], netns: int) -> None:
+        """Take over what `ended` gave before a restart of the daemon; the next full look checks every one."""
+        for connection in connections:
+            self._tracks[connection.cookie] = _Track(connection, netns, restored=True)
+
+    def fold(self, table: Table, netns: int, *, established: bool) -> None:
+        """Take one reading of a namespace's table. What is missing is DEAD; `attribute` drops what nobody holds."""
+        before = self._read_at.get((netns, False), -math.inf)
+        before_established = self._read_at.get((netns, True), -math.inf)
+        moment = Interval(table.at, table.at + table.took_s)
+        for row in table.rows:
+            track = self._tracks.get(row.cookie)
+            if track is None:
+                since = Interval(before if row.close_wait else before_established, moment.hi)
+                self._tracks[row.cookie] = _Track(_connection(row, moment, since, before), netns)
+                self._unattributed.add(row.inode)
+            else:
+                track.connection = _updated(track.connection, row, moment, before)
+                track.netns = netns  # what was restored was taken to be of our own
+        seen = {row.cookie for row in table.rows}
+        inodes = {row.inode for row in table.rows}
+        for cookie, track in list(self._tracks.items()):
+            known = track.connection
+            if cookie in seen or track.netns != netns or (known.tcp is Tcp.ESTABLISHED and not established):
+                continue
+            if known.inode in inodes:  # the number belongs to another socket now
+                del self._tracks[cookie]
+            elif known.tcp is not Tcp.DEAD:
+                closed = known.closed or Interval(before_established, moment.hi)
+                track.connection = replace(known, tcp=Tcp.DEAD, closed=closed)
+        self._read_at[netns, False] = table.at
+        if established:
+            self._read_at[netns, True] = table.at
+
+    def look_anew(self) -> None:
+        """Forget when the tables were read: more endpoints are read from now on, so what is new may be old."""
+        self._read_at.clear()
+
+    def asks_for_more(self, table: Table) -> bool:
+        """Say whether a reading of CLOSE_WAIT alone shows one that an instance holds or that is new to us."""
+        return any(
+            track is None or track.connection.holders or track.connection.tcp is not Tcp.CLOSE_WAIT
+            for track in (self._tracks.get(row.cookie) for row in table.rows)
+        )
+
+    def forget_endpoints(self, gone: frozenset[Endpoint]) -> None:
+        """Drop what leads to addresses that nobody asks for any more: that it is missing says nothing from now on."""
+        for cookie in [cookie for cookie, track in self._tracks.items() if track.connection.remote in gone]:
+            del self._tracks[cookie]
+
+    def forget_namespaces(self, keep: set[int]) -> None:
+        """Drop what belongs to network namespaces in which no instance lives any more."""
+        for cookie in [cookie for cookie, track in self._tracks.items() if track.netns not in keep]:
+            del self._tracks[cookie]
+        for key in [key for key in self._read_at if key[0] not in keep]:
+            del self._read_at[key]
+
+    def attribute(self, processes: Iterable[ProcessId], edge: Uwsgi) -> dict[ProcessId, str]:
+        """Find all holders among `processes`; return whose descriptors cannot be read, and why.
+
+        Known links are checked with one readlink each. All processes are scanned when a socket is new; else only the
+        new processes, since a descriptor comes to another process by a fork alone (4-5 us for each descriptor).
+        """
+        present = set(processes)
+        self._scanned &= present
+        by_inode = {track.connection.inode: track for track in self._tracks.values()}
+        unreadable: dict[ProcessId, str] = {}
+        for track in by_inode.values():
+            _check_links(track, present, edge, unreadable)
+        new = self._unattributed & by_inode.keys()
+        for process in present if new else present - self._scanned:
+            descriptors = _descriptors(edge, process.pid)
+            if isinstance(descriptors, Blind):
+                unreadable[process] = descriptors.why
+                continue
+            self._scanned.add(process)
+            for fd, inode in descriptors.items():
+                if inode in by_inode:
+                    by_inode[inode].links.add((process, fd))
+        if not unreadable:
+            self._unattributed.clear()
+        self._take_links(edge, everybody_was_read=not unreadable)
+        return unreadable
+
+    def _take_links(self, edge: Uwsgi, *, everybody_was_read: bool) -> None:
+        """Make the links the holders, and drop what is in no table any more and held by nobody."""
+        for cookie, track in list(self._tracks.items()):
+            holders = frozenset(process for process, _ in track.links)
+            if track.restored and not holders and _may_be_held(track.connection, edge):
+                continue  # its instance could not be read yet; a DEAD one that is dropped is never found again
+            track.restored = False
+            if track.connection.tcp is Tcp.DEAD and not holders and everybody_was_read:
+                del self._tracks[cookie]
+            elif holders != track.connection.holders:
+                shared = track.connection.shared or len(holders) > 1
+                track.connection = replace(track.connection, holders=holders, shared=shared)
+
+
+def _check_links(track: _Track, present: set[ProcessId], edge: Uwsgi, unreadable: dict[ProcessId, str]) -> None:
+    """Drop the links that are no more; one that cannot be checked is kept, and its process goes into `unreadable`."""
+    for process, fd in tuple(track.links):
+        try:
+            if process not in present or not edge.still(process.pid, fd, track.connection.inode):
+                track.links.remove((process, fd))
+        except Exception as error:  # noqa: BLE001 - one process that cannot be read must not hide the others
+            unreadable[process] = fault(error)
+
+
+def _may_be_held(connection: Connection, edge: Uwsgi) -> bool:
+    """Say whether one of those who held it last holds it now, or cannot be asked."""
+    held = (_descriptors(edge, process.pid) for process in connection.holders)
+    return any(isinstance(one, Blind) or connection.inode in one.values() for one in held)
+
+
+def _descriptors(edge: Uwsgi, pid: int) -> dict[int, int] | Blind:
+    try:
+        return edge.descriptors(pid)
+    except Exception as error:  # noqa: BLE001 - one process that cannot be read must not hide the others
+        return Blind("", fault(error))
+
+
+def _connection(row: Row, moment: Interval, since: Interval, before: Mono) -> Connection:
+    return Connection(
+        cookie=row.cookie,
+        inode=row.inode,
+        local=row.local,
+        remote=row.remote,
+        tcp=Tcp.CLOSE_WAIT if row.close_wait else Tcp.ESTABLISHED,
+        since=since,
+        last_data=_last_data(row, moment, since.lo),
+        closed=_closed(row, moment, before),
+        rqueue=row.rqueue,
+    )
+
+
+def _updated(known: Connection, row: Row, moment: Interval, before: Mono) -> Connection:
+    if row.close_wait and known.closed is not None:  # no data comes any more, and the first reading was the best
+        if (known.tcp, known.rqueue) == (Tcp.CLOSE_WAIT, row.rqueue):
+            return known
+        return replace(known, tcp=Tcp.CLOSE_WAIT, rqueue=row.rqueue)
+    return replace(
+        known,
+        tcp=Tcp.CLOSE_WAIT if row.close_wait else Tcp.ESTABLISHED,
+        last_data=_last_data(row, moment, known.since.lo),
+        closed=_closed(row, moment, before),
+        rqueue=row.rqueue,
+    )
+
+
+def _closed(row: Row, moment: Interval, before: Mono) -> Interval | None:
+    """Return when the FIN came: after the last data and the last look, and not after the last acknowledgement.
+
+    Exact as long as no keepalive probe was answered since; each answer moves the upper end, so the first reading is
+    the best.
+    """
+    if not row.close_wait:
+        return None
+    lo = -math.inf if row.data_age_s is None else moment.lo - row.data_age_s - GRAIN_S
+    hi = moment.hi if row.ack_age_s is None else min(moment.hi, moment.hi - row.ack_age_s + GRAIN_S)
+    return Interval(lo, max(lo, hi)).narrowed(Interval(before, moment.hi))
+
+
+def _last_data(row: Row, moment: Interval, first_seen: Mono) -> Interval:
+    if row.data_age_s is None:
+        return Interval(first_seen, moment.hi)
+    return Interval(moment.lo - row.data_age_s - GRAIN_S, moment.hi - row.data_age_s)
+
+
+def is_own(connection: Connection, worker: ProcessId, member: Member) -> bool:
+    """Say whether it is an own connection: to a serving member, of this worker alone, used since that serves again."""
+    return (
+        connection.tcp is Tcp.ESTABLISHED
+        and connection.holders == {worker}
+        and member.state is MemberState.UP
+        and member.serving
+        and member.serving_since is not None
+        and connection.last_data.hi >= member.serving_since.lo
+    )
+
+
+@dataclass(slots=True)
+class _WorkerTrack:
+    worker: Worker
+    baseline: int | None = None
+    outages: object = None
+    held: bool = False
+
+
+class Workers:
+    """The workers of one master: since when they are ready, whether they worked since the outage, whom they reached."""
+
+    def __init__(self) -> None:
+        self._tracks: dict[ProcessId, _WorkerTrack] = {}
+        self._looked_at: Mono = -math.inf
+
+    def now(self) -> tuple[Worker, ...]:
+        """Return every worker as it is known now, by pid."""
+        return tuple(self._tracks[process].worker for process in sorted(self._tracks))
+
+    def fold(self, processes: Iterable[Process], at: Mono, outages: object) -> None:
+        """Take one reading of the processes; `outages` changes whenever an outage begins.
+
+        `used` counts from the outage's first look on. One that was already without a connection keeps its mark; one
+        that was well (reconnected, or holding nothing) starts anew.
+        """
+        workers = {p.id: p for p in processes if p.role in (Role.LOADING, Role.READY)}
+        for gone in self._tracks.keys() - workers.keys():
+            del self._tracks[gone]
+        for process in workers.values():
+            track = self._tracks.setdefault(process.id, _WorkerTrack(Worker(process.id), outages=outages))
+            worker = track.worker
+            if process.role is Role.LOADING:
+                track.worker, track.baseline = Worker(process.id), None
+                continue
+            if worker.ready_since is None:
+                worker = replace(worker, ready_since=Interval(self._looked_at, at))
+            if outages != track.outages:
+                track.outages = outages
+                if worker.reconnected or not track.held:
+                    track.baseline, worker = None, replace(worker, used=None)
+            # One that was there before our first look has been ready for longer.
+            ready = worker.ready_since
+            settled = ready is not None and (ready.lo == -math.inf or at - ready.hi >= READY_SETTLED_S)
+            if track.baseline is None or not settled:
+                track.baseline = process.io
+            elif worker.used is None and process.io != track.baseline:
+                worker = replace(worker, used=Interval(self._looked_at, at))
+            track.worker = worker
+        self._looked_at = at
+
+    def connect(
+        self,
+        connections: Iterable[Connection],
+        members: Mapping[Endpoint, list[Member]],
+        stale: Callable[[Incarnation], bool],
+    ) -> None:
+        """Latch the incarnations that each worker has an own connection to; drop those that `stale` says are over."""
+        reached: dict[ProcessId, set[Incarnation]] = {}
+        held: set[ProcessId] = set()
+        for connection in connections:
+            if connection.tcp is not Tcp.ESTABLISHED:
+                held |= connection.holders
+                continue
+            if len(connection.holders) != 1:
+                continue
+            (holder,) = connection.holders
+            for member in members.get(connection.remote, ()):
+                if member.incarnation is not None and is_own(connection, holder, member):
+                    reached.setdefault(holder, set()).add(member.incarnation)
+        for process, track in self._tracks.items():
+            track.held = process in held
+            kept = frozenset(one for one in track.worker.reconnected if not stale(one))
+            reconnected = kept | reached.get(process, set())
+            if reconnected != track.worker.reconnected:
+                track.worker = replace(track.worker, reconnected=reconnected)
