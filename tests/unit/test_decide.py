@@ -1,0 +1,364 @@
+import copy
+from dataclasses import replace
+
+import pytest
+
+from tests.world.apps import Kind
+from tests.world.pieces import (
+    AT,
+    BACK,
+    config,
+    connection,
+    down,
+    exactly,
+    idle,
+    instance,
+    leftover,
+    member,
+    pid,
+    snapshot,
+    stranded,
+    well,
+    worker,
+)
+from tests.world.ticks import Ticks
+from tests.world.world import busy_app
+from watchdogd.config import Idle, Mode
+from watchdogd.decide import decide
+from watchdogd.detect import detect
+from watchdogd.model import (
+    CHAIN,
+    RESTART,
+    WORKERS,
+    Answer,
+    Blind,
+    Event,
+    InstanceState,
+    Phase,
+    Request,
+    Result,
+    SendFifo,
+    Snapshot,
+    Spent,
+    State,
+    Tell,
+    Verb,
+)
+
+STUCK = instance(stranded(2), stranded(3))
+HELD = (leftover(2, 3), connection(1))
+FINE = instance(well(2), well(3))
+
+
+def asked(*requests: Request, at: float = AT, state: State | None = None) -> tuple[State, list[object]]:
+    """What a tick decides on these requests, with nothing else to do."""
+    seen = replace(snapshot(FINE), at=at, requests=requests)
+    decision = decide(state or State(), detect(seen, config()), seen, config())
+    return decision.state, list(decision.effects)
+
+
+# ---- an operator's reload
+
+
+def test_an_operators_reload_is_begun_by_the_same_checks_and_can_be_watched() -> None:
+    ticks = Ticks()
+    assert ticks.see(FINE, ask=Verb.RELOAD) == []
+    assert ticks.sent
+    assert ticks.sent.command == CHAIN
+    assert (ticks.answer.ok, ticks.answer.reload) == (True, ticks.sent.id)
+    assert (ticks.phase(), ticks.outlook.phase) == (Phase.RELOADING, Phase.RELOADING)
+    assert ticks.shop.reload
+    assert ticks.shop.reload.operator == "request"
+    assert ticks.see(FINE) == [Event.RELOAD_SENT]
+
+
+def test_it_is_verified_like_any_other() -> None:
+    ticks = Ticks()
+    ticks.see(FINE, ask=Verb.RELOAD)
+    ticks.see(FINE)
+    assert ticks.see(instance(worker(4, ready=AT), worker(5, ready=AT))) == [Event.RELOADED]
+    fresh = instance(worker(4, ready=AT, used=AT + 3, reached=["10.0.0.1"]), worker(5, ready=AT))
+    assert ticks.see(fresh) == [Event.RECOVERED]
+
+
+def test_a_reload_that_is_held_is_answered_with_every_reason() -> None:
+    ticks = Ticks()
+    ticks.see(FINE, ask=Verb.PAUSE)
+    ticks.see(replace(FINE, fifo_problem="deleted: it is gone"), ask=Verb.RELOAD)
+    assert ticks.sent is None
+    assert not ticks.answer.ok
+    assert ticks.answer.text == "held by paused: paused by an operator: maintenance; fifo: deleted: it is gone"
+
+
+def test_a_second_reload_is_held_by_the_first() -> None:
+    ticks = Ticks()
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD, ask=Verb.RELOAD)
+    assert (ticks.answer.ok, ticks.answer.text) == (False, "held by in_flight: a reload is in flight")
+
+
+def test_one_that_becomes_due_in_the_same_tick_is_the_one() -> None:
+    ticks = Ticks()
+    ticks.see(STUCK, *HELD, ask=Verb.RELOAD)
+    assert not ticks.answer.ok
+    assert ticks.shop.reload
+    assert ticks.shop.reload.operator is None
+
+
+def test_an_absent_instance_cannot_be_reloaded() -> None:
+    ticks = Ticks()
+    ticks.see(instance(master=None), ask=Verb.RELOAD)
+    assert (ticks.answer.ok, ticks.answer.text) == (False, "absent: nobody has its FIFO open")
+
+
+def test_an_instance_that_is_not_known_is_answered_with_those_that_are() -> None:
+    _, effects = asked(Request("1", Verb.RELOAD, "shp"))
+    assert effects == [Answer("1", ok=False, text="no instance is named shp; there is: shop")]
+
+
+def test_while_linger_goes_on_an_operator_may_not_hurry_it() -> None:
+    ticks = Ticks()
+    ticks.see(FINE, members=[member(serving_since=exactly(AT - 1))], ask=Verb.RELOAD)
+    assert "linger" in ticks.answer.text
+
+
+def test_an_operators_reload_that_was_dropped_does_not_come_back_by_itself() -> None:
+    ticks = Ticks(result=Result.CHANGED)
+    ticks.see(FINE, ask=Verb.RELOAD)
+    for _ in range(5):
+        ticks.see(FINE)
+        assert ticks.sent is None
+    assert ticks.phase() is Phase.WATCHING
+
+
+@pytest.mark.parametrize("phase", [Phase.VERIFYING, Phase.GAVE_UP])
+def test_an_operator_may_reload_what_the_daemon_leaves_alone(phase: Phase) -> None:
+    ticks = Ticks()
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    fresh = instance(worker(4, ready=AT), worker(5, ready=AT))
+    ticks.see(fresh)
+    if phase is Phase.GAVE_UP:
+        fresh = instance(worker(4, ready=AT, used=AT), worker(5, ready=AT, used=AT))
+        ticks.see(fresh, after=20)
+    assert ticks.phase() is phase
+    ticks.see(fresh, ask=Verb.RELOAD, after=60)
+    assert ticks.answer.ok
+    assert ticks.phase() is Phase.RELOADING
+
+
+# ---- pause
+
+
+def test_a_pause_is_told_kept_and_ended_by_an_operator() -> None:
+    state, effects = asked(Request("1", Verb.PAUSE, reason="backup"))
+    assert effects == [
+        Tell(Event.PAUSED, fields={"reason": "backup", "until_s": None, "by": "an operator"}),
+        Answer("1", ok=True, text="paused: no reloads until `mongo-watchdog resume`"),
+    ]
+    assert state.paused
+    state, effects = asked(Request("2", Verb.RESUME), state=state)
+    assert effects == [
+        Tell(Event.RESUMED, fields={"by": "an operator"}),
+        Answer("2", ok=True, text="resumed"),
+    ]
+    assert state.paused is None
+
+
+def test_a_pause_with_an_end_ends_by_itself_and_wakes_the_daemon_for_it() -> None:
+    state, effects = asked(Request("1", Verb.PAUSE, until=AT + 60))
+    assert Answer("1", ok=True, text="paused: no reloads until then") in effects
+    seen = replace(snapshot(FINE), at=AT + 1)
+    decision = decide(state, detect(seen, config()), seen, config())
+    assert decision.wake_at == AT + 60
+    state, effects = asked(at=AT + 60, state=state)
+    assert effects == [Tell(Event.RESUMED, fields={"by": "the end of the pause"})]
+    assert asked(at=AT + 61, state=state)[1] == []
+
+
+def test_to_resume_what_was_not_paused_is_no_event() -> None:
+    assert asked(Request("1", Verb.RESUME))[1] == [Answer("1", ok=True, text="was not paused")]
+
+
+def test_a_pause_holds_what_is_due_and_its_end_lets_it_go() -> None:
+    ticks = Ticks()
+    told = ticks.see(STUCK, *HELD, ask=Verb.PAUSE)
+    assert told == [Event.PAUSED, Event.LEFTOVERS_FOUND, Event.RELOAD_DUE, Event.RELOAD_HELD]
+    assert ticks.see(STUCK, *HELD) == []
+    ticks.see(STUCK, *HELD, ask=Verb.RESUME)
+    assert ticks.sent
+
+
+# ---- blind
+
+
+def test_each_blindness_is_told_once_and_once_when_it_ends() -> None:
+    ticks = Ticks()
+    hidden = replace(FINE, blind=("no permission", "and more"))
+    assert ticks.see(hidden, blind="sockets") == [Event.BLIND, Event.BLIND]
+    assert [tell.fields["scope"] for tell in ticks.tells] == ["instance shop", "sockets"]
+    assert ticks.see(hidden, blind="sockets") == []
+    assert ticks.see(hidden) == [Event.SEEING_AGAIN]
+    assert ticks.see(replace(FINE, blind=("another reason",))) == []
+    assert ticks.see(FINE) == [Event.SEEING_AGAIN]
+    assert ticks.see(FINE) == []
+
+
+def test_two_reasons_of_one_scope_are_one_blindness() -> None:
+    seen = replace(snapshot(FINE), blind=(Blind("sockets", "b"), Blind("sockets", "a")))
+    effects = decide(State(), detect(seen, config()), seen, config()).effects
+    assert effects == (Tell(Event.BLIND, fields={"scope": "sockets", "reason": "a"}),)
+
+
+def test_blindness_keeps_the_phase_and_holds_the_reload() -> None:
+    ticks = Ticks()
+    told = ticks.see(STUCK, *HELD, blind="sockets")
+    assert told == [Event.BLIND, Event.LEFTOVERS_FOUND, Event.RELOAD_DUE, Event.RELOAD_HELD]
+    assert (ticks.phase(), ticks.sent) == (Phase.DUE, None)
+
+
+# ---- what is told of a move
+
+
+def test_what_holds_a_reload_is_told_again_only_when_it_is_something_else() -> None:
+    ticks = Ticks(replace(config(), mode=Mode.OBSERVE))
+    assert ticks.see(STUCK, *HELD)[-1] is Event.RELOAD_HELD
+    assert ticks.see(STUCK, *HELD) == []
+    loading = instance(stranded(2), stranded(3), worker(4, ready=None))
+    assert ticks.see(loading, *HELD) == [Event.RELOAD_HELD]
+    assert ticks.tells[0].blocked_by == "mode,not_ready"
+
+
+def test_an_instance_that_is_gone_is_absent_and_not_blind() -> None:
+    ticks = Ticks()
+    assert ticks.see(instance(master=None)) == [Event.INSTANCE_ABSENT]
+    assert ticks.see(instance(master=None), members=[down()]) == []
+    assert ticks.see(instance(worker(2, ready=AT), master=pid(9))) == [Event.INSTANCE_BACK]
+    assert ticks.tells[0].fields == {"pid": 9}
+
+
+def test_an_outage_that_heals_is_one_incident_from_its_first_sign_to_healed() -> None:
+    world = busy_app(Kind.RESIDUE)
+    world.outage(10)
+    world.run(60)
+    assert world.events() == ["healed"]
+    healed = world.last(Event.HEALED)
+    assert healed.incident
+    assert healed.fields["reconnected"] == 3
+    assert world.phase(Kind.RESIDUE) is Phase.WATCHING
+
+
+def test_an_idle_worker_that_is_used_long_after_linger_begins_a_new_incident() -> None:
+    ticks = Ticks(config(idle=Idle.LEAVE))
+    assert ticks.see(instance(idle(2), idle(3)), *HELD) == []
+    used = instance(worker(2, used=AT + 1), idle(3))
+    ticks.see(used, *HELD, after=1)
+    assert ticks.phase() is Phase.WATCHING
+    assert ticks.see(used, *HELD, after=5) == [Event.LEFTOVERS_FOUND]
+    assert ticks.phase() is Phase.SETTLING
+    assert ticks.see(used, *HELD, after=15) == [Event.RELOAD_DUE]
+
+
+def test_a_flap_begins_linger_anew() -> None:
+    ticks = Ticks()
+    for back in (AT, AT + 12, AT + 24):
+        ticks.see(STUCK, *HELD, members=[down()])
+        members = [member(serving_since=exactly(back), born=exactly(back))]
+        ticks.see(STUCK, *HELD, after=10, members=members)
+        assert ticks.phase() is Phase.SETTLING
+        ticks.at = back + 11
+    assert ticks.state.serial == 0
+
+
+# ---- the outlook, and waking
+
+
+@pytest.mark.parametrize(
+    ("seen", "phase", "what", "at"),
+    [
+        (snapshot(FINE), Phase.WATCHING, "", None),
+        (snapshot(instance(master=None)), Phase.ABSENT, "uWSGI to be started", None),
+        (snapshot(STUCK, *HELD, members=[down()]), Phase.OUTAGE, "MongoDB to serve again", None),
+        (
+            snapshot(STUCK, *HELD, members=[member(serving_since=exactly(AT - 5))]),
+            Phase.SETTLING,
+            "linger: a healthy driver heals itself within it",
+            AT + 10,
+        ),
+        (snapshot(STUCK, *HELD), Phase.RELOADING, "the old workers to be gone and the new ones ready", AT + 42),
+        (snapshot(STUCK, leftover(2, 3)), Phase.DUE, "reload w", None),
+    ],
+)
+def test_the_outlook_says_what_is_next_and_when(seen: Snapshot, phase: Phase, what: str, at: float | None) -> None:
+    decision = decide(State(), detect(seen, config()), seen, config())
+    outlook = decision.outlooks["shop"]
+    assert (outlook.phase, outlook.next_what, outlook.next_at) == (phase, what, at)
+    if at is not None:
+        assert decision.wake_at
+        assert AT < decision.wake_at <= at
+
+
+def test_the_outlook_counts_the_reloads_that_are_left() -> None:
+    spent = (Spent(AT - 9, proven=True), Spent(AT - 5), Spent(AT - 3700))
+    seen = snapshot(FINE)
+    state = State({"shop": InstanceState(spent=spent)})
+    assert decide(state, detect(seen, config()), seen, config()).outlooks["shop"].reloads_left == 2
+
+
+def test_a_fork_that_is_about_to_be_safe_wakes_the_daemon() -> None:
+    seen = snapshot(STUCK, leftover(2, 3), connection(1, since=exactly(AT - 0.6)))
+    assert decide(State(), detect(seen, config()), seen, config()).wake_at == AT + 0.4
+
+
+# ---- memory
+
+
+def test_an_instance_that_is_there_no_more_is_forgotten_when_nothing_of_it_counts() -> None:
+    ticks = Ticks()
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    other = replace(FINE, name="blog")
+    ticks.see(other)
+    assert set(ticks.state.instances) == {"shop", "blog"}
+    ticks.see(other, after=100)
+    assert "shop" in ticks.state.instances, "its reload counts against its budget for an hour"
+    ticks.see(other, after=3600)
+    assert set(ticks.state.instances) == {"blog"}
+
+
+def test_a_reload_of_an_instance_that_is_there_no_more_does_not_keep_others_waiting() -> None:
+    ticks = Ticks(config(max_parallel=1))
+    ticks.see(STUCK, *HELD)
+    blog = replace(STUCK, name="blog")
+    ticks.see(blog, *HELD)
+    assert ticks.decision
+    assert [one.gate for one in ticks.decision.outlooks["blog"].blocked_by] == ["parallel"]
+    ticks.see(blog, *HELD, after=42)
+    assert ticks.sent
+    assert ticks.sent.instance == "blog"
+
+
+def test_deciding_changes_nothing_that_it_is_given_and_is_the_same_every_time() -> None:
+    seen = snapshot(STUCK, *HELD)
+    state, using = State({"shop": InstanceState(incident=None)}), config([WORKERS, RESTART])
+    found = detect(seen, using)
+    before = copy.deepcopy((state, found, seen, using))
+    first = decide(state, found, seen, using)
+    assert (state, found, seen, using) == before
+    assert decide(state, found, seen, using) == first
+
+
+def test_instances_are_decided_one_after_the_other_and_share_what_is_allowed() -> None:
+    blog = replace(STUCK, name="blog")
+    seen = replace(snapshot(STUCK, *HELD), instances=(STUCK, blog))
+    using = config(max_parallel=1)
+    decision = decide(State(), detect(seen, using), seen, using)
+    assert [one.instance for one in decision.effects if isinstance(one, SendFifo)] == ["shop"]
+    assert decision.state.serial == 1
+
+
+def test_linger_is_over_exactly_when_it_is() -> None:
+    for later, phase in ((14.99, Phase.SETTLING), (15.0, Phase.RELOADING)):
+        seen = replace(snapshot(STUCK, leftover(2, 3), connection(1, last_data=exactly(BACK + 9))), at=BACK + later)
+        decision = decide(State(), detect(seen, config()), seen, config())
+        assert decision.outlooks["shop"].phase is phase

@@ -1,0 +1,343 @@
+"""What holds whatever happens: random stories in a world of values, every tick of the daemon checked against the truth.
+
+The daemon is killed after any effect and begins again with what it had saved. At the end of each story all faults are
+mended, and what can be cured must be cured.
+"""
+
+from collections import defaultdict
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from tests.world.apps import App, Heals, Kind
+from tests.world.watch import Turn
+from tests.world.world import World
+from watchdogd.config import Budget, Idle, Mode, PolicyConfig
+from watchdogd.decide import decide
+from watchdogd.detect import detect
+from watchdogd.model import (
+    CHAIN,
+    RESTART,
+    WORKERS,
+    Answer,
+    Command,
+    Event,
+    Mono,
+    Phase,
+    Result,
+    SendFifo,
+    Tell,
+    Verb,
+)
+
+SECONDS = st.sampled_from([1, 3, 12, 20, 45])
+WHICH = st.integers(0, 1)
+CURED_WITHIN_S = 2400
+BUDGET = Budget(unproven=2, total=3, per_s=300)
+
+
+class Stories(RuleBasedStateMachine):
+    """One world; the rules are what may happen to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proven: set[str] = set()
+        self.operators: set[str] = set()  # apps that an operator had reloaded
+        self.unseen: set[str] = set()  # apps whose forks or freezes nobody could see (README, what it cannot see)
+        self.foreign: set[str] = set()  # apps at which somebody else's command is at work
+        self.blind: set[str] = set()
+        self.absent: set[str] = set()
+        self.leftovers_told: set[str] = set()
+        self.paused = False
+        self.froze = False
+        self.forgot_a_freeze = False  # nothing that is left of one can be seen by a daemon that begins after it
+
+    @initialize(
+        kinds=st.lists(st.sampled_from(Kind), min_size=1, max_size=2, unique=True),
+        members=st.sampled_from([1, 1, 2]),
+        linger_s=st.sampled_from([8.0, 15.0]),
+        idle=st.sampled_from(Idle),
+        reloads=st.sampled_from([{WORKERS, CHAIN}, {WORKERS}, {WORKERS, RESTART}, {WORKERS, CHAIN, RESTART}]),
+        traffic=st.integers(0, 3),
+        parallel=st.integers(1, 2),
+    )
+    def begin(
+        self,
+        *,
+        kinds: list[Kind],
+        members: int,
+        linger_s: float,
+        idle: Idle,
+        reloads: set[Command],
+        traffic: int,
+        parallel: int,
+    ) -> None:
+        policy = PolicyConfig(
+            linger_s, idle, cooldown_s=10, budget=BUDGET, half_open_after_s=120, max_parallel=parallel
+        )
+        self.world = World(kinds, members, policy, frozenset(reloads), check=self.check)
+        self.world.traffic = dict.fromkeys(self.world.traffic, traffic)
+        self.world.run(3)
+
+    # -- what may happen
+
+    @rule(seconds=SECONDS)
+    def time_passes(self, seconds: int) -> None:
+        self.world.run(seconds)
+
+    @rule(phase=st.sampled_from(Phase), which=WHICH)
+    def time_passes_until(self, phase: Phase, which: int) -> None:
+        """Let other things happen in every phase."""
+        name, states = self._app(which).name, self.world.daemon.state.instances
+        for _ in range(90):
+            if name in states and states[name].phase is phase:
+                break
+            self.world.run(1)
+            states = self.world.daemon.state.instances
+
+    @rule(seconds=SECONDS)
+    def outage(self, seconds: int) -> None:
+        self.world.outage(seconds)
+
+    @rule(number=st.integers(0, 3), which=WHICH)
+    def traffic(self, number: int, which: int) -> None:
+        self.world.traffic[self._app(which).name] = number
+
+    @rule(
+        what=st.sampled_from(["stop", "start", "restart", "freeze", "fail over", "restart a member"]), seconds=SECONDS
+    )
+    def mongodb(self, what: str, seconds: int) -> None:
+        world = self.world
+        if what == "stop":
+            world.stop()
+        elif what == "start":
+            world.start()
+        elif what == "restart":  # faster than any look
+            world.restart()
+        elif what == "freeze":
+            world.freeze()
+            self.unseen |= {app.name for app in world.apps}
+            self.froze = True
+            world.run(seconds)
+            world.start()
+        elif what == "fail over":
+            new = world.members - 1 if world.mongods[0].primary else 0
+            world.stop(0 if new else world.members - 1)
+            world.start(new)
+            world.run(1)
+            world.elect(new)
+        else:
+            world.restart(world.members - 1)
+
+    @rule(what=st.sampled_from(["hang", "respawn", "w", "c", "stop", "start"]), which=WHICH)
+    def app(self, what: str, which: int) -> None:
+        """What the app and other people do."""
+        app = self._app(which)
+        if what == "start" and app.master is None:
+            app.start()
+            self.unseen.add(app.name)
+        elif what == "stop":
+            app.stop()
+        elif app.workers and what in {"hang", "respawn"}:
+            app.workers[0].hangs = True
+            if what == "respawn":
+                app.replace(app.workers[0])
+                self.unseen.add(app.name)
+        elif app.workers and not app.executing:
+            app.fifo.commands.append(Command(what))
+            self.foreign.add(app.name)
+            self.unseen.add(app.name)
+
+    @rule(what=st.sampled_from(["lost", Result.TRY_AGAIN, Result.REFUSED]), which=WHICH, times=st.integers(1, 30))
+    def fifo(self, what: str | Result, which: int, times: int) -> None:
+        app = self._app(which)
+        if isinstance(what, Result):
+            app.fifo.scripted += [what] * times
+        else:
+            app.lose = 1
+
+    @rule(scope=st.sampled_from(["sockets", "instance", "deployment main"]), which=WHICH, seconds=SECONDS)
+    def blind_for(self, scope: str, which: int, seconds: int) -> None:
+        name = self._app(which).name
+        blind = self.world.daemon.watch.blind
+        blind.add(f"instance {name}" if scope == "instance" else scope)
+        self.world.run(seconds)
+        blind.clear()
+
+    @rule(verb=st.sampled_from(Verb), which=WHICH, seconds=st.sampled_from([5, 60]))
+    def operator(self, verb: Verb, which: int, seconds: int) -> None:
+        self.world.ask(verb, self._app(which).name, seconds)
+
+    @rule(seconds=SECONDS)
+    def observe_for(self, seconds: int) -> None:
+        config = self.world.daemon.config
+        self.world.daemon.config = replace(config, mode=Mode.OBSERVE)
+        self.world.run(seconds)
+        self.world.daemon.config = config
+
+    @rule(effects=st.integers(0, 3))
+    def kill_the_daemon(self, effects: int) -> None:
+        """Kill it after so many effects of the next tick that has as many; what is saved stays."""
+        self.world.daemon.dies_after = effects
+        self.forgot_a_freeze |= self.froze
+        self.world.run(1)
+
+    def _app(self, which: int) -> App:
+        return self.world.apps[which % len(self.world.apps)]
+
+    # -- what must hold at every tick
+
+    def check(self, turn: Turn) -> None:
+        self._is_pure(turn)
+        assert turn.decision.wake_at is None or turn.decision.wake_at > turn.snapshot.at
+        self.foreign = {app.name for app in self.world.apps if app.name in self.foreign and app.busy}
+        for effect in turn.decision.effects:
+            if isinstance(effect, Tell):
+                self._alternates(effect)
+            elif isinstance(effect, Answer) and effect.reload:
+                self.operators.add(effect.reload.rsplit("-", 2)[0])
+        for effect in turn.performed:
+            if isinstance(effect, SendFifo):
+                self._may_be_sent(effect, turn)
+        self._within_budget(turn.snapshot.at)
+
+    def _is_pure(self, turn: Turn) -> None:
+        config = self.world.daemon.config
+        if turn.snapshot.at % 7 < 1:
+            assert detect(turn.snapshot, config) == turn.findings
+            assert decide(turn.before, turn.findings, turn.snapshot, config) == turn.decision
+
+    def _may_be_sent(self, effect: SendFifo, turn: Turn) -> None:
+        at, policy = turn.snapshot.at, self.world.daemon.config.policy
+        app = next(app for app in self.world.apps if app.name == effect.instance)
+        before, after = turn.before.instances.get(app.name), turn.decision.state.instances[app.name]
+        assert self.world.daemon.config.mode is Mode.ACT
+        assert turn.decision.state.paused is None
+        assert not self.world.daemon.watch.blind & {"sockets", f"instance {app.name}", "deployment main"}
+        assert app.server is not None
+        assert app.server.served_from + policy.linger_s <= at
+        if app.traits.curable and effect.command != RESTART and not self.forgot_a_freeze:
+            assert not app.forks_stranded
+        assert after.reload is not None
+        assert after.reload.id == effect.id, "saved before it is sent"
+        if before and before.reload and before.reload.complete_at is None:
+            assert before.reload.id == effect.id
+            assert before.reload.try_at is not None or after.reload.resent
+        self._never_twice(effect, app)
+        self._not_to_a_healing_app(app)
+
+    def _never_twice(self, effect: SendFifo, app: App) -> None:
+        earlier = [one for _, one in self.world.daemon.written if one.id == effect.id]
+        assert len(earlier) <= 1
+        for one in earlier:
+            assert one.workers <= {worker.id for worker in app.workers}, "sent once more though it had worked"
+        assert not app.busy or app.name in self.foreign, "two reloads in flight"
+
+    def _not_to_a_healing_app(self, app: App) -> None:
+        if app.traits.heals is Heals.NEVER or app.name in self.operators:
+            return
+        assert app.traits.heals is not Heals.SELF, "a driver that heals by itself has done so within linger"
+        assert self.world.daemon.config.policy.idle is Idle.RELOAD
+        assert app.server is not None
+        lived = [worker for worker in app.ready if worker.ready_at < app.server.served_from]
+        healed = [
+            worker for worker in lived for one in app.held(worker) if one.holders == {worker.id} and not one.closed_at
+        ]
+        assert not healed, "a sibling proved that this app heals"
+
+    def _within_budget(self, at: Mono) -> None:
+        states = self.world.daemon.state.instances
+        self.proven |= {one.last.id for one in states.values() if one.last and one.last.proven}
+        per_app: dict[str, dict[str, Mono]] = defaultdict(dict)
+        for when, effect in self.world.daemon.written:
+            per_app[effect.instance].setdefault(effect.id, when)
+        for first in per_app.values():
+            sent = {one for one, when in first.items() if when > at - BUDGET.per_s}
+            assert len(sent) <= BUDGET.total
+            assert len(sent - self.proven) <= BUDGET.unproven
+
+    def _alternates(self, tell: Tell) -> None:
+        """Every event that begins something is followed by the one that ends it."""
+        scope, name = str(tell.fields.get("scope")), str(tell.instance)
+        match tell.event:
+            case Event.BLIND:
+                assert scope not in self.blind
+                self.blind.add(scope)
+            case Event.SEEING_AGAIN:
+                self.blind.remove(scope)
+            case Event.INSTANCE_ABSENT:
+                assert name not in self.absent
+                self.absent.add(name)
+            case Event.INSTANCE_BACK:
+                self.absent.remove(name)
+            case Event.PAUSED:
+                self.paused = True
+            case Event.RESUMED:
+                assert self.paused
+                self.paused = False
+            case Event.LEFTOVERS_FOUND:
+                assert tell.incident
+                assert tell.incident not in self.leftovers_told
+                self.leftovers_told.add(tell.incident)
+            case Event.HEALED:
+                assert tell.incident
+            case _:
+                pass
+
+    # -- what must come in the end
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        world, daemon = self.world, self.world.daemon
+        daemon.watch.blind.clear()
+        daemon.config = replace(daemon.config, mode=Mode.ACT)
+        world.ask(Verb.RESUME)
+        for number in range(world.members):
+            world.start(number)
+        for app in world.apps:
+            app.fifo.scripted.clear()
+            app.lose = 0
+            world.traffic[app.name] = app.size
+            if app.master is None:
+                app.start()
+                self.unseen.add(app.name)
+            for worker in app.workers:
+                worker.hangs = False
+        until = world.clock.now + CURED_WITHIN_S
+        while world.clock.now < until and not all(self._is_at_rest(app) for app in world.apps):
+            world.run(20, every=2)
+        for app in world.apps:
+            assert self._is_at_rest(app), f"{app.name}: {daemon.state.instances[app.name]}"
+
+    def _is_at_rest(self, app: App) -> bool:
+        """Whether the app is cured, or what it needs is not allowed or not possible, or nobody could see it."""
+        state = self.world.daemon.state.instances.get(app.name)
+        if state is None or app.busy:
+            return False
+        stuck = [worker for worker in app.ready if worker.stranded]
+        if app.kind is Kind.HOPELESS and stuck:
+            return state.phase is Phase.GAVE_UP or app.name in self.unseen
+        if app.kind is Kind.MASTER_HELD and RESTART not in self.world.reloads and stuck:
+            return state.phase in {Phase.DUE, Phase.GAVE_UP, Phase.WATCHING, Phase.SETTLING, Phase.VERIFYING}
+        if app.name in self.unseen:
+            stuck = [worker for worker in stuck if any(one.closed_at for one in app.held(worker))]
+        return not stuck and state.phase in {
+            Phase.WATCHING,
+            Phase.VERIFYING,
+            *({Phase.SETTLING, Phase.GAVE_UP} if app.name in self.unseen else set()),
+        }
+
+
+Stories.TestCase.settings = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    print_blob=False,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestStories = pytest.mark.timeout(300)(Stories.TestCase)  # 3 s alone; beside six stories far more

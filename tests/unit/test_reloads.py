@@ -1,0 +1,724 @@
+from dataclasses import replace
+
+import pytest
+
+from tests.world.apps import Kind
+from tests.world.pieces import (
+    AT,
+    BACK,
+    FIFO,
+    MASTER,
+    config,
+    connection,
+    down,
+    exactly,
+    instance,
+    leftover,
+    member,
+    pid,
+    pids,
+    stranded,
+    well,
+    worker,
+)
+from tests.world.ticks import Ticks
+from tests.world.world import World, busy_app
+from watchdogd.config import Mode
+from watchdogd.model import (
+    CHAIN,
+    RESTART,
+    WORKERS,
+    Command,
+    Connection,
+    Event,
+    Incarnation,
+    Instance,
+    Phase,
+    Result,
+    SendFifo,
+    Verb,
+)
+
+SPAN = 10.0 + 2.0 + 30.0  # mercy, two check intervals, loading
+COOLDOWN = 60.0
+HALF_OPEN = 1800.0
+
+STUCK = instance(stranded(2), stranded(3))
+HELD = (leftover(2, 3), connection(1))  # what STUCK holds, and what makes a fork safe
+
+
+def new(*numbers: int, used: float | None = None, well: bool = False) -> Instance:
+    """Workers that were forked by a reload just after AT."""
+    reached = ["10.0.0.1"] if well else []
+    return instance(*(worker(number, ready=AT + 1, used=used, reached=reached) for number in numbers))
+
+
+def begun(ticks: Ticks | None = None) -> Ticks:
+    """A `w` was decided at AT."""
+    ticks = ticks or Ticks()
+    told = ticks.see(STUCK, *HELD)
+    assert told == [Event.LEFTOVERS_FOUND, Event.RELOAD_DUE]
+    assert ticks.phase() is Phase.RELOADING
+    return ticks
+
+
+def verifying(ticks: Ticks | None = None) -> Ticks:
+    """All processes are new; it is AT + 2."""
+    ticks = begun(ticks)
+    ticks.see(STUCK, *HELD)
+    assert ticks.see(new(4, 5)) == [Event.RELOADED]
+    assert ticks.phase() is Phase.VERIFYING
+    return ticks
+
+
+# ---- the whole story
+
+
+def test_a_stuck_app_is_reloaded_once_when_linger_is_over_and_every_event_is_told_once() -> None:
+    world = busy_app(Kind.PREFORK)
+    world.outage(10)
+    back = world.clock.now
+    world.run_until(lambda: bool(world.daemon.sent))
+    assert world.clock.now - back == pytest.approx(15, abs=1)
+    world.run(600)
+    assert world.apps[0].executed == [WORKERS]
+    assert world.works(world.apps[0])
+    assert world.events() == ["leftovers_found", "reload_due", "reload_sent", "reloaded", "recovered"]
+    assert len({tell.incident for tell in world.daemon.told}) == 1
+    assert world.last(Event.RECOVERED).fields["workers"] == 3
+
+
+@pytest.mark.parametrize("kind", [Kind.LAZY, Kind.THREADS_OFF, Kind.RESIDUE])
+def test_an_app_that_heals_is_left_alone(kind: Kind) -> None:
+    world = busy_app(kind)
+    world.outage(10)
+    world.run(600)
+    assert world.apps[0].executed == []
+    assert "reload_due" not in world.events()
+
+
+def test_a_restart_faster_than_any_look_is_no_other_story() -> None:
+    world = busy_app(Kind.PREFORK)
+    for one in world.apps[0].workers:
+        one.stranded = True  # a request met the moment
+    world.restart()
+    world.run(60)
+    assert world.apps[0].executed == [WORKERS]
+    assert world.phase() is Phase.WATCHING
+
+
+def test_after_the_first_daemon_is_killed_at_any_point_the_next_one_ends_the_story_with_the_same_single_reload() -> (
+    None
+):
+    for effects in range(3):
+        for later in range(13, 28, 2):  # from before it is due until it is proven
+            world = busy_app(Kind.PREFORK)
+            world.outage(10)
+            world.run(later)
+            world.daemon.dies_after = effects
+            world.run(90)
+            assert world.apps[0].executed == [WORKERS], (effects, later)
+            assert world.phase() is Phase.WATCHING
+
+
+# ---- the byte
+
+
+def test_the_effect_names_the_world_that_it_was_decided_on() -> None:
+    sent = begun().sent
+    assert sent == SendFifo("shop-1790001000-1", "shop", FIFO, WORKERS, MASTER, pids(2, 3), 33)
+
+
+def test_the_intent_is_in_the_memory_that_is_saved_before_the_byte() -> None:
+    reload = begun().shop.reload
+    assert reload
+    assert (reload.old, reload.sent_at, reload.deadline) == (pids(2, 3), None, AT + SPAN)
+    assert reload.cookies == {7}
+    assert reload.incarnations == {"10.0.0.1#2"}
+
+
+def test_that_it_was_sent_is_told_when_it_was() -> None:
+    ticks = begun()
+    assert ticks.see(STUCK, *HELD) == [Event.RELOAD_SENT]
+    assert ticks.tells[0].fields == {"workers": 2, "resent": False, "fifo": FIFO}
+    assert ticks.see(STUCK, *HELD) == []
+
+
+def test_a_fifo_that_is_being_made_anew_is_tried_again_for_5_s() -> None:
+    ticks = begun(Ticks(result=Result.TRY_AGAIN))
+    tries = 0
+    while ticks.phase() is Phase.RELOADING:
+        ticks.see(STUCK, *HELD, after=0.1)
+        tries += ticks.sent is not None
+    assert ticks.told == [Event.RELOAD_FAILED, Event.RELOAD_DUE, Event.RELOAD_HELD]
+    assert ticks.at == pytest.approx(AT + 5, abs=0.5)
+    assert 10 < tries < 20  # one in 0.25 s, and not one in every tick
+    assert not ticks.shop.doubt
+    assert [one.gate for one in ticks.outlook.blocked_by] == ["cooldown"]
+    ticks.see(STUCK, *HELD, after=COOLDOWN)
+    assert ticks.sent
+
+
+def test_when_a_later_try_arrives_the_reload_goes_on_as_usual() -> None:
+    ticks = begun(Ticks(result=Result.TRY_AGAIN))
+    ticks.see(STUCK, *HELD, after=0.01)
+    assert ticks.sent is None
+    assert ticks.decision
+    assert ticks.decision.wake_at == pytest.approx(AT + 0.26)
+    ticks.result = Result.WRITTEN
+    ticks.see(STUCK, *HELD)
+    assert ticks.sent
+    assert ticks.see(STUCK, *HELD) == [Event.RELOAD_SENT]
+    assert len(ticks.shop.spent) == 1
+
+
+@pytest.mark.parametrize("why", ["paused", "observed", "blind", "outage", "healed"])
+def test_between_two_tries_everything_is_asked_again(why: str) -> None:
+    ticks = begun(Ticks(result=Result.TRY_AGAIN))
+    if why == "observed":
+        ticks.config = replace(ticks.config, mode=Mode.OBSERVE)
+    one, members = (instance(well(2), well(3)), None) if why == "healed" else (STUCK, None)
+    ticks.see(STUCK, *HELD, after=0.01)
+    ticks.see(
+        one,
+        *HELD,
+        ask=Verb.PAUSE if why == "paused" else None,
+        blind="sockets" if why == "blind" else None,
+        members=[down()] if why == "outage" else members,
+    )
+    assert ticks.sent is None
+    assert ticks.shop.reload is None
+    assert (ticks.shop.spent, ticks.shop.doubt) == ((), False)
+    assert Event.RELOAD_FAILED not in ticks.told
+    assert Event.OVERTAKEN not in ticks.told
+
+
+def test_an_app_that_heals_before_the_byte_could_be_written_is_told_to_be_healed() -> None:
+    ticks = begun(Ticks(result=Result.TRY_AGAIN))
+    ticks.see(STUCK, *HELD, after=0.01)
+    assert ticks.see(instance(well(2), well(3)), *HELD) == [Event.HEALED]
+    assert ticks.phase() is Phase.WATCHING
+
+
+def test_what_changed_right_before_the_byte_is_as_if_nothing_had_been_decided() -> None:
+    ticks = begun(Ticks(result=Result.CHANGED))
+    respawned = instance(stranded(2), worker(4, ready=AT))
+    assert ticks.see(respawned, *HELD, after=0.01) == []
+    assert (ticks.phase(), ticks.shop.reload, ticks.shop.spent) == (Phase.DUE, None, ())
+    assert ticks.shop.last
+    assert ticks.shop.last.outcome == "changed"
+    ticks.see(respawned, *HELD, after=1)
+    assert ticks.sent
+    assert ticks.sent.workers == pids(2, 4)
+
+
+def test_what_changes_at_every_look_is_neither_a_hot_loop_nor_a_line_per_second() -> None:
+    ticks = begun(Ticks(result=Result.CHANGED))
+    sent = told = 0
+    for _ in range(100):
+        told += len(ticks.see(STUCK, *HELD, after=0.1))
+        sent += ticks.sent is not None
+    assert 5 < sent <= 10
+    assert told == 0
+
+
+def test_a_refused_byte_fails_the_reload_and_says_nothing_of_what_it_would_have_cured() -> None:
+    ticks = begun(Ticks(result=Result.REFUSED))
+    assert ticks.see(STUCK, *HELD) == [Event.RELOAD_FAILED, Event.RELOAD_DUE, Event.RELOAD_HELD]
+    assert ticks.tells[0].fields["reason"] == "as it is"
+    assert (ticks.shop.doubt, ticks.shop.escalate, ticks.shop.gave_up_at) == (False, False, None)
+    for _ in range(5):
+        ticks.see(STUCK, *HELD, after=COOLDOWN + 1)
+    assert [one.gate for one in ticks.outlook.blocked_by] == ["budget"]
+
+
+# ---- a byte that was lost
+
+
+def test_a_byte_that_was_lost_is_sent_once_more_at_the_deadline_and_never_a_third_time() -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD, after=SPAN - 1.1)
+    assert ticks.sent is None
+    ticks.see(STUCK, *HELD, after=0.2)
+    assert ticks.sent
+    assert ticks.sent.id.endswith("-1")
+    assert ticks.see(STUCK, *HELD) == [Event.RELOAD_SENT]
+    assert ticks.tells[0].fields["resent"] is True
+    assert len(ticks.shop.spent) == 1
+    assert ticks.see(STUCK, *HELD, after=SPAN) == [Event.RELOAD_FAILED, Event.GAVE_UP]
+    assert ticks.tells[0].fields["reason"] == "2 of 2 old workers are still there"
+    assert ticks.sent is None
+
+
+def test_after_a_crash_between_save_and_write_it_is_the_same() -> None:
+    ticks = begun(Ticks(result=None))
+    ticks.see(STUCK, *HELD, after=SPAN - 1)
+    assert ticks.sent is None
+    ticks.see(STUCK, *HELD)
+    assert ticks.sent
+
+
+def test_a_byte_of_which_nobody_knows_is_not_sent_again_where_it_had_its_effect() -> None:
+    ticks = begun(Ticks(result=None))
+    assert ticks.see(new(4, 5), after=5) == [Event.RELOADED]
+
+
+def test_what_is_sent_once_more_is_for_the_workers_that_are_there_now() -> None:
+    ticks = begun()
+    grown = instance(stranded(2), stranded(3), stranded(4))
+    ticks.see(grown, *HELD, after=SPAN + 1)
+    assert ticks.sent
+    assert ticks.sent.workers == pids(2, 3, 4)
+
+
+def test_one_old_worker_that_is_gone_shows_that_the_byte_was_not_lost() -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    partly = instance(stranded(2), worker(4, ready=AT))
+    ticks.see(partly, *HELD, after=5)
+    assert ticks.see(partly, *HELD, after=SPAN) == [Event.RELOAD_FAILED, Event.GAVE_UP]
+    assert ticks.tells[0].fields["reason"] == "1 of 2 old workers are still there"
+
+
+def test_an_app_that_healed_before_the_deadline_is_not_sent_a_second_byte() -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    assert ticks.see(instance(well(2), well(3)), *HELD, after=SPAN) == [Event.HEALED]
+    assert (ticks.phase(), len(ticks.shop.spent)) == (Phase.WATCHING, 1)
+
+
+def test_a_lost_byte_that_may_not_be_sent_again_now_is_not_given_up_for() -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD, ask=Verb.PAUSE)
+    assert ticks.see(STUCK, *HELD, after=SPAN) == [Event.RELOAD_FAILED, Event.RELOAD_DUE, Event.RELOAD_HELD]
+    assert "paused" in str(ticks.tells[0].fields["reason"])
+    assert ticks.sent is None
+    assert ticks.phase() is Phase.DUE
+    ticks.see(STUCK, *HELD, ask=Verb.RESUME)
+    ticks.see(STUCK, *HELD, after=COOLDOWN)
+    assert ticks.sent
+
+
+def test_a_change_at_the_second_byte_is_the_late_work_of_the_first() -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    ticks.result = Result.CHANGED
+    ticks.see(STUCK, *HELD, after=SPAN)
+    assert ticks.sent
+    ticks.see(instance(stranded(2)), *HELD)
+    assert ticks.phase() is Phase.RELOADING
+    assert ticks.see(new(4, 5)) == [Event.RELOADED]
+
+
+def test_a_second_byte_that_cannot_be_written_fails_the_reload() -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    ticks.result = Result.TRY_AGAIN
+    ticks.see(STUCK, *HELD, after=SPAN)
+    ticks.see(STUCK, *HELD, after=0.01)
+    assert ticks.see(STUCK, *HELD, ask=Verb.PAUSE)[-3:] == [
+        Event.RELOAD_FAILED,
+        Event.RELOAD_DUE,
+        Event.RELOAD_HELD,
+    ]
+
+
+# ---- the processes
+
+
+@pytest.mark.parametrize(
+    ("now", "connections"),
+    [
+        (instance(worker(4, ready=AT + 1), stranded(3)), ()),  # an old one is still there
+        (instance(worker(4, ready=AT + 1), worker(5, ready=None)), ()),  # one loads its app
+        (instance(), ()),  # all are gone, and none has come
+        (new(4, 5), (leftover(4, 5),)),  # they hold what the old ones held
+    ],
+)
+def test_a_reload_is_complete_only_with_as_many_ready_new_workers_that_hold_nothing_old(
+    now: Instance, connections: tuple[Connection, ...]
+) -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    assert ticks.see(now, *connections) == []
+    assert ticks.phase() is Phase.RELOADING
+
+
+def test_other_connections_of_the_new_workers_do_not_matter() -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    assert ticks.see(new(4, 5), leftover(4, 5, cookie=99), connection(4)) == [Event.RELOADED]
+
+
+def test_with_cheaper_fewer_come_back_and_3_s_without_news_are_all_of_them() -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    assert ticks.see(new(4)) == []
+    assert ticks.see(new(4), after=2.9) == []
+    assert ticks.see(new(4), after=0.2) == [Event.RELOADED]
+
+
+def test_what_cannot_be_seen_is_neither_complete_nor_failed() -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    assert ticks.see(new(4, 5), blind="sockets") == [Event.BLIND]
+    assert ticks.see(new(4, 5), blind="sockets", after=2 * SPAN) == []
+    assert ticks.phase() is Phase.RELOADING
+    assert ticks.see(new(4, 5)) == [Event.SEEING_AGAIN, Event.RELOADED]
+
+
+def test_before_anything_was_heard_of_mongodb_again_nothing_is_missed() -> None:
+    ticks = begun()
+    assert ticks.see(STUCK, *HELD, after=SPAN + 1, members=[]) == [Event.RELOAD_SENT]
+    ticks.see(STUCK, *HELD, after=SPAN + 1, members=[])
+    assert (ticks.phase(), ticks.sent) == (Phase.RELOADING, None)
+
+
+def test_each_worker_of_a_chain_has_the_whole_time_again() -> None:
+    ticks = Ticks()
+    workers = [stranded(2), stranded(3), well(4)]
+    ticks.see(instance(*workers), *HELD)
+    assert ticks.sent
+    assert ticks.sent.command == CHAIN
+    ticks.see(instance(*workers), *HELD)
+    for number in (2, 3, 4):
+        workers = [worker(10 + number, ready=AT + 1), *workers[:-1]]
+        ticks.see(instance(*workers), after=SPAN - 1)
+        assert ticks.phase() is (Phase.VERIFYING if number == 4 else Phase.RELOADING)
+
+
+def test_a_chain_that_stands_still_has_failed() -> None:
+    ticks = Ticks()
+    ticks.see(instance(stranded(2), well(3)), *HELD)
+    ticks.see(instance(worker(4, ready=AT), well(3)), *HELD)
+    assert ticks.see(instance(worker(4, ready=AT), well(3)), *HELD, after=SPAN)[:1] == [Event.RELOAD_FAILED]
+
+
+@pytest.mark.parametrize(
+    ("now", "connections", "reason"),
+    [
+        (new(4, 5), (leftover(1, 4, 5),), "the new workers hold the old connection too: they have it from the master"),
+        (instance(worker(4, ready=None)), (), "the new workers did not become ready"),
+    ],
+)
+def test_a_missed_deadline_has_its_reason(now: Instance, connections: tuple[Connection, ...], reason: str) -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    assert ticks.see(now, *connections, after=SPAN) == [Event.RELOAD_FAILED, Event.GAVE_UP]
+    assert ticks.tells[0].fields["reason"] == reason
+
+
+# ---- the proof
+
+
+def test_one_worker_that_is_used_and_connects_proves_recovery() -> None:
+    ticks = verifying()
+    one = instance(worker(4, ready=AT, used=AT + 3, reached=["10.0.0.1"]), worker(5, ready=AT))
+    assert ticks.see(one) == [Event.RECOVERED]
+    assert ticks.phase() is Phase.WATCHING
+    assert [spent.proven for spent in ticks.shop.spent] == [True]
+    assert ticks.shop.last
+    assert (ticks.shop.last.outcome, ticks.shop.last.proven) == ("recovered", True)
+    assert ticks.shop.incident is None
+    assert ticks.shop.retry_at == ticks.at + COOLDOWN
+
+
+def test_every_worker_that_is_used_must_have_connected() -> None:
+    ticks = verifying()
+    half = instance(worker(4, ready=AT, used=AT + 3, reached=["10.0.0.1"]), worker(5, ready=AT, used=AT + 3))
+    assert ticks.see(half) == []
+    assert ticks.see(new(4, 5, used=AT + 3, well=True)) == [Event.RECOVERED]
+
+
+def test_without_traffic_it_stays_unproven_for_ever() -> None:
+    ticks = verifying()
+    assert ticks.see(new(4, 5), after=86400) == []
+    assert ticks.phase() is Phase.VERIFYING
+    assert ticks.shop.last
+    assert (ticks.shop.last.outcome, ticks.shop.last.proven) == ("reloaded", False)
+    assert ticks.outlook.next_what == "a request to prove that it helped"
+
+
+def test_to_be_used_for_15_s_without_a_connection_is_a_failure() -> None:
+    ticks = verifying()
+    used = ticks.at + 1
+    assert ticks.see(new(4, 5, used=used)) == []
+    assert ticks.see(new(4, 5, used=used), after=14.9) == []
+    assert ticks.see(new(4, 5, used=used), after=0.2) == [Event.RELOAD_FAILED, Event.GAVE_UP]
+    assert ticks.tells[0].fields["reason"] == "2 new workers work for 15 s without a connection"
+
+
+def test_blindness_suspends_the_proof() -> None:
+    ticks = verifying()
+    used = ticks.at + 1
+    assert ticks.see(new(4, 5, used=used), after=60, blind="deployment main") == [Event.BLIND]
+    assert ticks.phase() is Phase.VERIFYING
+
+
+def test_with_several_deployments_recovery_is_of_those_that_were_concerned() -> None:
+    both = ("main", "other")
+    members = [member(), member("10.0.1.1", "other")]
+    of_other = (leftover(2, 3, host="10.0.1.1"), connection(1, host="10.0.1.1"))
+
+    def workers(*numbers: int, ready: float, reached: list[str]) -> Instance:
+        return instance(*(worker(n, used=BACK + 1, ready=ready, reached=reached) for n in numbers), deployments=both)
+
+    ticks = Ticks(config(deployments=both))
+    ticks.see(workers(2, 3, ready=0, reached=["10.0.0.1"]), *of_other, members=members)
+    assert ticks.sent
+    ticks.see(workers(4, 5, ready=AT, reached=["10.0.0.1"]), members=members)
+    assert ticks.phase() is Phase.VERIFYING
+    assert ticks.see(workers(4, 5, ready=AT, reached=["10.0.0.1"]), members=members, after=60) == []
+    assert ticks.phase() is Phase.VERIFYING, "neither proven nor failed: the other deployment may not be needed"
+    healed = workers(4, 5, ready=AT, reached=["10.0.1.1"])
+    assert ticks.see(healed, members=members) == [Event.RECOVERED]
+
+
+def test_after_a_proven_reload_comes_a_cooldown() -> None:
+    ticks = verifying()
+    ticks.see(new(4, 5, used=AT + 3, well=True))
+    again = instance(stranded(4), stranded(5))
+    held = (leftover(4, 5, cookie=9), connection(1))
+    assert ticks.see(again, *held) == [Event.LEFTOVERS_FOUND, Event.RELOAD_DUE, Event.RELOAD_HELD]
+    assert [(one.gate, one.until) for one in ticks.outlook.blocked_by] == [("cooldown", AT + 3 + COOLDOWN)]
+    ticks.see(again, *held, after=COOLDOWN)
+    assert ticks.sent
+
+
+# ---- overtaken, replaced
+
+
+@pytest.mark.parametrize("how", ["outage", "restart"])
+def test_a_new_outage_overtakes_a_reload_and_nothing_is_sent_before_its_deadline(how: str) -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    sent_at = ticks.at - 1
+    again = Incarnation("10.0.0.1#3")
+    back = member(incarnation=again, serving_since=exactly(AT + 3), born=exactly(AT + 3))
+    assert ticks.see(STUCK, *HELD, members=[down()] if how == "outage" else [back]) == [Event.OVERTAKEN]
+    assert ticks.phase() is (Phase.OUTAGE if how == "outage" else Phase.SETTLING)
+    held = (leftover(2, 3), connection(1, since=exactly(AT + 8), last_data=exactly(AT + 20)))
+    ticks.see(STUCK, *held, after=20, members=[back])
+    assert ticks.phase() is Phase.DUE
+    assert [(one.gate, one.until) for one in ticks.outlook.blocked_by] == [("cooldown", sent_at + SPAN)]
+    ticks.see(STUCK, *held, after=SPAN, members=[back])
+    assert ticks.sent
+
+
+def test_what_an_overtaken_reload_forked_is_in_doubt_until_it_shows_itself() -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    ticks.see(instance(worker(4, ready=None), worker(5, ready=None)), members=[down()])
+    back = [member(incarnation=Incarnation("#3"), serving_since=exactly(AT + 5))]
+    assert ticks.see(new(4, 5), after=3, members=back) == []
+    assert ticks.see(new(4, 5), after=60, members=back) == []
+    assert ticks.phase() is Phase.SETTLING, "no leftover, and nothing was seen that would be health"
+    assert ticks.outlook.next_what == "a request to show whether the last reload helped"
+    used = ticks.at
+    assert ticks.see(new(4, 5, used=used), after=14, members=back) == []
+    assert ticks.see(new(4, 5, used=used), after=2, members=back) == [Event.RELOAD_DUE]
+    assert ticks.tells[0].fields["why"] == "2 workers of the last reload work without a connection to MongoDB"
+    assert ticks.sent
+    assert ticks.sent.command == WORKERS
+
+
+def test_a_doubt_ends_when_the_app_is_seen_to_be_well() -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    ticks.see(new(4, 5), members=[down()])
+    assert ticks.see(new(4, 5), after=60) == []
+    assert ticks.see(new(4, 5, used=ticks.at, well=True)) == [Event.HEALED]
+    assert not ticks.shop.doubt
+
+
+def test_an_outage_before_the_proof_overtakes_it_too() -> None:
+    ticks = verifying()
+    assert ticks.see(new(4, 5), members=[down()]) == [Event.OVERTAKEN]
+    assert (ticks.phase(), ticks.shop.retry_at) == (Phase.OUTAGE, ticks.at)
+
+
+def test_a_secondary_that_fails_overtakes_nothing() -> None:
+    ticks = verifying()
+    assert ticks.see(new(4, 5), members=[member(), down("10.0.0.2")]) == []
+    assert ticks.phase() is Phase.VERIFYING
+
+
+@pytest.mark.parametrize(("now", "told"), [(pid(9), []), (None, [Event.INSTANCE_ABSENT])])
+def test_another_master_ends_a_reload_without_a_word_about_it(now: object, told: list[Event]) -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    gone = instance(worker(12, ready=AT), master=now) if now else instance(master=None)
+    assert ticks.see(gone) == told
+    assert (ticks.shop.reload, ticks.shop.doubt, ticks.sent) == (None, False, None)
+    assert ticks.shop.last
+    assert ticks.shop.last.outcome == "replaced"
+
+
+def test_a_restart_executes_the_same_master_anew_and_is_followed_through_it() -> None:
+    ticks = Ticks(config([WORKERS, RESTART]))
+    ticks.see(STUCK, leftover(1, 2, 3))
+    assert ticks.sent
+    assert ticks.sent.command == RESTART
+    ticks.see(STUCK, leftover(1, 2, 3))
+    assert ticks.see(instance(fifo_problem="closed")) == []
+    assert ticks.see(new(4, 5)) == [Event.RELOADED]
+
+
+# ---- what comes of a failure
+
+
+def failed(allowed: tuple[Command, ...] = (WORKERS, CHAIN)) -> Ticks:
+    """A `w` was proven not to help; the workers go on working without a connection, and hold nothing."""
+    ticks = verifying(Ticks(config(allowed)))
+    ticks.see(new(4, 5, used=ticks.at), after=15)
+    assert Event.RELOAD_FAILED in ticks.told
+    return ticks
+
+
+def test_where_a_restart_is_allowed_it_is_next_once_for_each_incarnation() -> None:
+    ticks = failed((WORKERS, RESTART))
+    assert ticks.told == [Event.RELOAD_FAILED, Event.RELOAD_DUE, Event.RELOAD_HELD]
+    assert ticks.tells[1].fields["why"] == "the last reload did not help"
+    stuck = new(4, 5, used=ticks.at)
+    ticks.see(stuck, after=COOLDOWN)
+    assert ticks.sent
+    assert ticks.sent.command == RESTART
+    ticks.see(stuck)
+    ticks.see(new(6, 7))
+    assert ticks.phase() is Phase.VERIFYING
+    assert ticks.see(new(6, 7, used=ticks.at), after=15) == [Event.RELOAD_FAILED, Event.GAVE_UP]
+    ticks.see(new(6, 7, used=AT), after=COOLDOWN * 2)
+    assert ticks.phase() is Phase.GAVE_UP
+    assert ticks.sent is None
+
+
+def test_an_app_that_heals_before_its_restart_is_spared_it() -> None:
+    ticks = failed((WORKERS, RESTART))
+    assert ticks.see(new(4, 5, used=AT + 3, well=True)) == [Event.HEALED]
+    assert not ticks.shop.escalate
+    ticks.see(new(4, 5, used=AT + 3, well=True), after=COOLDOWN)
+    assert ticks.sent is None
+
+
+def test_a_restart_that_was_due_is_not_sent_to_another_master() -> None:
+    ticks = failed((WORKERS, RESTART))
+    fresh = instance(worker(12, ready=AT), master=pid(9))
+    ticks.see(fresh, after=COOLDOWN)
+    assert (ticks.phase(), ticks.sent) == (Phase.WATCHING, None)
+
+
+def test_a_restart_that_was_refused_is_still_the_next_one() -> None:
+    ticks = failed((WORKERS, RESTART))
+    ticks.result = Result.REFUSED
+    stuck = new(4, 5, used=AT)
+    ticks.see(stuck, after=COOLDOWN)
+    ticks.see(stuck)
+    ticks.see(stuck, after=COOLDOWN)
+    assert ticks.sent
+    assert ticks.sent.command == RESTART
+
+
+def test_where_it_is_not_allowed_nothing_more_is_done_until_half_open() -> None:
+    ticks = failed()
+    assert ticks.phase() is Phase.GAVE_UP
+    stuck = new(4, 5, used=AT)
+    assert ticks.see(stuck, after=HALF_OPEN - 1) == []
+    assert ticks.outlook.next_at == ticks.at + 1
+    assert ticks.see(stuck) == [Event.RELOAD_DUE]
+    assert ticks.sent
+    assert ticks.sent.command == WORKERS
+
+
+def test_half_open_has_nothing_to_try_while_nobody_uses_the_app() -> None:
+    ticks = failed()
+    ticks.see(new(6, 7), after=2 * HALF_OPEN)
+    assert (ticks.phase(), ticks.told, ticks.sent) == (Phase.GAVE_UP, [], None)
+
+
+def test_what_was_given_up_ends_with_recovery() -> None:
+    ticks = failed()
+    assert ticks.see(new(4, 5, used=AT + 3, well=True)) == [Event.HEALED]
+    assert (ticks.phase(), ticks.shop.tried, ticks.shop.doubt) == (Phase.WATCHING, frozenset(), False)
+
+
+def test_what_was_given_up_has_a_new_chance_with_a_new_incarnation() -> None:
+    ticks = failed()
+    assert ticks.see(new(4, 5, used=AT), members=[down()]) == []
+    assert ticks.phase() is Phase.GAVE_UP
+    back = [member(incarnation=Incarnation("#3"), serving_since=exactly(ticks.at))]
+    assert ticks.see(new(4, 5, used=AT), members=back) == []
+    assert ticks.phase() is Phase.SETTLING
+    assert ticks.see(new(4, 5, used=AT), members=back, after=15) == [Event.RELOAD_DUE, Event.RELOAD_HELD]
+
+
+def test_what_was_given_up_is_forgotten_with_its_master() -> None:
+    ticks = failed()
+    assert ticks.see(instance(worker(12, ready=AT), master=pid(9))) == []
+    assert ticks.phase() is Phase.WATCHING
+    assert ticks.shop.incident is None
+
+
+def test_what_the_master_holds_too_is_held_with_the_sentence_that_would_mend_it() -> None:
+    ticks = Ticks()
+    told = ticks.see(STUCK, leftover(1, 2, 3), connection(1))
+    assert told == [Event.LEFTOVERS_FOUND, Event.RELOAD_DUE, Event.RELOAD_HELD]
+    held = ticks.tells[2]
+    assert held.blocked_by == "not_allowed"
+    assert "add `restart` to `reloads` of shop" in str(held.fields["reason"])
+
+
+@pytest.mark.parametrize("allowed", [(WORKERS,), (WORKERS, RESTART)])
+def test_a_master_whose_monitor_does_not_run_gets_a_restart_or_is_given_up(allowed: tuple[Command, ...]) -> None:
+    ticks = Ticks(config(allowed))
+    told = ticks.see(STUCK, leftover(2, 3))
+    assert told == [Event.LEFTOVERS_FOUND, Event.RELOAD_DUE, Event.RELOAD_HELD]
+    assert ticks.tells[2].blocked_by == "fork_unsafe"
+    assert ticks.decision
+    assert ticks.decision.wake_at == BACK + 120
+    told = ticks.see(STUCK, leftover(2, 3), after=20)
+    if RESTART in allowed:
+        assert ticks.sent
+        assert ticks.sent.command == RESTART
+    else:
+        assert told == [Event.GAVE_UP]
+        assert "add `restart` to `reloads`, or give uWSGI `enable-threads` and `lazy-apps`" in str(
+            ticks.tells[0].fields["reason"]
+        )
+
+
+def test_an_app_that_no_reload_cures_costs_one_reload_for_each_half_open() -> None:
+    world = busy_app(Kind.HOPELESS)
+    world.outage(10)
+    world.run(4 * HALF_OPEN + 300, every=20)
+    assert world.apps[0].executed == [WORKERS] * 5
+    assert world.phase(Kind.HOPELESS) is Phase.GAVE_UP
+
+
+# ---- in company
+
+
+def test_no_more_instances_reload_at_once_than_allowed() -> None:
+    world = World(kinds=(Kind.PREFORK, Kind.HOPELESS))
+    world.change(max_parallel=1)
+    world.traffic = dict.fromkeys(world.traffic, 3)
+    world.run(5)
+    world.outage(10)
+    world.run_until(lambda: len(world.daemon.sent) == 1)
+    assert [tell.blocked_by for tell in world.daemon.told if tell.event is Event.RELOAD_HELD] == ["parallel"]
+    world.run(60)
+    assert {effect.instance for effect in world.daemon.sent} == {"prefork", "hopeless"}
+
+
+def test_reloads_by_others_cost_nothing_and_begin_linger_anew() -> None:
+    world = busy_app(Kind.MASTER_HELD, reloads=frozenset({WORKERS, RESTART}))
+    world.outage(10)
+    world.run(12)
+    world.apps[0].fifo.commands.append(WORKERS)
+    world.run(14)
+    assert world.daemon.sent == []
+    assert world.daemon.state.instances["master_held"].spent == ()
+    world.run(60)
+    assert world.apps[0].executed == [WORKERS, RESTART]
+    assert world.works(world.apps[0])

@@ -1,0 +1,471 @@
+import dataclasses
+import fcntl
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rig.processes import wait_for
+from tests.world.values import values
+from watchdogd.model import (
+    CHAIN,
+    WORKERS,
+    AlreadyRunning,
+    Blind,
+    Connection,
+    Endpoint,
+    Incarnation,
+    Incident,
+    InstanceState,
+    Interval,
+    LastReload,
+    Pause,
+    Phase,
+    ProcessId,
+    Reload,
+    Spent,
+    State,
+    Tcp,
+)
+from watchdogd.store import CodecError, Loaded, Store, StoreError, decode, encode, shift
+
+ROOT = Path(__file__).resolve().parents[2]
+VALIDATOR = jsonschema.Draft202012Validator(json.loads((ROOT / "tests/schema/state.schema.json").read_text()))
+BOOT, OTHER_BOOT = "boot-1", "boot-2"
+NOW, WALL = 5000.0, 1795341600.0
+MASTER, WORKER = ProcessId(100, 7), ProcessId(101, 8)
+
+RELOAD = Reload(
+    id="shop-1",
+    command=WORKERS,
+    master=MASTER,
+    old=frozenset({WORKER}),
+    cookies=frozenset({2**64 + 5}),
+    incarnations=frozenset({Incarnation("65f1")}),
+    asked_at=4990.0,
+    progress_at=4991.0,
+    deadline=5060.0,
+    left=1,
+    sent_at=4990.5,
+)
+SHOP = InstanceState(
+    phase=Phase.RELOADING,
+    reload=RELOAD,
+    spent=(Spent(4000.0, proven=True), Spent(4990.0)),
+    tried=frozenset({Incarnation("65f0")}),
+    retry_at=5100.0,
+    incident=Incident("shop-i1", since=4900.0, leftovers_told=True),
+    last=LastReload("shop-1", WORKERS, 4990.0, WALL - 10, "reloading"),
+    held=("budget",),
+)
+STATE = State({"shop": SHOP}, Pause(6000.0, "release"), frozenset({Blind("sockets", "no right")}), serial=3)
+DEAD = Connection(
+    cookie=12,
+    inode=34,
+    local=Endpoint("::1", 50000),
+    remote=Endpoint("127.0.0.1", 27017),
+    tcp=Tcp.CLOSE_WAIT,
+    since=Interval.ever_until(4000.0),
+    last_data=Interval(3000.0, 3001.0),
+    closed=Interval(3900.0, math.inf),
+    rqueue=1,
+    holders=frozenset({MASTER, WORKER}),
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[Store]:
+    with closing(Store(folder, BOOT)) as one:
+        yield one
+
+
+def loaded(folder: Path, boot: str = BOOT, now: float = NOW, wall: float = WALL) -> Loaded:
+    """What the next daemon finds."""
+    with closing(Store(folder, boot)) as one:
+        return one.load(now, wall)
+
+
+def save(folder: Path, state: State = STATE, observed: tuple[Connection, ...] = (DEAD,)) -> None:
+    with closing(Store(folder, BOOT)) as one:
+        one.save(state, observed, NOW, WALL)
+
+
+# -------------------------------------------------------------------------------------------- what comes back
+
+
+def test_without_a_saved_state_everything_is_new(folder: Path) -> None:
+    assert loaded(folder) == Loaded(State(), (), None)
+
+
+def test_what_was_saved_comes_back(folder: Path) -> None:
+    save(folder)
+    assert loaded(folder, now=NOW + 100, wall=WALL + 100) == Loaded(STATE, (DEAD,), None)
+
+
+@given(values(State), st.lists(values(Connection), max_size=3))
+def test_every_state_comes_back_as_it_was_and_fits_the_schema(state: State, observed: list[Connection]) -> None:
+    text = json.dumps({"state": encode(state), "observed": encode(tuple(observed))}, allow_nan=False)
+    document = json.loads(text)
+    assert decode(State, document["state"], "state") == state
+    assert decode(tuple[Connection, ...], document["observed"], "observed") == tuple(observed)
+    saved = {"monotonic": 1.0, "wall": 2.0}
+    VALIDATOR.validate({"version": 1, "boot_id": BOOT, "saved": saved, **document})
+
+
+def test_the_file_fits_the_schema(folder: Path) -> None:
+    save(folder)
+    VALIDATOR.validate(json.loads((folder / "state.json").read_text()))
+
+
+def test_a_state_from_before_a_field_existed_takes_its_default(folder: Path) -> None:
+    save(folder)
+    document = json.loads((folder / "state.json").read_text())
+    del document["state"]["instances"]["shop"]["held"]
+    (folder / "state.json").write_text(json.dumps(document))
+    assert loaded(folder).state.instances["shop"] == dataclasses.replace(SHOP, held=())
+
+
+# ------------------------------------------------------------------------------------------------ another boot
+
+
+def test_on_another_boot_every_time_is_as_long_ago_as_before(folder: Path) -> None:
+    save(folder)
+    found = loaded(folder, OTHER_BOOT, now=30.0, wall=WALL + 600)
+    moved = 30.0 - (NOW + 600)
+    shop = found.state.instances["shop"]
+    assert shop.spent == (Spent(4000.0 + moved, proven=True), Spent(4990.0 + moved))
+    assert shop.retry_at == 5100.0 + moved
+    assert shop.incident == Incident("shop-i1", 4900.0 + moved, leftovers_told=True)
+    assert found.state.paused == Pause(6000.0 + moved, "release")  # 400 s of it are left
+    assert found.problem is None
+
+
+def test_on_another_boot_a_reload_is_replaced_and_no_connection_is_known(folder: Path) -> None:
+    save(folder)
+    found = loaded(folder, OTHER_BOOT, now=30.0, wall=WALL + 600)
+    shop = found.state.instances["shop"]
+    assert found.observed == ()
+    assert shop.reload is None
+    assert shop.phase is Phase.WATCHING
+    assert shop.last is not None
+    assert (shop.last.id, shop.last.outcome, shop.last.wall) == ("shop-1", "replaced", WALL - 10)
+
+
+def test_on_another_boot_an_earlier_reload_keeps_its_outcome(folder: Path) -> None:
+    quiet = dataclasses.replace(
+        SHOP,
+        phase=Phase.GAVE_UP,
+        reload=None,
+        gave_up_at=4000.0,
+        last=LastReload("shop-0", CHAIN, 3900.0, WALL, "failed"),
+    )
+    save(folder, State({"shop": quiet}))
+    shop = loaded(folder, OTHER_BOOT, now=30.0, wall=WALL).state.instances["shop"]
+    assert (shop.phase, shop.gave_up_at) == (Phase.GAVE_UP, 4000.0 + 30.0 - NOW)
+    assert shop.last is not None
+    assert shop.last.outcome == "failed"
+
+
+def test_a_clock_that_is_behind_after_a_boot_makes_no_time_pass(folder: Path) -> None:
+    save(folder)
+    found = loaded(folder, OTHER_BOOT, now=30.0, wall=0.0)
+    assert found.state.instances["shop"].retry_at == 5100.0 - NOW + 30.0
+
+
+def test_a_monotonic_clock_that_went_back_is_another_boot_whatever_its_id(folder: Path) -> None:
+    save(folder)
+    assert loaded(folder, BOOT, now=30.0, wall=WALL + 600).state.instances["shop"].reload is None
+
+
+@given(values(State), st.floats(-1e6, 1e6))
+def test_a_shift_moves_the_times_and_nothing_else(state: State, seconds: float) -> None:
+    moved = shift(state, seconds)
+    assert moved.serial == state.serial
+    assert moved.instances.keys() == state.instances.keys()
+    for name, before in state.instances.items():
+        after = moved.instances[name]
+        assert after.retry_at == (None if before.retry_at is None else before.retry_at + seconds)
+        if before.last and after.last:
+            assert (after.last.wall, after.last.at) == (before.last.wall, before.last.at + seconds)
+        if before.reload and after.reload:
+            assert after.reload.deadline == before.reload.deadline + seconds
+            assert after.reload.left == before.reload.left
+    assert shift(state, 0) == state
+
+
+# -------------------------------------------------------------------------------------- when it is written, and how
+
+
+def test_only_a_change_is_written(folder: Path, store: Store) -> None:
+    store.save(STATE, (DEAD,), NOW, WALL)
+    before = (folder / "state.json").stat().st_ino, (folder / "state.json").stat().st_mtime_ns
+    store.save(STATE, [DEAD], NOW + 10, WALL + 10)
+    assert ((folder / "state.json").stat().st_ino, (folder / "state.json").stat().st_mtime_ns) == before
+    store.save(STATE, [], NOW + 10, WALL + 10)
+    assert json.loads((folder / "state.json").read_text())["observed"] == []
+
+
+def test_a_wall_clock_that_was_set_is_a_change(folder: Path, store: Store) -> None:
+    store.save(STATE, (), NOW, 0.0)  # a machine that booted without a clock
+    store.save(STATE, (), NOW + 10, WALL)
+    assert json.loads((folder / "state.json").read_text())["saved"] == {"monotonic": NOW + 10, "wall": WALL}
+
+
+def test_no_other_file_stays(folder: Path, store: Store) -> None:
+    store.save(STATE, (), NOW, WALL)
+    assert sorted(path.name for path in folder.iterdir()) == ["lock", "state.json"]
+
+
+def test_a_daemon_killed_at_any_moment_of_a_save_leaves_a_whole_state(folder: Path) -> None:
+    saving = """
+import sys
+from pathlib import Path
+from watchdogd.model import InstanceState, State
+from watchdogd.store import Store
+store = Store(Path(sys.argv[1]), "boot-1")
+for number in range(10**9):
+    store.save(State({f"app{i}": InstanceState() for i in range(200)}, serial=number), (), 1.0, 2.0)
+"""
+    serials: list[int] = [-1]
+    for _ in range(8):
+        with subprocess.Popen([sys.executable, "-c", saving, str(folder)], cwd=ROOT) as process:
+            try:
+                wait_for(lambda: serial_in(folder) not in {-1, serials[-1]}, "a save", within=30)
+            finally:
+                process.send_signal(signal.SIGKILL)
+        found = loaded(folder)
+        assert found.problem is None
+        assert len(found.state.instances) == 200
+        serials.append(found.state.serial)
+
+
+def serial_in(folder: Path) -> int:
+    """The serial that stands in the file now; -1 while there is none."""
+    path = folder / "state.json"
+    return int(json.loads(path.read_bytes())["state"]["serial"]) if path.exists() else -1
+
+
+def test_a_save_that_fails_says_so_and_keeps_what_was_saved(folder: Path) -> None:
+    save(folder)
+    on_a_full_disk = """
+import resource, sys
+from pathlib import Path
+from watchdogd.model import State
+from watchdogd.store import Store, StoreError
+store = Store(Path(sys.argv[1]), "boot-1")
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+try:
+    store.save(State(serial=4), (), 1.0, 2.0)
+except StoreError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", on_a_full_disk, str(folder)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert re.search(r"state\.json: File too large .*`state_dir` must be .* room", said)
+    assert loaded(folder).state == STATE
+
+
+def test_after_a_failed_save_the_same_state_is_written_again(folder: Path, store: Store) -> None:
+    (folder / "state.json.new").mkdir()
+    with pytest.raises(StoreError):
+        store.save(STATE, (), NOW, WALL)
+    (folder / "state.json.new").rmdir()
+    store.save(STATE, (), NOW, WALL)
+    assert serial_in(folder) == 3
+
+
+# ------------------------------------------------------------------------------------- a state that cannot be read
+
+DAMAGED: list[bytes] = [
+    b"",
+    b"\0" * 4096,
+    b"{",
+    b"[]",
+    b"null",
+    b'{"version": "1"}',
+    b'{"version": 1}',
+    b'{"version": 1, "boot_id": "boot-1", "saved": {}, "state": {}, "observed": []}',
+    b'{"version": 1, "boot_id": "boot-1", "saved": {"monotonic": 1, "wall": NaN}, "state": {}, "observed": []}',
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_state_is_kept_aside_and_is_a_problem_until_it_is_moved_away(folder: Path, content: bytes) -> None:
+    folder.mkdir()
+    (folder / "state.json").write_bytes(content)
+    found = loaded(folder)
+    aside = folder / f"state.json.corrupt-{WALL:.0f}"
+    assert (found.state, found.observed) == (State(), ())
+    assert found.problem is not None
+    assert str(aside) in found.problem
+    assert "move it out of the folder" in found.problem
+    assert aside.read_bytes() == content
+    save(folder)  # the daemon goes on, and is started anew
+    with closing(Store(folder, BOOT)) as store:
+        again = store.load(NOW, WALL)
+        assert again.state == STATE
+        assert again.problem is not None
+        assert str(aside) in again.problem
+        aside.rename(folder.parent / "looked-at")
+        assert store.problem() is None
+    assert loaded(folder) == Loaded(STATE, (DEAD,), None)
+
+
+def test_a_daemon_that_ends_before_its_first_save_leaves_the_problem_to_the_next_one(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "state.json").write_text("{")
+    assert None not in [loaded(folder, wall=WALL + later).problem for later in range(3)]
+    assert len(list(folder.glob("state.json.corrupt-*"))) == 1
+
+
+def test_a_state_of_another_version_is_kept_aside_with_both_versions_named(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "state.json").write_text('{"version": 7, "anything": true}')
+    problem = loaded(folder).problem
+    assert problem is not None
+    assert "version 7" in problem
+    assert "version 1" in problem
+    assert (folder / "state.json.unknown-7").read_text() == '{"version": 7, "anything": true}'
+
+
+def test_what_is_kept_aside_is_never_overwritten(folder: Path) -> None:
+    folder.mkdir()
+    for number in range(3):
+        (folder / "state.json").write_text(json.dumps({"version": 7, "number": number}))
+        loaded(folder)
+    kept = sorted(folder.glob("state.json.unknown-7*"))
+    assert len(kept) == 3
+    assert {json.loads(path.read_text())["number"] for path in kept} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        (("serial",), "3", "state.serial: expected int, found '3'"),
+        (("serial",), True, "state.serial: expected int"),
+        (("instances",), [], "state.instances: expected dict"),
+        (("instances", "shop", "phase"), "sleeping", "state.instances.shop.phase: expected one of reloading"),
+        (("instances", "shop", "surprise"), 1, "expected none of surprise"),
+        (("instances", "shop", "retry_at"), "soon", "state.instances.shop.retry_at: expected a number"),
+        (
+            ("instances", "shop", "reload", "master"),
+            [1],
+            "state.instances.shop.reload.master: expected 2 values",
+        ),
+        (
+            ("instances", "shop", "reload", "old"),
+            [[1, None]],
+            "old[0].start_ticks: expected int, found 'None'",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_place(folder: Path, where: tuple[str, ...], value: object, said: str) -> None:
+    save(folder)
+    document = json.loads((folder / "state.json").read_text())
+    *parents, last = where
+    place = document["state"]
+    for name in parents:
+        place = place[name]
+    place[last] = value
+    (folder / "state.json").write_text(json.dumps(document))
+    problem = loaded(folder).problem
+    assert problem is not None
+    assert said in problem
+
+
+def test_a_missing_value_is_named(folder: Path) -> None:
+    save(folder)
+    document = json.loads((folder / "state.json").read_text())
+    del document["state"]["instances"]["shop"]["reload"]["deadline"]
+    (folder / "state.json").write_text(json.dumps(document))
+    assert "state.instances.shop.reload: expected deadline in it" in str(loaded(folder).problem)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["instances", "shop"]), inner),
+)
+
+
+@given(JSON)
+def test_nothing_but_a_codec_error_comes_of_any_json(data: object) -> None:
+    for kind in (State, tuple[Connection, ...]):
+        try:
+            decode(kind, data, "state")
+        except CodecError as error:
+            assert str(error).startswith("state")  # noqa: PT017 - it may also be decoded
+
+
+@given(st.binary(max_size=200))
+def test_no_content_of_the_file_raises(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "state.json").write_bytes(content)
+    assert loaded(folder).problem is not None
+
+
+# --------------------------------------------------------------------------------------------------- the folder
+
+
+def test_a_second_daemon_on_the_same_folder_is_refused_with_the_pid_of_the_first(folder: Path, store: Store) -> None:
+    store.save(STATE, (), NOW, WALL)
+    with pytest.raises(AlreadyRunning, match=f"pid {os.getpid()}.*{folder}"):
+        Store(folder, BOOT)
+
+
+def test_the_lock_ends_with_its_process(folder: Path) -> None:
+    killed = "import os, sys; from pathlib import Path; from watchdogd.store import Store\n"
+    killed += "Store(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", killed, str(folder)], cwd=ROOT, check=False, timeout=60)
+    assert loaded(folder) == Loaded()
+
+
+def test_the_lock_is_not_handed_to_what_we_start(folder: Path, store: Store) -> None:
+    assert fcntl.fcntl(store._lock, fcntl.F_GETFD) & fcntl.FD_CLOEXEC  # noqa: SLF001
+    assert (folder / "lock").read_text() == str(os.getpid())
+
+
+def test_the_boot_id_is_the_machines_own(folder: Path) -> None:
+    with closing(Store(folder)) as one:
+        one.save(State(), (), NOW, WALL)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert json.loads((folder / "state.json").read_text())["boot_id"] == boot
+
+
+def test_a_folder_whose_parent_is_missing_is_named_with_the_mend(folder: Path) -> None:
+    with pytest.raises(StoreError, match=rf"{folder}.*No such file.*`state_dir` must be a folder"):
+        Store(folder / "deeper", BOOT)
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(folder: Path) -> None:
+    folder.write_text("precious")
+    with pytest.raises(StoreError, match=str(folder)):
+        Store(folder, BOOT)
+    assert folder.read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_folder_of_somebody_else_is_named_with_our_user(folder: Path) -> None:
+    folder.mkdir()
+    os.seteuid(65534)
+    try:
+        with pytest.raises(StoreError, match=r"Permission denied \(uid 65534\)"):
+            Store(folder, BOOT)
+    finally:
+        os.seteuid(0)

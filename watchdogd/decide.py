@@ -1,0 +1,281 @@
+"""The tick: memory and everything that is known in; new memory, effects and the outlook of every instance out.
+
+Pure like policy.py, whose essay explains it: no I/O, no clock, no logging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from watchdogd import reloads
+from watchdogd.config import Config, InstanceConfig, found_instance
+from watchdogd.model import (
+    RESTART,
+    Answer,
+    Blind,
+    Blocked,
+    Command,
+    Decision,
+    Effect,
+    Event,
+    Finding,
+    Instance,
+    InstanceState,
+    Mono,
+    Outlook,
+    Pause,
+    Phase,
+    Request,
+    Snapshot,
+    State,
+    Tell,
+    Verb,
+)
+from watchdogd.policy import FORK_UNSAFE_FOR_S, USED_UNPROVEN_S, Case, blocked_by, phase_of
+from watchdogd.step import CHANGED, Step
+
+
+def decide(state: State, findings: Mapping[str, Finding], snapshot: Snapshot, config: Config) -> Decision:
+    """Return the new memory, the effects in order, when to look again at the latest, and what the status shows.
+
+    `findings` holds one Finding for each instance of the snapshot. An instance that is there no more is forgotten when
+    no reload of it is in flight or counts against its budget.
+    """
+    effects: list[Effect] = []
+    state = _tell_blind(_pause(state, snapshot, effects), snapshot, effects)
+    state = replace(state, instances=_kept(state, snapshot, config))
+    outlooks: dict[str, Outlook] = {}
+    wakes: list[Mono] = [state.paused.until] if state.paused and state.paused.until is not None else []
+    for instance in snapshot.instances:
+        before = state.instances.get(instance.name, InstanceState())
+        limits, finding = limits_of(instance, config), findings[instance.name]
+        step = Step(Case(snapshot, config, limits, instance, finding, before, state), state.serial)
+        outlook = _tick(step)
+        for request in snapshot.requests:
+            if request.verb is Verb.RELOAD and request.instance == instance.name:
+                outlook = _operators_reload(step, request, outlook)
+        effects += step.effects
+        state = replace(state, instances={**state.instances, instance.name: step.state}, serial=step.serial)
+        outlooks[instance.name] = outlook
+        wakes += _wake_times(step.case, outlook)
+    _refuse_unknown(snapshot, effects)
+    wake_at = min((time for time in wakes if time > snapshot.at), default=None)
+    return Decision(state, tuple(effects), wake_at, outlooks)
+
+
+def limits_of(instance: Instance, config: Config) -> InstanceConfig:
+    """Return what the configuration says of an instance, or the defaults for one that was found."""
+    for one in config.instances or ():
+        if one.name == instance.name:
+            return one
+    return found_instance(config.path / instance.fifo, config)  # `/` takes an absolute path as it is
+
+
+def _kept(state: State, snapshot: Snapshot, config: Config) -> Mapping[str, InstanceState]:
+    here = {instance.name for instance in snapshot.instances}
+    since = snapshot.at - config.policy.budget.per_s
+
+    def matters(one: InstanceState) -> bool:
+        in_flight = one.reload is not None and one.reload.complete_at is None
+        return in_flight and one.reload is not None and one.reload.deadline > snapshot.at
+
+    return {
+        name: one
+        for name, one in state.instances.items()
+        if name in here or matters(one) or any(spent.at > since for spent in one.spent)
+    }
+
+
+# ---- one instance
+
+
+def _tick(step: Step) -> Outlook:
+    """Do the whole tick: what became of the reload, the phase, the gates; return what the status shows."""
+    followed = step.state.reload is not None
+    _forget_another_master(step)
+    _reconsider(step)  # before a reload may give up anew: that holds for this tick at least
+    reloads.follow(step)
+    if followed or not step.case.instance.blind:  # nobody can tell where it stands then: neither absent nor healed
+        step.enter(phase_of(step.case))
+    command, blocked = step.case.command(), tuple[Blocked, ...]()
+    if step.state.phase is not Phase.DUE:
+        step.state = replace(step.state, held=())
+    elif _hopeless(step.case):
+        reloads.give_up(step, _fork_sentence(step.case))
+        step.enter(Phase.GAVE_UP)
+    else:
+        blocked = blocked_by(step.case, command)
+        _hold(step, command, blocked)
+        if not blocked:
+            reloads.begin(step, command)
+            step.enter(Phase.RELOADING)
+    return _outlook(step.case, command, blocked)
+
+
+def _forget_another_master(step: Step) -> None:
+    """Forget what the last reload left open when its master is gone: whoever replaced that took it over."""
+    state = step.state
+    if state.reload or state.master is None or state.master == step.case.instance.master:
+        return
+    left_open = state.escalate or state.doubt or state.gave_up_at is not None
+    incident = None if left_open else state.incident
+    step.state = replace(state, master=None, escalate=False, doubt=False, gave_up_at=None, incident=incident)
+
+
+def _reconsider(step: Step) -> None:
+    """End a doubt, an escalation or a giving up when the app was seen to be well, or there is a new chance."""
+    c, state = step.case, step.state
+    if state.reload:
+        return
+    if c.well:
+        step.state = replace(
+            state, escalate=False, doubt=False, gave_up_at=None, tried=frozenset(), restarted=frozenset()
+        )
+    elif state.gave_up_at is None or not c.finding.serves:
+        return
+    elif not c.finding.incarnations <= state.tried:
+        step.state = replace(state, gave_up_at=None)
+    elif c.due and c.at >= state.gave_up_at + c.config.policy.half_open_after_s:
+        step.state = replace(state, gave_up_at=None, tried=frozenset(), restarted=frozenset())
+
+
+def _hopeless(c: Case) -> bool:
+    if not c.fork_never_safe or c.finding.inherited or c.state.escalate:
+        return False
+    return RESTART not in c.limits.reloads or c.finding.incarnations <= c.state.restarted
+
+
+def _fork_sentence(c: Case) -> str:
+    return (
+        f"{c.finding.fork_unsafe} for {FORK_UNSAFE_FOR_S:.0f} s, so every worker it forks would be stuck too; "
+        "add `restart` to `reloads`, or give uWSGI `enable-threads` and `lazy-apps`"
+    )
+
+
+def _hold(step: Step, command: Command, blocked: tuple[Blocked, ...]) -> None:
+    state, names = step.state, tuple(one.gate for one in blocked)
+    # The second after a reload that was dropped is not worth a line.
+    moment = names == ("cooldown",) and state.last is not None and state.last.outcome == CHANGED
+    if names and names != state.held and not moment:
+        until = blocked[0].until
+        until_s = None if until is None else round(max(0.0, until - step.case.at), 1)
+        step.tell(Event.RELOAD_HELD, command, ",".join(names), reason=blocked[0].reason, until_s=until_s)
+    step.state = replace(state, held=names)
+
+
+# ---- what is shown
+
+
+def _outlook(c: Case, command: Command, blocked: tuple[Blocked, ...]) -> Outlook:
+    budget = c.config.policy.budget
+    unproven = sum(1 for one in c.spent if not one.proven)
+    left = max(0, min(budget.unproven - unproven, budget.total - len(c.spent)))
+    what, at = _next(c, command, blocked)
+    return Outlook(c.state.phase, what, at if at is not None and at > c.at else None, blocked, left)
+
+
+def _next(c: Case, command: Command, blocked: tuple[Blocked, ...]) -> tuple[str, Mono | None]:
+    """Return what is waited for, and until when."""
+    state, at = c.state, None
+    match state.phase:
+        case Phase.RELOADING:
+            what = "the old workers to be gone and the new ones ready"
+            at = state.reload.deadline if state.reload else None
+        case Phase.VERIFYING:
+            what = "a request to prove that it helped"
+        case Phase.GAVE_UP:
+            what = f"one more try; {state.gave_up_why}"
+            at = None if state.gave_up_at is None else state.gave_up_at + c.config.policy.half_open_after_s
+        case Phase.ABSENT:
+            what = "uWSGI to be started"
+        case Phase.OUTAGE:
+            what = "MongoDB to serve again"
+        case Phase.SETTLING if c.state.doubt and not c.due:
+            what = "a request to show whether the last reload helped"
+        case Phase.SETTLING:
+            what = c.finding.waiting_for or "linger to be over"
+            at = max((time for time in (c.finding.due_at, c.settled_at) if time is not None), default=None)
+        case Phase.DUE:
+            what = f"reload {command}"
+            at = max((one.until for one in blocked if one.until is not None), default=None)
+        case _:
+            what = c.finding.waiting_for
+    return what, at
+
+
+def _wake_times(c: Case, outlook: Outlook) -> Iterator[Mono]:
+    """Yield the instants at which something may change without anything being seen to change."""
+    finding, reload = c.finding, c.state.reload
+    times = [finding.due_at, finding.fork_safe_at, c.settled_at, outlook.next_at, c.state.retry_at]
+    times += [blocked.until for blocked in outlook.blocked_by]
+    if reload and reload.complete_at is None:
+        times += [reload.try_at, reload.deadline, reload.progress_at + reloads.CHEAPER_SETTLED_S]
+    if finding.fork_unsafe_since is not None:
+        times.append(finding.fork_unsafe_since + FORK_UNSAFE_FOR_S)
+    if reload or c.state.doubt:
+        times += [worker.used.hi + USED_UNPROVEN_S for worker in c.ready if worker.used]
+    return (time for time in times if time is not None)
+
+
+# ---- operators
+
+
+def _operators_reload(step: Step, request: Request, outlook: Outlook) -> Outlook:
+    case = step.case
+    command = case.command()
+    blocked = blocked_by(case, command)
+    reload = None
+    if case.instance.master is None:
+        answer = Answer(request.id, ok=False, text="absent: nobody has its FIFO open")
+    elif blocked:
+        text = "; ".join(f"{one.gate}: {one.reason}" for one in blocked)
+        answer = Answer(request.id, ok=False, text=f"held by {text}")
+    else:
+        reload = reloads.begin(step, command, operator=request.id)
+        answer = Answer(request.id, ok=True, text="reload begun", reload=reload.id if reload else None)
+    step.effects.append(answer)
+    if reload is None:
+        return outlook
+    step.enter(Phase.RELOADING)
+    return _outlook(step.case, command, ())
+
+
+def _refuse_unknown(snapshot: Snapshot, effects: list[Effect]) -> None:
+    known = {instance.name for instance in snapshot.instances}
+    names = ", ".join(sorted(known)) or "none"
+    for request in snapshot.requests:
+        if request.verb is Verb.RELOAD and request.instance not in known:
+            text = f"no instance is named {request.instance}; there is: {names}"
+            effects.append(Answer(request.id, ok=False, text=text))
+
+
+def _pause(state: State, snapshot: Snapshot, effects: list[Effect]) -> State:
+    if state.paused and state.paused.until is not None and state.paused.until <= snapshot.at:
+        effects.append(Tell(Event.RESUMED, fields={"by": "the end of the pause"}))
+        state = replace(state, paused=None)
+    for request in snapshot.requests:
+        if request.verb is Verb.PAUSE:
+            until_s = None if request.until is None else round(request.until - snapshot.at, 1)
+            fields = {"reason": request.reason, "until_s": until_s, "by": "an operator"}
+            effects.append(Tell(Event.PAUSED, fields=fields))
+            then = "until `mongo-watchdog resume`" if until_s is None else "until then"
+            effects.append(Answer(request.id, ok=True, text=f"paused: no reloads {then}"))
+            state = replace(state, paused=Pause(request.until, request.reason))
+        elif request.verb is Verb.RESUME:
+            if state.paused:
+                effects.append(Tell(Event.RESUMED, fields={"by": "an operator"}))
+            effects.append(Answer(request.id, ok=True, text="resumed" if state.paused else "was not paused"))
+            state = replace(state, paused=None)
+    return state
+
+
+def _tell_blind(state: State, snapshot: Snapshot, effects: list[Effect]) -> State:
+    now = frozenset(snapshot.blind) | {
+        Blind(f"instance {instance.name}", why) for instance in snapshot.instances for why in instance.blind[:1]
+    }
+    before, scopes = {blind.scope for blind in state.blind}, {blind.scope for blind in now}
+    whys = {blind.scope: blind.why for blind in sorted(now, key=lambda one: (one.scope, one.why), reverse=True)}
+    effects += [Tell(Event.BLIND, fields={"scope": scope, "reason": whys[scope]}) for scope in sorted(scopes - before)]
+    effects += [Tell(Event.SEEING_AGAIN, fields={"scope": scope}) for scope in sorted(before - scopes)]
+    return replace(state, blind=now)
