@@ -13,6 +13,13 @@ STORY_JOBS ?= 6
 # make lock LOCK=--upgrade takes the newest versions; without it only what pyproject.toml or *.in changed is pinned anew.
 LOCK ?=
 
+# Where the Debian package is built, and where it goes. It is built from a copy: debhelper works inside debian/.
+DEB_BUILD ?= .build/deb
+DIST ?= dist
+DEB_SOURCES := watchdogd systemd config docs completions debian pyproject.toml README.md CHANGELOG.md LICENSE
+DEB_NEEDS := apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends dpkg-dev \
+  && DEBIAN_FRONTEND=noninteractive apt-get build-dep --yes --no-install-recommends ./
+
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -22,7 +29,7 @@ unexport PYTHONPATH PYTHONHOME
 PIP := -m pip --disable-pip-version-check --no-input --quiet
 INSTALL := $(PIP) install --require-hashes --no-build-isolation --use-pep517
 # Folders too: they change when a file goes away.
-SOURCES := pyproject.toml README.md LICENSE $(shell find watchdogd -name __pycache__ -prune -o -print)
+SOURCES := pyproject.toml README.md LICENSE $(shell find watchdogd systemd config docs/man completions -name __pycache__ -prune -o -print)
 TESTS_OF_WHEEL := PYTHONSAFEPATH=1 MONGO_WATCHDOG_WHEEL=1
 
 .PHONY: help
@@ -32,6 +39,10 @@ help: ## this list
 .PHONY: demo
 demo: .venv/.runtime ## the story with a real mongod and a real uWSGI, without and with the watchdog
 	@.venv/bin/python -m rig.demo
+
+.PHONY: cost
+cost: .venv/.runtime ## what the watchdog costs on this machine, in CPU, memory and time (2 minutes)
+	@.venv/bin/python -m rig.cost
 
 .PHONY: test
 test: .build/venv/.wheel ## unit, integration and story tests of the installed wheel (STORY_JOBS=6)
@@ -49,9 +60,23 @@ check: .venv/.dev ## ruff, its format, and mypy --strict
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 
+.PHONY: deb
+deb: .deb-needs ## dist/mongo-watchdog_VERSION_all.deb for Debian 12 and newer; as root it installs what it needs
+	rm -rf $(DEB_BUILD)
+	mkdir -p $(DEB_BUILD)/source $(DIST)
+	tar --exclude=__pycache__ -cf - $(DEB_SOURCES) | tar -xf - -C $(DEB_BUILD)/source
+	@# PATH: a Python of pyenv, say, has no hatchling.
+	cd $(DEB_BUILD)/source && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage --build=binary --unsigned-changes
+	cp $(DEB_BUILD)/*.deb $(DIST)/
+
+.PHONY: .deb-needs
+.deb-needs:
+	@command -v dpkg-checkbuilddeps >/dev/null && dpkg-checkbuilddeps || { \
+	  if [ "$$(id -u)" != 0 ]; then echo 'as root: $(DEB_NEEDS)' >&2; exit 1; fi; $(DEB_NEEDS); }
+
 .PHONY: clean
 clean: ## deletes what make made here; the real components stay in their cache
-	rm -rf .venv .build .hypothesis
+	rm -rf .venv .build .hypothesis dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # ---- environments; each step leaves a stamp file, so a second make is quick

@@ -1,0 +1,353 @@
+import ast
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_fifo import RealFifo
+from watchdogd import fifo_helper
+from watchdogd.act.helper import WITHIN_S, attempt
+from watchdogd.model import CHAIN, RESTART, WORKERS, Command, Result
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can start the helper for another user, and own what it believes"
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+DAEMON = 65534  # nobody: stands for mongo-watchdog
+DAEMON_NAME = "nobody"
+ANSWER_WITHIN_S = 30.0  # a Python is started for it
+FOREVER = 1e9
+
+
+@dataclass
+class Place:
+    """A folder that everybody may enter, with the configuration, the socket, and the helper that listens there."""
+
+    folder: Path
+    stack: ExitStack
+
+    def __post_init__(self) -> None:
+        self.config = self.folder / "etc" / "config.yaml"
+        self.config.parent.mkdir()
+        self.socket = self.folder / "helper.socket"
+        self.fifo = self.stack.enter_context(closing(RealFifo(self.folder / "fifo")))
+        self.configure(f"uwsgi:\n  - master_fifo: {self.fifo.path}\n")
+
+    def configure(self, text: str) -> None:
+        """Writes the configuration, as root's."""
+        self.config.write_text(text)
+        self.config.chmod(0o640)
+
+    def listen(self) -> None:
+        """Listens and starts the helper on it, as systemd does."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(self.socket))
+            self.socket.chmod(0o666)
+            listener.listen()
+            command = [sys.executable, "-m", "watchdogd.fifo_helper", DAEMON_NAME, str(self.config)]
+            self.helper = subprocess.Popen(command, stdin=listener.fileno(), stderr=subprocess.PIPE, cwd=ROOT)
+        self.stack.callback(self.helper.wait)
+        self.stack.callback(self.helper.kill)
+        assert self.helper.stderr is not None
+        self.stack.callback(self.helper.stderr.close)
+
+    def raw(self, message: bytes, *, uid: int = DAEMON) -> str:
+        """Sends any message as that user, and gives the answer; empty where there is none."""
+        with acting_as(uid), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            client.settimeout(ANSWER_WITHIN_S)
+            client.connect(str(self.socket))
+            client.send(message)
+            return client.recv(65536).decode()
+
+    def ask(
+        self,
+        command: str = "w",
+        path: str | None = None,
+        *,
+        until: float = FOREVER,
+        owner: int = 0,
+        uid: int = DAEMON,
+    ) -> str:
+        """A well-formed request."""
+        return self.raw(f"{command} {until} {owner} {path or self.fifo.path}".encode(), uid=uid)
+
+
+@contextmanager
+def acting_as(uid: int) -> Iterator[None]:
+    """This process is somebody else meanwhile."""
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def quiet_place() -> Iterator[Place]:
+    """A place where nobody listens yet; not below pytest's folders, which are for root alone."""
+    with tempfile.TemporaryDirectory(prefix="mw-helper-") as folder, ExitStack() as stack:
+        Path(folder).chmod(0o755)
+        yield Place(Path(folder), stack)
+
+
+@pytest.fixture
+def place(quiet_place: Place) -> Place:
+    quiet_place.listen()
+    return quiet_place
+
+
+def refused(answer: str, *parts: str) -> bool:
+    return answer.startswith("refused ") and all(part in answer for part in parts)
+
+
+@pytest.mark.parametrize("command", [WORKERS, CHAIN])
+def test_the_daemon_gets_its_byte_written(place: Place, command: Command) -> None:
+    assert place.ask(command) == "written "
+    assert place.fifo.commands == [command]
+
+
+def test_one_helper_serves_one_request_after_the_other(place: Place) -> None:
+    assert [place.ask("w"), place.ask("q")[:7], place.ask("c")] == ["written ", "refused", "written "]
+    assert place.fifo.commands == [WORKERS, CHAIN]
+
+
+@pytest.mark.parametrize("uid", [0, 1, 33])
+def test_nobody_else_gets_anything_written_not_even_root(place: Place, uid: int) -> None:
+    assert refused(place.ask(uid=uid), "only the user of mongo-watchdog")
+    assert place.ask("c") == "written "
+    assert place.fifo.commands == [CHAIN]
+
+
+@pytest.mark.parametrize("command", ["q", "Q", "W", "R", "f", "C", "p", "s", "0", "ww", "", "\n", "w\n", "é"])
+def test_no_other_command_is_written(place: Place, command: str) -> None:
+    assert place.ask(command).startswith("refused ")
+    assert place.ask("c") == "written "
+    assert place.fifo.commands == [CHAIN]
+
+
+@pytest.mark.parametrize(
+    "message", [b"\0", b"w", b"w 1", b"w 1 2", b"w x 0 /fifo", b"w 1 x /fifo", b"\xff\xfe \n", b" " * 9000, b"w" * 9000]
+)
+def test_what_is_not_a_request_is_refused_with_its_form(place: Place, message: bytes) -> None:
+    assert place.raw(message).startswith("refused ")
+    assert place.ask() == "written "
+
+
+def test_a_way_of_reloading_that_is_not_allowed_is_refused(place: Place) -> None:
+    assert refused(place.ask(RESTART), "`reloads`")
+    place.configure(f"uwsgi: [{{master_fifo: {place.fifo.path}, reloads: [restart]}}]")
+    assert refused(place.ask(WORKERS), "`reloads`")
+    assert place.ask(RESTART) == "written "
+    assert place.fifo.commands == [RESTART]
+
+
+def test_only_a_path_that_the_configuration_names_is_opened(place: Place) -> None:
+    with closing(RealFifo(place.folder / "other")) as other:
+        (place.folder / "link").symlink_to(place.fifo.path)
+        for path in (other.path, f"{place.folder}/link", f"{place.folder}/./fifo", "/etc/shadow", "fifo", ""):
+            assert refused(place.raw(f"w {FOREVER} 0 {path}".encode()), "names no"), path
+        place.configure(f"uwsgi: [{{master_fifo: {place.folder}//other}}]")  # read anew each time
+        assert place.ask("w", other.path) == "written "
+        assert refused(place.ask("w"), "names no")
+        assert other.commands == [WORKERS]
+
+
+def test_a_named_path_that_is_no_fifo_is_refused_and_not_touched(place: Place) -> None:
+    file = place.folder / "file"
+    file.write_text("kept")
+    place.configure(f"uwsgi: [{{master_fifo: {file}}}]")
+    assert refused(place.ask("w", str(file)), "regular file")
+    assert file.read_text() == "kept"
+
+
+def test_a_fifo_of_another_owner_than_its_reader_is_refused(place: Place) -> None:
+    assert refused(place.ask(owner=33), "belongs to uid 0")
+
+
+def test_in_mode_observe_nothing_is_written(place: Place) -> None:
+    place.configure(f"mode: observe\nuwsgi: [{{master_fifo: {place.fifo.path}}}]")
+    assert refused(place.ask(), "mode: act")
+
+
+def test_a_request_that_came_too_late_is_not_carried_out(place: Place) -> None:
+    for until in (time.monotonic() - 0.001, float("nan"), float("-inf")):
+        assert place.ask(until=until).startswith("try_again ")
+    assert place.ask("c") == "written "
+    assert place.fifo.commands == [CHAIN]
+
+
+def test_a_found_fifo_is_written_unless_it_is_roots(place: Place) -> None:
+    place.configure("mongodb: []")
+    assert refused(place.ask(), "root's", "add it under `uwsgi:`")
+    os.chown(place.fifo.path, 33, 33)
+    assert refused(place.ask(RESTART, owner=33), "not allowed")
+    assert refused(place.ask(owner=34), "belongs to uid 33")
+    assert refused(place.raw(f"w {FOREVER} 33 fifo".encode()), "not an absolute path")
+    assert place.ask(owner=33) == "written "
+    assert place.fifo.commands == [WORKERS]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "uwsgi:", "uwsgi: 3", "uwsgi: [3]", "uwsgi: [{master_fifo: 3}]", "[", "- 1", "\t"]
+)
+def test_a_configuration_that_names_nothing_allows_nothing(place: Place, text: str) -> None:
+    place.configure(text)
+    assert place.ask().startswith("refused ")
+
+
+def test_what_it_says_of_a_broken_configuration_quotes_nothing_of_it(place: Place) -> None:
+    place.configure("mongodb: [{uri: mongodb://u:hunter2@h/}]\nuwsgi: {{hunter2")
+    assert "hunter2" not in place.ask()
+
+
+def make_writable(place: Place) -> None:
+    place.config.chmod(0o660)
+
+
+def give_away(place: Place) -> None:
+    os.chown(place.config, DAEMON, -1)
+
+
+def open_the_folder(place: Place) -> None:
+    place.config.parent.chmod(0o775)
+
+
+def remove(place: Place) -> None:
+    place.config.unlink()
+
+
+def make_a_fifo_of_it(place: Place) -> None:
+    place.config.unlink()
+    os.mkfifo(place.config, 0o600)
+
+
+@pytest.mark.parametrize("spoil", [make_writable, give_away, open_the_folder, remove, make_a_fifo_of_it])
+def test_a_configuration_that_others_may_have_written_is_not_believed(
+    place: Place, spoil: Callable[[Place], None]
+) -> None:
+    spoil(place)
+    assert place.ask().startswith("refused ")
+
+
+def test_a_client_that_says_nothing_holds_nobody_up(place: Place) -> None:
+    with acting_as(DAEMON), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+        silent.connect(str(place.socket))
+        begun = time.monotonic()
+        assert place.ask() == "written "
+    assert time.monotonic() - begun < fifo_helper.PATIENCE_S + ANSWER_WITHIN_S / 2
+
+
+def test_a_client_that_has_gone_harms_nothing(place: Place) -> None:
+    with acting_as(DAEMON), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as gone:
+        gone.connect(str(place.socket))
+    with acting_as(DAEMON), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as gone:
+        gone.connect(str(place.socket))
+        gone.send(f"q 1 0 {place.fifo.path}".encode())
+    assert place.ask() == "written "
+
+
+def test_every_request_is_in_its_log(place: Place) -> None:
+    place.ask("q")
+    place.ask("w")
+    place.helper.kill()
+    assert place.helper.stderr is not None
+    first, second = place.helper.stderr.read().decode().splitlines()
+    assert first.startswith(f"<4>user id {DAEMON} asked b'q ")
+    assert second.startswith(f"<5>user id {DAEMON} asked b'w ")
+    assert "written" in second
+
+
+# ------------------------------------------------------------------------------------------------- the client
+
+
+def test_the_daemon_asks_the_helper_for_the_fifo_of_somebody_else(place: Place) -> None:
+    os.chown(place.fifo.path, 33, 33)
+    with acting_as(DAEMON):
+        answers = [attempt(place.fifo.path, one, 33, helper=str(place.socket)) for one in (WORKERS, RESTART)]
+    assert answers[0] == (Result.WRITTEN, "")
+    assert answers[1][0] is Result.REFUSED
+    assert "`reloads`" in answers[1][1]
+    assert place.fifo.commands == [WORKERS]
+
+
+def test_a_missing_fifo_is_tried_again_through_the_helper_too(place: Place) -> None:
+    Path(place.fifo.path).unlink()
+    with acting_as(DAEMON):
+        result, why = attempt(place.fifo.path, WORKERS, 33, helper=str(place.socket))
+    assert result is Result.TRY_AGAIN
+    assert "does not exist" in why
+
+
+def test_its_own_fifo_it_writes_itself(quiet_place: Place) -> None:
+    os.chown(quiet_place.fifo.path, DAEMON, DAEMON)
+    quiet_place.socket.touch()  # nobody listens
+    with acting_as(DAEMON):
+        assert attempt(quiet_place.fifo.path, CHAIN, DAEMON, helper=str(quiet_place.socket)) == (Result.WRITTEN, "")
+    assert quiet_place.fifo.commands == [CHAIN]
+
+
+def test_without_a_helper_it_says_how_to_start_one(quiet_place: Place) -> None:
+    with acting_as(DAEMON):
+        result, why = attempt(quiet_place.fifo.path, WORKERS, 0, helper=str(quiet_place.socket))
+    assert result is Result.REFUSED
+    assert "mongo-watchdog-fifo.socket" in why
+
+
+def test_a_helper_that_is_not_for_this_user_is_named(quiet_place: Place) -> None:
+    quiet_place.listen()
+    quiet_place.socket.chmod(0o600)
+    with acting_as(DAEMON):
+        result, why = attempt(quiet_place.fifo.path, WORKERS, 0, helper=str(quiet_place.socket))
+    assert result is Result.REFUSED
+    assert "SocketUser=" in why
+
+
+def test_a_helper_that_is_stuck_costs_its_time_and_is_tried_again(quiet_place: Place) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(quiet_place.socket))
+        quiet_place.socket.chmod(0o666)
+        listener.listen()
+        begun = time.monotonic()
+        with acting_as(DAEMON):
+            result, why = attempt(quiet_place.fifo.path, WORKERS, 0, helper=str(quiet_place.socket))
+        assert time.monotonic() - begun >= WITHIN_S
+    with acting_as(DAEMON):
+        gone, _ = attempt(quiet_place.fifo.path, WORKERS, 0, helper=str(quiet_place.socket))
+    assert (result, gone) == (Result.TRY_AGAIN, Result.TRY_AGAIN)
+    assert "did not answer" in why
+
+
+# ------------------------------------------------------------------------------------------------- its size
+
+
+def test_the_helper_is_small_and_gets_nothing_but_the_writer_and_yaml() -> None:
+    source = Path(fifo_helper.__file__).read_text()
+    assert len(source.splitlines()) < 150
+    imported = {
+        node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert {str(one) for one in imported if str(one).partition(".")[0] not in sys.stdlib_module_names} == {
+        "yaml",
+        "watchdogd.act.fifo",
+        "watchdogd.model",
+    }
+    shows = "import sys, watchdogd.fifo_helper; print(*(one for one in sys.modules if one.startswith('watchdogd')))"
+    loaded = subprocess.run([sys.executable, "-c", shows], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(loaded.split()) == {
+        "watchdogd",
+        "watchdogd.model",
+        "watchdogd.act",
+        "watchdogd.act.fifo",
+        "watchdogd.fifo_helper",
+    }

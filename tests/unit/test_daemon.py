@@ -1,0 +1,676 @@
+"""The loop with a real store, control socket, FIFO and notify socket; time and the world that it sees are fakes."""
+
+import contextlib
+import fcntl
+import json
+import os
+import selectors
+import signal
+import socket
+import struct
+import termios
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.world.host import MAIN, Host, config_of, work
+from tests.world.processes import FakeProcess
+from watchdogd.config import Config, ConfigError, InstanceConfig, Mode, PolicyConfig
+from watchdogd.control import Server
+from watchdogd.daemon import Daemon
+from watchdogd.model import WORKERS, Connection, Event, Mono, Phase, State, Tell
+from watchdogd.observe.observer import Observer
+from watchdogd.report.journal import Journal
+from watchdogd.report.notify import Notifier
+from watchdogd.store import Store, StoreError
+
+SCHEMA = Path(__file__).parents[1] / "schema"
+
+
+class Waiting(selectors.DefaultSelector):
+    """Waits by moving the clock. Before each wait in which nothing is ready it does the next step of the test."""
+
+    def __init__(self, stage: "Stage", steps: Iterator[object]) -> None:
+        super().__init__()
+        self._stage, self._steps = stage, steps
+        self.waits: list[float] = []
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        assert timeout is not None, "a wait without an end"
+        self.waits.append(timeout)
+        self._stage.notifications()  # no more than ten wait in a datagram socket
+        if ready := super().select(0):
+            return ready
+        next(self._steps)
+        if ready := super().select(0):
+            return ready
+        self._stage.host.pass_time(timeout)
+        return super().select(0)
+
+
+@dataclass
+class Sink:
+    """Keeps what the journal tells."""
+
+    told: list[Tell] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+
+    def write(self, tell: Tell, wall: float, message: str) -> bool:
+        self.told.append(tell)
+        self.log.append(tell.event.value)
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+class SeenStore(Store):
+    """Notes each save and how many bytes were in the FIFO then; fails while there is an `error`."""
+
+    def __init__(self, folder: Path, stage: "Stage") -> None:
+        super().__init__(folder)
+        self._stage = stage
+        self.error: Exception | None = None
+
+    def save(self, state: State, observed: Iterable[Connection], now: Mono, wall: float) -> None:
+        self._stage.saved.append((state, self._stage.in_fifo()))
+        if self.error:
+            raise self.error
+        super().save(state, observed, now, wall)
+
+
+@dataclass(eq=False)
+class Stage:
+    """One daemon on a host of values. `play` runs it through the steps of a test, then ends it by SIGTERM."""
+
+    folder: Path
+    host: Host
+    sink: Sink = field(default_factory=Sink)
+    saved: list[tuple[State, int]] = field(default_factory=list)
+    loaded: list[Config | ConfigError] = field(default_factory=list)  # what the configuration file is, from now on
+    at_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def __post_init__(self) -> None:
+        (self.folder / "shop").mkdir()
+        self.fifo = self.folder / "shop" / "fifo"
+        os.mkfifo(self.fifo)
+        self.fifo_fd = os.open(self.fifo, os.O_RDONLY | os.O_NONBLOCK)  # the master has it open
+        self.at_end.callback(os.close, self.fifo_fd)
+        self.notified = self.at_end.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        self.notified.bind(str(self.folder / "notify"))
+        self.notified.settimeout(0)
+        self.master, self.workers = self.host.app(str(self.fifo), uid=os.geteuid())
+        self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.host.heartbeats.wake = self.host.resolver.wake = lambda: os.eventfd_write(self.wake, 1)
+        self.at_end.callback(os.close, self.wake)
+        self.store = self.at_end.enter_context(contextlib.closing(SeenStore(self.folder / "state", self)))
+        self.messages: list[str] = []
+        self.config = replace(
+            config_of(str(self.fifo)),
+            instances=(InstanceConfig("shop", self.fifo, (MAIN,), mercy_s=5.0),),
+            policy=PolicyConfig(linger_s=5.0, cooldown_s=10.0),
+            control_socket=self.folder / "control.sock",
+        )
+
+    def play(self, steps: Iterator[object], state: State | None = None) -> Daemon:
+        def all_steps() -> Iterator[object]:
+            yield from steps
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield None
+
+        selector = self.selector = self.at_end.enter_context(Waiting(self, all_steps()))
+        loaded = self.store.load(self.host.clock.now, self.host.clock.wall())
+        self.observer = Observer(self.config, self.host.edges())
+        self.observer.restore(loaded.observed)
+        server = Server(self.config.control_socket, selector, self.host.clock)
+        daemon = Daemon(
+            config=self.config,
+            observer=self.observer,
+            store=self.store,
+            server=server,
+            selector=selector,
+            journal=Journal(self.sink),
+            notifier=Notifier(self.host.clock),
+            wake=self.wake,
+            clock=self.host.clock,
+            wall=self.host.clock.wall,
+            state=state or loaded.state,
+            load=self._load,
+        )
+        with contextlib.closing(server), contextlib.closing(daemon.notifier):
+            daemon.run()
+        return daemon
+
+    def _load(self) -> Config:
+        read = self.loaded[-1] if self.loaded else self.config
+        if isinstance(read, ConfigError):
+            raise read
+        return read
+
+    # -- what is seen of it
+
+    def in_fifo(self) -> int:
+        """How many bytes wait in the FIFO."""
+        size = fcntl.ioctl(self.fifo_fd, termios.FIONREAD, bytes(4))
+        return int(struct.unpack("i", size)[0])
+
+    def written(self) -> str:
+        """The commands that arrived, once."""
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self.fifo_fd, 100).decode()
+        return ""
+
+    def notifications(self) -> list[str]:
+        """What systemd was told, without the status line; all of it since the start."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.messages.append(self.notified.recv(4096).decode())
+        return [one.partition("\n")[0] for one in self.messages if not one.startswith("STATUS=")]
+
+    def events(self, *only: Event) -> list[str]:
+        return [tell.event.value for tell in self.sink.told if not only or tell.event in only]
+
+    def scopes(self, event: Event) -> list[str]:
+        return [str(tell.fields["scope"]) for tell in self.sink.told if tell.event is event]
+
+    def ask(self, verb: str, **fields: object) -> "Asked":
+        """An operator asks; the answer comes in a later step."""
+        client = self.at_end.enter_context(socket.socket(socket.AF_UNIX))
+        client.settimeout(0)
+        client.connect(str(self.config.control_socket))
+        client.send(json.dumps({"version": 1, "verb": verb, **fields}).encode() + b"\n")
+        return Asked(client)
+
+    # -- what happens in it
+
+    def break_the_app(self) -> Iterator[None]:
+        """Steps: MongoDB is restarted, and the workers go on without a connection."""
+        for worker in self.workers:
+            self.host.connect(worker)
+        yield from seconds(4)
+        self.host.stop_mongod()
+        yield from seconds(3)
+        self.host.start_mongod()
+        yield from seconds(2)
+        work(self.workers)
+        yield None
+
+    def until(self, holds: Callable[[], object], within: int = 200) -> Iterator[None]:
+        for _ in range(within):
+            if holds():
+                return
+            yield
+        raise AssertionError(f"not within {within} steps; told: {self.events()}")
+
+
+def seconds(count: int) -> Iterator[None]:
+    """So many steps in which nothing happens; at least so many intervals pass when nothing wakes the loop."""
+    for _ in range(count):
+        yield None
+
+
+@dataclass
+class Asked:
+    """The client's end of one question."""
+
+    client: socket.socket
+    received: bytes = b""
+
+    def wait(self) -> Iterator[None]:
+        """Steps until the answer is there."""
+        for _ in range(10):
+            with contextlib.suppress(BlockingIOError):
+                while chunk := self.client.recv(65536):
+                    self.received += chunk
+            if self.received.endswith(b"\n"):
+                return
+            yield
+        raise AssertionError("no answer")
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.received)
+        return document
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    host = Host()
+    host.start_mongod()
+    one = Stage(tmp_path, host)
+    with one.at_end:
+        yield one
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def phase(daemon: Daemon) -> Phase:
+    return daemon.state.instances["shop"].phase
+
+
+# -- the intent before the byte
+
+
+def test_the_intent_is_saved_before_the_byte_is_written(stage: Stage) -> None:
+    def steps() -> Iterator[object]:
+        yield from stage.break_the_app()
+        yield from stage.until(stage.in_fifo)
+
+    stage.play(steps())
+    assert stage.written() == "w"
+    first = next(bytes_then for state, bytes_then in stage.saved if state.instances["shop"].reload)
+    assert first == 0
+
+
+def test_the_outcome_is_in_the_next_tick_which_follows_at_once(stage: Stage) -> None:
+    def steps() -> Iterator[object]:
+        yield from stage.break_the_app()
+        yield from stage.until(stage.in_fifo)
+        assert stage.selector.waits[-1] == 0.0  # this is done in the wait after the tick that wrote
+        assert Event.RELOAD_SENT.value not in stage.events()
+        yield None
+        assert Event.RELOAD_SENT.value in stage.events()
+
+    daemon = stage.play(steps())
+    reload = daemon.state.instances["shop"].reload
+    assert reload is not None
+    assert reload.sent_at is not None
+
+
+def test_what_cannot_be_saved_is_not_sent_and_that_is_told(stage: Stage) -> None:
+    shown: list[dict[str, Any]] = []
+
+    def steps() -> Iterator[object]:
+        yield from stage.break_the_app()
+        stage.store.error = StoreError("state.json: No space left on device")
+        yield from seconds(60)
+        assert stage.in_fifo() == 0
+        asked = stage.ask("status")
+        yield from asked.wait()
+        shown.append(asked.answer["status"])
+        stage.store.error = None
+        yield from stage.until(stage.in_fifo)
+
+    stage.play(steps())
+    assert stage.scopes(Event.BLIND) == stage.scopes(Event.SEEING_AGAIN) == ["state"]
+    (document,) = shown
+    assert document["blind"] == [{"scope": "state", "why": "state.json: No space left on device"}]
+    assert {one["gate"] for one in document["instances"][0]["blocked_by"]} >= {"blind"}
+
+
+def test_a_state_that_cannot_be_read_blocks_reloads_until_it_is_moved_away(stage: Stage) -> None:
+    (stage.folder / "state" / "state.json").write_text("{")
+
+    def steps() -> Iterator[object]:
+        yield from stage.break_the_app()
+        yield from seconds(60)
+        assert stage.in_fifo() == 0
+        (aside,) = (stage.folder / "state").glob("state.json.corrupt-*")
+        aside.rename(stage.folder / aside.name)
+        yield from stage.until(stage.in_fifo)
+
+    stage.play(steps())
+    assert stage.scopes(Event.BLIND) == stage.scopes(Event.SEEING_AGAIN) == ["state"]
+
+
+# -- edges that fail
+
+
+@pytest.mark.parametrize(
+    ("edge", "method"),
+    [
+        ("heartbeats", "drain"),
+        ("resolver", "drain"),
+        ("sockets", "read"),
+        ("uwsgi", "check"),
+        ("uwsgi", "processes"),
+    ],
+)
+def test_an_edge_that_raises_ends_no_tick_and_nothing_is_sent(stage: Stage, edge: str, method: str) -> None:
+    def steps() -> Iterator[object]:
+        yield from stage.break_the_app()
+        stage.host.spied[edge].broken.add(method)
+        pings = stage.notifications().count("WATCHDOG=1")
+        yield from seconds(30)
+        assert stage.in_fifo() == 0
+        assert stage.notifications().count("WATCHDOG=1") >= pings + 30
+        stage.host.spied[edge].broken.clear()
+        yield from stage.until(stage.in_fifo)
+
+    stage.play(steps())
+    assert len(stage.scopes(Event.BLIND)) == len(stage.scopes(Event.SEEING_AGAIN)) == 1
+
+
+def test_a_comparison_that_raises_is_told_as_what_changed_and_nothing_is_written(stage: Stage) -> None:
+    compare = Spy(stage)
+
+    def steps() -> Iterator[object]:
+        stage.observer.compare = compare  # type: ignore[method-assign]
+        yield from stage.break_the_app()
+        yield from stage.until(lambda: compare.called)
+        assert stage.in_fifo() == 0
+        yield from stage.until(stage.in_fifo)
+
+    stage.play(steps())
+    assert stage.written() == "w"
+    assert compare.said == ["internal error: RuntimeError('processes is broken'); please report it", None]
+
+
+class Spy:
+    """The last look before the byte: at its first time an edge breaks in it, and is whole again after."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.said: list[str | None] = []
+
+    @property
+    def called(self) -> int:
+        return len(self.said)
+
+    def __call__(self, effect: Any) -> str | None:  # noqa: ANN401 - a SendFifo
+        edge = self._stage.host.spied["uwsgi"]
+        if not self.called:
+            edge.broken.add("processes")
+        self.said.append(Observer.compare(self._stage.observer, effect))
+        edge.broken.clear()
+        return self.said[-1]
+
+
+def test_a_tick_that_fails_is_told_once_and_has_no_ping_and_the_loop_goes_on(stage: Stage) -> None:
+    def steps() -> Iterator[object]:
+        yield from seconds(3)
+        pings = stage.notifications().count("WATCHDOG=1")
+        stage.store.error = RuntimeError("a bug")
+        yield from seconds(5)
+        assert stage.notifications().count("WATCHDOG=1") == pings
+        assert min(stage.selector.waits[-4:]) > 0  # it does not spin
+        stage.store.error = None
+        yield from seconds(3)
+        assert stage.notifications().count("WATCHDOG=1") > pings
+
+    stage.play(steps())
+    assert [tell.fields["reason"] for tell in stage.sink.told if tell.event is Event.BLIND] == [
+        "internal error: RuntimeError('a bug'); please report it"
+    ]
+
+
+def test_who_asks_in_a_tick_that_fails_is_told_so(stage: Stage) -> None:
+    def steps() -> Iterator[object]:
+        yield from seconds(3)
+        stage.store.error = RuntimeError("a bug")
+        for asked in (stage.ask("status"), stage.ask("reload", instance="shop")):
+            yield from asked.wait()
+            assert (asked.answer["ok"], asked.answer["exit"]) == (False, 1)
+            assert "internal error: RuntimeError('a bug')" in asked.answer["text"]
+
+    stage.play(steps())
+
+
+def test_an_outcome_is_not_lost_in_a_tick_that_fails(stage: Stage) -> None:
+    def steps() -> Iterator[object]:
+        yield from stage.break_the_app()
+        yield from stage.until(stage.in_fifo)
+        stage.store.error = RuntimeError("a bug")
+        yield from seconds(2)
+        assert Event.RELOAD_SENT.value not in stage.events()
+        assert stage.selector.waits[-1] > 0  # nor is it a reason to spin
+        stage.store.error = None
+        yield from stage.until(lambda: Event.RELOAD_SENT.value in stage.events())
+
+    stage.play(steps())
+    assert stage.events(Event.RELOAD_SENT) == ["reload_sent"]
+    assert stage.written() == "w"
+
+
+def test_ready_comes_only_after_the_first_whole_tick(stage: Stage) -> None:
+    stage.store.error = RuntimeError("a bug")
+
+    def steps() -> Iterator[object]:
+        yield from seconds(3)
+        assert stage.notifications() == []
+        stage.store.error = None
+        yield from seconds(2)
+        assert stage.notifications()[:3] == ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]
+
+    stage.play(steps())
+
+
+# -- operators
+
+
+def test_status_is_the_document_with_its_exit_code(stage: Stage) -> None:
+    schema = json.loads((SCHEMA / "status.schema.json").read_text())
+
+    def steps() -> Iterator[object]:
+        yield from seconds(3)
+        asked = stage.ask("status")
+        yield from asked.wait()
+        jsonschema.validate(asked.answer["status"], schema)
+        assert asked.answer["exit"] == 0
+        stage.host.stop_mongod()
+        yield from seconds(3)
+        asked = stage.ask("status")
+        yield from asked.wait()
+        assert asked.answer["exit"] == 1
+
+    stage.play(steps())
+
+
+def test_an_operators_reload_is_sent_and_its_id_is_the_answer(stage: Stage) -> None:
+    answers: list[dict[str, Any]] = []
+
+    def steps() -> Iterator[object]:
+        yield from seconds(20)  # longer than linger
+        asked = stage.ask("reload", instance="shop")
+        yield from asked.wait()
+        answers.append(asked.answer)
+        yield from seconds(2)
+
+    daemon = stage.play(steps())
+    reload = daemon.state.instances["shop"].reload
+    assert reload is not None
+    assert answers == [{"version": 1, "ok": True, "text": "reload begun", "exit": 0, "reload": reload.id}]
+    assert stage.written() == "c"  # nobody is in need of it, so the others go on serving
+
+
+def test_an_operators_reload_that_is_held_says_by_what(stage: Stage) -> None:
+    answers: list[dict[str, Any]] = []
+
+    def steps() -> Iterator[object]:
+        yield from seconds(3)
+        stage.host.stop_mongod()
+        yield from seconds(2)
+        asked = stage.ask("reload", instance="shop")
+        yield from asked.wait()
+        answers.append(asked.answer)
+
+    stage.play(steps())
+    assert (answers[0]["ok"], answers[0]["exit"], answers[0]["reload"]) == (False, 1, None)
+    assert answers[0]["text"].startswith("held by not_serving: MongoDB does not serve")
+    assert stage.written() == ""
+
+
+def test_an_unknown_instance_is_an_answer_that_names_the_known_ones(stage: Stage) -> None:
+    answers: list[dict[str, Any]] = []
+
+    def steps() -> Iterator[object]:
+        yield from seconds(3)
+        asked = stage.ask("reload", instance="shp")
+        yield from asked.wait()
+        answers.append(asked.answer)
+
+    stage.play(steps())
+    assert (answers[0]["ok"], answers[0]["text"]) == (False, "no instance is named shp; there is: shop")
+
+
+def test_a_pause_holds_reloads_until_resume_and_over_a_restart(stage: Stage) -> None:
+    def first() -> Iterator[object]:
+        yield from seconds(3)
+        asked = stage.ask("pause", for_s=None, reason="deploy")
+        yield from asked.wait()
+        assert asked.answer["text"] == "paused: no reloads until `mongo-watchdog resume`"
+
+    def second() -> Iterator[object]:
+        yield from stage.break_the_app()
+        yield from seconds(60)
+        assert stage.in_fifo() == 0
+        asked = stage.ask("resume")
+        yield from asked.wait()
+        assert asked.answer["ok"]
+        yield from stage.until(stage.in_fifo)
+
+    stage.play(first())
+    stage.play(second())
+    assert stage.events(Event.PAUSED, Event.RESUMED) == ["paused", "resumed"]
+
+
+@pytest.mark.parametrize("by", ["reconfigure", "SIGHUP"])
+def test_a_good_configuration_takes_effect_and_is_told(stage: Stage, by: str) -> None:
+    def steps() -> Iterator[object]:
+        yield from seconds(3)
+        stage.loaded.append(replace(stage.config, mode=Mode.OBSERVE))
+        if by == "SIGHUP":
+            os.kill(os.getpid(), signal.SIGHUP)
+        else:
+            asked = stage.ask("reconfigure")
+            yield from asked.wait()
+            assert asked.answer == {"version": 1, "ok": True, "text": "the configuration was read again", "exit": 0}
+        yield from stage.break_the_app()
+        yield from seconds(60)
+
+    daemon = stage.play(steps())
+    assert (daemon.config.mode, phase(daemon)) == (Mode.OBSERVE, Phase.DUE)
+    assert stage.written() == ""
+    assert stage.events(Event.CONFIG_RELOADED, Event.CONFIG_REJECTED) == ["config_reloaded"]
+    states = [one for one in stage.notifications() if one != "WATCHDOG=1"]
+    assert states == ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]
+
+
+@pytest.mark.parametrize("by", ["reconfigure", "SIGHUP"])
+def test_a_bad_configuration_leaves_the_old_one_in_force_and_is_told(stage: Stage, by: str) -> None:
+    def steps() -> Iterator[object]:
+        yield from seconds(3)
+        stage.loaded.append(ConfigError(("a.yaml:1:1: mode: bad", "a.yaml:2:1: mongodb: worse")))
+        if by == "SIGHUP":
+            os.kill(os.getpid(), signal.SIGHUP)
+        else:
+            asked = stage.ask("reconfigure")
+            yield from asked.wait()
+            text = "a.yaml:1:1: mode: bad\na.yaml:2:1: mongodb: worse"
+            assert asked.answer == {"version": 1, "ok": False, "text": text, "exit": 78}
+        yield from seconds(3)
+
+    daemon = stage.play(steps())
+    assert daemon.config is stage.config
+    assert stage.events(Event.CONFIG_RELOADED, Event.CONFIG_REJECTED) == ["config_rejected"]
+    states = [one for one in stage.notifications() if one != "WATCHDOG=1"]
+    assert states == ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]
+
+
+def test_what_takes_effect_at_the_next_start_only_is_said(stage: Stage) -> None:
+    answers: list[dict[str, Any]] = []
+
+    def steps() -> Iterator[object]:
+        yield from seconds(3)
+        stage.loaded.append(replace(stage.config, state_dir=Path("/elsewhere")))
+        asked = stage.ask("reconfigure")
+        yield from asked.wait()
+        answers.append(asked.answer)
+
+    stage.play(steps())
+    assert answers[0]["text"].endswith("; state_dir and control_socket take effect at the next start")
+
+
+# -- waking and leaving
+
+
+def test_sigterm_leaves_the_loop_at_once(stage: Stage) -> None:
+    def steps() -> Iterator[object]:
+        yield from seconds(5)
+
+    stage.play(steps())
+    begun = stage.host.clock.now
+    stage.play(iter(()))  # the signal comes in the first wait
+    assert stage.host.clock.now - begun < 1
+    assert stage.notifications()[-1] == "STOPPING=1"
+    assert stage.events()[-1] == "stopping"
+
+
+def test_news_of_a_member_wakes_the_loop_before_the_interval_is_over(stage: Stage) -> None:
+    def steps() -> Iterator[object]:
+        yield from seconds(5)
+        begun = stage.host.clock.now
+        stage.host.stop_mongod()
+        yield from stage.until(lambda: Event.MEMBER_DOWN.value in stage.events())
+        assert stage.host.clock.now == begun
+
+    stage.play(steps())
+
+
+def test_without_news_a_tick_comes_at_each_interval(stage: Stage) -> None:
+    stage.config = replace(stage.config, interval_s=2.0)
+
+    def steps() -> Iterator[object]:
+        yield from seconds(10)
+
+    stage.play(steps())
+    assert stage.selector.waits[-3] == pytest.approx(2.0)
+
+
+def test_the_ping_is_never_later_than_systemd_wants_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    stage.config = replace(stage.config, interval_s=60.0)
+
+    def steps() -> Iterator[object]:
+        yield from seconds(10)
+
+    stage.play(steps())
+    assert max(stage.selector.waits) == pytest.approx(15.0)
+
+
+def test_it_wakes_when_the_decision_wants_it_before_the_interval_is_over(stage: Stage) -> None:
+    stage.config = replace(stage.config, interval_s=30.0)
+
+    def steps() -> Iterator[object]:
+        yield from stage.break_the_app()
+        yield from stage.until(stage.in_fifo)
+
+    stage.play(steps())
+    assert stage.written() == "w"
+    assert any(0 < wait < 29 for wait in stage.selector.waits)
+
+
+# -- the whole of it
+
+
+def test_a_reload_is_followed_to_its_proof_over_a_restart_of_the_daemon(stage: Stage) -> None:
+    def until_sent() -> Iterator[object]:
+        yield from stage.break_the_app()
+        yield from stage.until(stage.in_fifo)
+
+    def until_recovered() -> Iterator[object]:
+        yield from seconds(2)
+        for worker in stage.workers:
+            stage.host.uwsgi.end(worker)
+        new: list[FakeProcess] = [stage.host.uwsgi.fork(stage.master) for _ in range(2)]
+        yield from stage.until(lambda: Event.RELOADED.value in stage.events())
+        for worker in new:
+            worker.io += 1000
+            stage.host.connect(worker)
+        yield from stage.until(lambda: Event.RECOVERED.value in stage.events())
+
+    stage.play(until_sent())
+    assert stage.written() == "w"
+    daemon = stage.play(until_recovered())
+    assert stage.written() == ""
+    assert phase(daemon) is Phase.WATCHING
+    last = daemon.state.instances["shop"].last
+    assert last is not None
+    assert (last.command, last.outcome, last.proven) == (WORKERS, "recovered", True)

@@ -1,0 +1,324 @@
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.world.values import values
+from watchdogd import __version__
+from watchdogd.config import Config, DeploymentConfig, Mode
+from watchdogd.model import (
+    WORKERS,
+    Blind,
+    Blocked,
+    Decision,
+    Finding,
+    Incident,
+    Instance,
+    InstanceState,
+    Interval,
+    LastReload,
+    Member,
+    MemberId,
+    MemberState,
+    Outlook,
+    Pause,
+    Phase,
+    ProcessId,
+    Snapshot,
+    State,
+    Verdict,
+    Worker,
+)
+from watchdogd.report.status import document, exit_code, line, render
+
+ROOT = Path(__file__).resolve().parents[2]
+VALIDATOR = jsonschema.Draft202012Validator(json.loads((ROOT / "tests/schema/status.schema.json").read_text()))
+
+AT, WALL = 1000.0, 1795341600.0  # 2026-11-22T10:00:00Z
+MAIN = MemberId("main", "127.0.0.1:27017")
+UP = Member(MAIN, MemberState.UP, serving=True, process_id="65f1c0ffee", since=AT - 60, restarts=1)
+STUCK, IDLE = ProcessId(101, 1), ProcessId(102, 2)
+SHOP = Instance(
+    "shop",
+    "/run/uwsgi/app/shop/fifo",
+    ("main",),
+    master=ProcessId(100, 0),
+    workers=(Worker(STUCK, Interval(0, 1)), Worker(IDLE, Interval(0, 1)), Worker(ProcessId(103, 3))),
+)
+FINDING = Finding("shop", verdicts={STUCK: Verdict.STRANDED, IDLE: Verdict.IDLE}, counted={STUCK: 2, IDLE: 1})
+QUIET = Outlook(Phase.WATCHING, reloads_left=3)
+HELD = Outlook(
+    Phase.DUE,
+    "reload w",
+    AT + 1200,
+    (Blocked("budget", "3 unproven reloads, of 3 allowed", AT + 1200), Blocked("mode", "mode is observe")),
+)
+LAST = LastReload("shop-1", WORKERS, AT - 300, WALL - 300, "failed", detail="2 old workers are still there")
+CONFIG = Config(deployments=(DeploymentConfig("main", "mongodb://user:secret@127.0.0.1/"),))
+
+
+def seen(*instances: Instance, **other: Any) -> Snapshot:  # noqa: ANN401 - whatever a Snapshot has
+    return Snapshot(**{"at": AT, "wall": WALL, "members": {MAIN: UP}, "instances": instances, **other})
+
+
+def decided(outlook: Outlook = QUIET, state: InstanceState = InstanceState(), **of_all: Any) -> Decision:  # noqa: ANN401, B008
+    return Decision(State({"shop": state}, **of_all), (), None, {"shop": outlook})
+
+
+def shown(snapshot: Snapshot, decision: Decision, config: Config = CONFIG) -> dict[str, Any]:
+    made = document(snapshot, {"shop": FINDING}, decision, config)
+    VALIDATOR.validate(made)
+    assert json.loads(json.dumps(made)) == made
+    return made
+
+
+INCIDENT = InstanceState(incident=Incident("shop-i1", AT - 60), last=LAST)
+
+
+def held() -> dict[str, Any]:
+    """An instance with everything: due, held, with a last reload."""
+    return shown(seen(SHOP), decided(HELD, INCIDENT))
+
+
+# ------------------------------------------------------------------------------------------------- the document
+
+
+def test_the_document_is_what_section_8_of_the_design_says() -> None:
+    assert held() == {
+        "version": 1,
+        "at": "2026-11-22T10:00:00.000Z",
+        "daemon": {"version": __version__, "pid": os.getpid()},
+        "mode": "act",
+        "paused": None,
+        "deployments": [
+            {
+                "name": "main",
+                "serving": True,
+                "members": [
+                    {
+                        "address": "127.0.0.1:27017",
+                        "state": "up",
+                        "serving": True,
+                        "process_id": "65f1c0ffee",
+                        "since": "2026-11-22T09:59:00.000Z",
+                        "restarts": 1,
+                        "detail": None,
+                    }
+                ],
+            }
+        ],
+        "instances": [
+            {
+                "name": "shop",
+                "state": "due",
+                "blocked_by": [
+                    {
+                        "gate": "budget",
+                        "reason": "3 unproven reloads, of 3 allowed",
+                        "until": "2026-11-22T10:20:00.000Z",
+                    },
+                    {"gate": "mode", "reason": "mode is observe", "until": None},
+                ],
+                "blind": [],
+                "master": {"pid": 100},
+                "workers": [
+                    {"pid": 101, "verdict": "stranded", "leftovers": 2},
+                    {"pid": 102, "verdict": "idle", "leftovers": 1},
+                    {"pid": 103, "verdict": None, "leftovers": 0},
+                ],
+                "next": {"what": "reload w", "at": "2026-11-22T10:20:00.000Z"},
+                "incident": "shop-i1",
+                "last_reload": {
+                    "id": "shop-1",
+                    "command": "w",
+                    "at": "2026-11-22T09:55:00.000Z",
+                    "outcome": "failed",
+                    "proven": False,
+                    "detail": "2 old workers are still there",
+                },
+                "reloads_left": 0,
+            }
+        ],
+        "not_covered": [],
+        "blind": [],
+    }
+
+
+@given(
+    values(Snapshot),
+    values(State),
+    st.data(),
+    st.sampled_from(Mode),
+)
+def test_whatever_is_seen_and_decided_fits_the_schema_and_is_shown(
+    snapshot: Snapshot, state: State, data: st.DataObject, mode: Mode
+) -> None:
+    snapshot = dataclasses.replace(snapshot, at=AT, wall=WALL)
+    outlooks = {one.name: data.draw(values(Outlook)) for one in snapshot.instances}
+    findings = {one.name: data.draw(values(Finding)) for one in snapshot.instances}
+    decision = Decision(state, (), None, outlooks)
+    made = document(snapshot, findings, decision, dataclasses.replace(CONFIG, mode=mode))
+    VALIDATOR.validate(made)
+    assert render(made).isprintable() or "\n" in render(made)
+    for instance in snapshot.instances:
+        assert render(made, instance.name)
+    assert exit_code(made) in (0, 1)
+    assert line(snapshot, decision)
+
+
+def test_the_password_of_a_uri_is_nowhere() -> None:
+    made = held()
+    assert "secret" not in json.dumps(made) + render(made)
+
+
+def test_a_pause_is_shown_with_its_end_if_it_has_one() -> None:
+    for until, told in ((AT + 90, "2026-11-22T10:01:30.000Z"), (None, None)):
+        made = shown(seen(SHOP), decided(paused=Pause(until, "release")))
+        assert made["paused"] == {"until": told, "reason": "release"}
+
+
+def test_a_deployment_of_which_nothing_is_known_yet_does_not_serve() -> None:
+    made = shown(seen(SHOP, members={}), decided())
+    assert made["deployments"] == [{"name": "main", "serving": False, "members": []}]
+
+
+@pytest.mark.parametrize("state", MemberState)
+def test_only_a_member_that_is_up_serves(state: MemberState) -> None:
+    made = shown(seen(SHOP, members={MAIN: dataclasses.replace(UP, state=state)}), decided())
+    assert made["deployments"][0]["serving"] is (state is MemberState.UP)
+
+
+# ------------------------------------------------------------------------------------------------- the exit code
+
+
+def test_0_when_all_is_well() -> None:
+    assert exit_code(shown(seen(SHOP), decided())) == 0
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase not in (Phase.WATCHING, Phase.ABSENT)])
+def test_1_while_an_instance_is_in_any_trouble(phase: Phase) -> None:
+    assert exit_code(shown(seen(SHOP), decided(Outlook(phase)))) == 1
+
+
+def test_1_for_an_incident_whatever_the_state() -> None:
+    assert exit_code(shown(seen(SHOP), decided(QUIET, INCIDENT))) == 1
+
+
+def test_1_when_nothing_is_watched() -> None:
+    assert exit_code(shown(seen(), decided())) == 1
+    absent = dataclasses.replace(SHOP, master=None, workers=())
+    assert exit_code(shown(seen(absent), decided(Outlook(Phase.ABSENT)))) == 1
+
+
+def test_a_stopped_app_beside_a_running_one_is_no_trouble() -> None:
+    blog = dataclasses.replace(SHOP, name="blog", master=None, workers=())
+    decision = Decision(State(), (), None, {"shop": QUIET, "blog": Outlook(Phase.ABSENT)})
+    assert exit_code(shown(seen(SHOP, blog), decision)) == 0
+
+
+def test_1_for_every_blindness() -> None:
+    assert exit_code(shown(seen(SHOP, blind=(Blind("sockets", "no right"),)), decided())) == 1
+    blind = dataclasses.replace(SHOP, blind=("/proc/100/fd: permission denied",))
+    assert exit_code(shown(seen(blind), decided())) == 1
+
+
+def test_1_while_mongodb_does_not_serve() -> None:
+    down = dataclasses.replace(UP, state=MemberState.DOWN)
+    assert exit_code(shown(seen(SHOP, members={MAIN: down}), decided())) == 1
+
+
+def test_of_one_instance_the_others_do_not_count() -> None:
+    blog = dataclasses.replace(SHOP, name="blog")
+    decision = Decision(State(), (), None, {"shop": QUIET, "blog": HELD})
+    made = shown(seen(SHOP, blog), decision)
+    assert [exit_code(made), exit_code(made, "shop"), exit_code(made, "blog")] == [1, 0, 1]
+
+
+# ------------------------------------------------------------------------------------------------------ for people
+
+
+def test_people_see_what_is_what_comes_next_and_what_holds_it() -> None:
+    assert render(held()) == "\n".join(
+        [
+            f"mongo-watchdog {__version__} (pid {os.getpid()}), 2026-11-22T10:00:00.000Z",
+            "",
+            "MONGODB  MEMBER           STATE  SERVING  FOR    RESTARTS  PROCESS",
+            "main     127.0.0.1:27017  up     yes      1 min  1         65f1c0ffee",
+            "",
+            "shop: due (it needs a reload)",
+            "  master 100, incident shop-i1",
+            "  WORKER  VERDICT   LEFTOVERS",
+            "  101     stranded  2",
+            "  102     idle      1",
+            "  103     unknown   0",
+            "  next: reload w (workers reload), 2026-11-22T10:20:00.000Z (in 20 min)",
+            "  held by budget: 3 unproven reloads, of 3 allowed; until 2026-11-22T10:20:00.000Z (in 20 min)",
+            "  held by mode: mode is observe",
+            "  last: workers reload 2026-11-22T09:55:00.000Z (5 min ago): failed: 2 old workers are still there",
+            "  0 reloads left in the budget",
+        ]
+    )
+
+
+def test_people_see_what_is_blind_not_covered_paused_and_only_observed() -> None:
+    snapshot = seen(
+        dataclasses.replace(SHOP, blind=("its sockets are in another network namespace",)),
+        blind=(Blind("deployment main", "DNS: no such host"),),
+        not_covered=("master 4711 has no FIFO: add `master-fifo = /run/uwsgi/blog/fifo`",),
+    )
+    observe = dataclasses.replace(CONFIG, mode=Mode.OBSERVE)
+    text = render(shown(snapshot, decided(paused=Pause(AT + 60, "release")), observe))
+    assert "mode observe: nothing is ever reloaded" in text
+    assert "paused until 2026-11-22T10:01:00.000Z (in 1 min): release" in text
+    assert "  blind: its sockets are in another network namespace" in text
+    assert "blind: deployment main: DNS: no such host" in text
+    assert "not covered: master 4711 has no FIFO: add `master-fifo = /run/uwsgi/blog/fifo`" in text
+
+
+def test_people_see_why_a_member_is_down() -> None:
+    down = Member(MAIN, MemberState.DOWN, since=AT - 7, detail="connection refused")
+    text = render(shown(seen(SHOP, members={MAIN: down}), decided(Outlook(Phase.OUTAGE, "MongoDB to serve again"))))
+    assert "down   no       7 s  0         -  connection refused" in text
+    assert "shop: outage (MongoDB does not serve)" in text
+    assert "next: MongoDB to serve again" in text
+
+
+def test_one_instance_is_shown_alone() -> None:
+    blog = dataclasses.replace(SHOP, name="blog")
+    decision = Decision(State(), (), None, {"shop": QUIET, "blog": QUIET})
+    text = render(shown(seen(SHOP, blog), decision), "blog")
+    assert "blog: watching (nothing to do)" in text
+    assert "shop" not in text
+    assert "127.0.0.1:27017" in text
+
+
+def test_people_see_that_nothing_is_watched() -> None:
+    assert "No uWSGI instance is watched" in render(shown(seen(), decided()))
+
+
+def test_a_text_of_others_drives_no_terminal() -> None:
+    down = Member(MAIN, MemberState.DOWN, detail="\x1b[31mred\nline")
+    assert "\x1b" not in render(shown(seen(SHOP, members={MAIN: down}), decided()))
+
+
+# ------------------------------------------------------------------------------------------------ systemctl status
+
+
+def test_systemd_shows_one_line() -> None:
+    assert line(seen(SHOP), decided()) == "watching 1 instance: nothing to do"
+    assert line(seen(SHOP), decided(Outlook(Phase.GAVE_UP))) == "watching 1 instance: shop gave up"
+    blind = seen(dataclasses.replace(SHOP, blind=("x",)), blind=(Blind("sockets", "y"),))
+    assert line(blind, decided(paused=Pause(None))) == (
+        "watching 1 instance: nothing to do; blind: sockets, shop; paused"
+    )
+
+
+def test_of_many_instances_in_trouble_only_some_are_named() -> None:
+    decision = Decision(State(), (), None, {f"app{number}": HELD for number in range(9)})
+    assert line(seen(), decision).endswith(": app0 due, app1 due, app2 due, app3 due, app4 due and 4 more")

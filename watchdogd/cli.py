@@ -1,0 +1,262 @@
+"""The command line: verbs and exit codes. It must never decide or look itself: daemon.py and live.py do.
+
+What a verb needs is imported when it is called: `status` answers without pymongo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from watchdogd import __version__
+from watchdogd.config import (
+    DEFAULT_CONTROL_SOCKET,
+    DEFAULT_PATH,
+    ConfigError,
+    control_socket,
+    load,
+    parse_duration,
+)
+
+POLL_S = 0.5  # of `reload --wait`; a reload takes seconds (1.0 s for lazy-apps, 4.0 s with pymongo's atexit)
+
+
+class Exit(enum.IntEnum):
+    """How a command ends; 2 is argparse's, for a command that cannot be understood."""
+
+    OK = 0
+    PROBLEM = 1
+    NOT_RUNNING = 3
+    NO_PERMISSION = 77  # sysexits.h, as are 75 and 78
+    CONFIG = 78
+    INTERRUPTED = 130  # 128 + SIGINT
+    BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+class _Trouble(Exception):
+    """Ends the command with a sentence on stderr and an exit code."""
+
+    def __init__(self, code: Exit, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code; raises SystemExit for --help and a wrong command line."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.verb(arguments)
+        sys.stdout.flush()  # here, where a closed pipe can still be told apart
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return Exit.CONFIG
+    except _Trouble as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # `mongo-watchdog status | head -1`: at its end the interpreter flushes once more, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.BROKEN_PIPE
+    return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from watchdogd import start
+
+    return start.run(arguments.config, observe=arguments.observe)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from watchdogd.report.words import count
+
+    config = load(arguments.config)
+    named = config.instances
+    instances = "every instance that is found" if named is None else count(len(named), "instance")
+    print(f"{arguments.config}: ok: {count(len(config.deployments), 'deployment')}, {instances}")
+    if not arguments.live:
+        return Exit.OK
+    from watchdogd import live
+
+    return live.check(config)
+
+
+def _connections(arguments: argparse.Namespace) -> int:
+    from watchdogd import live
+
+    return live.connections(load(arguments.config), as_json=arguments.json)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from watchdogd.report import status
+
+    document, name = _document(arguments), arguments.instance
+    instances = {one["name"]: one for one in document["instances"]}
+    if name is not None and name not in instances:
+        known = ", ".join(instances) or "none"
+        raise _Trouble(Exit.PROBLEM, f"there is no instance {name}; there are: {known}")
+    if arguments.json:
+        print(json.dumps(document if name is None else document | {"instances": [instances[name]]}, indent=2))
+    else:
+        print(status.render(document, name))
+    return status.exit_code(document, name)
+
+
+def _document(arguments: argparse.Namespace) -> dict[str, Any]:
+    answer = _ask(arguments, "status")
+    if not answer["ok"]:
+        raise _Trouble(Exit.PROBLEM, answer["text"])
+    document: dict[str, Any] = answer["status"]
+    return document
+
+
+def _reconfigure(arguments: argparse.Namespace) -> int:
+    return _say(_ask(arguments, "reconfigure"))
+
+
+def _reload(arguments: argparse.Namespace) -> int:
+    answer = _ask(arguments, "reload", instance=arguments.instance)
+    code = _say(answer)
+    if not arguments.wait or not answer.get("reload"):
+        return code
+    said = None
+    while True:  # the daemon gives every reload a deadline, and control.ask one to every answer
+        outcome, told = _outcome(_document(arguments), arguments.instance, answer["reload"])
+        if told != said:
+            print(told, flush=True)
+            said = told
+        if outcome != "reloading":
+            return Exit.OK if outcome in {"reloaded", "recovered"} else Exit.PROBLEM
+        time.sleep(POLL_S)
+
+
+def _outcome(document: dict[str, Any], name: str, reload: str) -> tuple[str, str]:
+    """Return what has become of a reload, and the line that says it."""
+    last = next((one["last_reload"] for one in document["instances"] if one["name"] == name), None)
+    if not last or last["id"] != reload:
+        return (
+            "unknown",
+            f"{name}: another reload took the place of this one; see `mongo-watchdog status {name}`",
+        )
+    outcome = str(last["outcome"])
+    if outcome == "reloaded" and not last["proven"]:
+        return outcome, f"{name}: reloaded; whether it helped shows when the workers use MongoDB"
+    return outcome, f"{name}: {outcome}" + (f": {last['detail']}" if last.get("detail") else "")
+
+
+def _pause(arguments: argparse.Namespace) -> int:
+    return _say(_ask(arguments, "pause", for_s=arguments.for_s, reason=arguments.reason))
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    return _say(_ask(arguments, "resume"))
+
+
+def _install(arguments: argparse.Namespace) -> int:
+    from watchdogd import install
+
+    call = install.uninstall if arguments.undo else install.install
+    try:
+        call(arguments.root, dry_run=arguments.dry_run, tell=print)
+    except (install.InstallError, OSError) as error:
+        raise _Trouble(Exit.PROBLEM, str(error)) from None
+    return Exit.OK
+
+
+def _say(answer: dict[str, Any]) -> int:
+    print(answer["text"], file=sys.stdout if answer["ok"] else sys.stderr, flush=True)
+    return int(answer["exit"])
+
+
+def _ask(arguments: argparse.Namespace, verb: str, **details: object) -> dict[str, Any]:
+    """Return the daemon's answer; raises _Trouble where there is none."""
+    from watchdogd import control
+
+    note = ""
+    try:
+        socket = control_socket(arguments.config)
+    except ConfigError as error:
+        # Who may not read the configuration may still ask: the default is right on most hosts.
+        socket, note = DEFAULT_CONTROL_SOCKET, f"\nthat is the default socket, since {error.mistakes[0]}"
+    try:
+        return control.ask(socket, {"version": 1, "verb": verb, **details})
+    except control.NotRunning:
+        text = f"mongo-watchdog is not running (no answer on {socket}); start it with"
+        raise _Trouble(Exit.NOT_RUNNING, f"{text} `systemctl start mongo-watchdog`{note}") from None
+    except PermissionError:
+        text = f"{socket}: no permission; use sudo, or become a member of its group:"
+        raise _Trouble(Exit.NO_PERMISSION, f"{text} `ls -l {socket}` names it{note}") from None
+    except OSError as error:
+        text = f"mongo-watchdog gave no answer on {socket}: {error}; look at"
+        raise _Trouble(Exit.NOT_RUNNING, f"{text} `systemctl status mongo-watchdog`{note}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mongo-watchdog",
+        description="Reloads the uWSGI instances that stay stuck on dead connections after a MongoDB restart.",
+    )
+    parser.add_argument("--version", action="version", version=f"mongo-watchdog {__version__}")
+    parser.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
+    # The same after the verb; without a default, which would replace what stands before it.
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help=f"default: {DEFAULT_PATH}"
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, call: object, text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, parents=[common], help=text, description=text)
+        added.set_defaults(verb=call)
+        return added
+
+    run = verb("run", _run, "the daemon in the foreground; ends with 78 for a bad configuration")
+    run.add_argument("--observe", action="store_true", help="everything but the write to the FIFO")
+    check = verb("check", _check, "validates the configuration; ends with 78 for a bad one")
+    check.add_argument("--live", action="store_true", help="also connects, finds masters and tests rights")
+    status = verb(
+        "status", _status, "what is seen and what comes next; ends with 1 for an incident, 3 without a daemon"
+    )
+    status.add_argument("instance", nargs="?", metavar="INSTANCE")
+    connections = verb("connections", _connections, "one look without a daemon: each connection, what it means")
+    verb(
+        "reconfigure",
+        _reconfigure,
+        "the daemon reads its configuration; a bad one leaves the old one in force",
+    )
+    reload = verb("reload", _reload, "reloads an instance, checked and verified like every reload")
+    reload.add_argument("instance", metavar="INSTANCE")
+    reload.add_argument("--wait", action="store_true", help="until its outcome is known; ends with 1 if it failed")
+    pause = verb("pause", _pause, "no reloads for some time, or until `resume`; kept over restarts")
+    pause.add_argument("--for", dest="for_s", type=_duration, metavar="DURATION", help="like 30m or 1h30m")
+    pause.add_argument("--reason", default="", metavar="TEXT", help="shown in the status and the log")
+    verb("resume", _resume, "ends a pause")
+    for name, text in (
+        ("install", "makes a service of this virtual environment; the Debian package needs no such thing"),
+        ("uninstall", "stops the service and removes what `install` made, but the configuration"),
+    ):
+        one = verb(name, _install, text)
+        one.set_defaults(undo=name == "uninstall")
+        one.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="the system below this folder")
+        one.add_argument("--dry-run", action="store_true", help="only show what would be done")
+    for one in (status, connections):
+        one.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def _duration(text: str) -> float:
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"`{text}` {error}") from None
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"`{text}` is no time at all; leave --for out to pause until `resume`")
+    return seconds

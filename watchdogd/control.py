@@ -1,0 +1,382 @@
+"""How operators talk to the running daemon: one line of JSON each way over a Unix stream socket.
+
+The server is driven by the daemon's selectors loop. It must never wait for a client (each gets PATIENCE_S to
+send its line and again to read its answer), never replace the socket of a daemon that lives, and never let
+what a client sends raise. tests/schema/control.schema.json is the protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import json
+import os
+import selectors
+import socket
+import stat
+import struct
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from watchdogd.model import AlreadyRunning, Answer, Mono, Request, Verb, WatchdogError
+
+VERSION = 1
+MAX_LINE = 64 * 1024
+MAX_CLIENTS = 32
+PATIENCE_S = 5.0
+"""For a client to send its line, and again to read its answer."""
+DECIDE_S = 60.0
+"""For the daemon to answer: longer than any tick; what it has not answered by then it never will."""
+
+LONGEST_PAUSE_S = 10 * 365 * 86400.0
+
+_MODE = 0o660
+_TEXT_OR_NONE = (str, type(None))
+_NUMBER_OR_NONE = (int, float, type(None))
+
+# Every verb with its fields and their types. `instance` of reload must be there, the others may be left out.
+VERBS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
+    "status": {},
+    "reconfigure": {},
+    "reload": {"instance": (str,)},
+    "pause": {"for_s": _NUMBER_OR_NONE, "reason": _TEXT_OR_NONE},
+    "resume": {},
+}
+
+
+class ControlError(WatchdogError):
+    """The control socket cannot be made."""
+
+
+class NotRunning(WatchdogError):
+    """Nobody listens on the control socket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A valid request that waits for its answer. `uid`, `pid`: who asked, as the kernel says."""
+
+    id: str
+    verb: str
+    fields: Mapping[str, Any]
+    uid: int
+    pid: int
+
+    def request(self, at: Mono) -> Request | None:
+        """Return it as an input of the decision, asked at `at`; None for status and reconfigure."""
+        if self.verb not in {verb.value for verb in Verb}:
+            return None
+        for_s = self.fields.get("for_s")
+        return Request(
+            id=self.id,
+            verb=Verb(self.verb),
+            instance=self.fields.get("instance"),
+            until=None if for_s is None else at + for_s,
+            reason=self.fields.get("reason") or "",
+        )
+
+
+class _Stage(enum.Enum):
+    READING = "reading"
+    DECIDING = "deciding"
+    WRITING = "writing"
+
+
+_PATIENCE = {_Stage.READING: PATIENCE_S, _Stage.DECIDING: DECIDE_S, _Stage.WRITING: PATIENCE_S}
+
+
+@dataclass(slots=True)
+class _Client:
+    socket: socket.socket
+    id: str
+    since: Mono  # of the stage
+    stage: _Stage = _Stage.READING
+    buffer: bytearray = field(default_factory=bytearray)  # what was read, then what is left to write
+
+
+class Server:
+    """The daemon's end. Raises AlreadyRunning where one answers on `path`, ControlError where it cannot be.
+
+    Every file object is registered at `selector` with this server as its data.
+    """
+
+    def __init__(
+        self, path: Path, selector: selectors.BaseSelector, clock: Callable[[], Mono] = time.monotonic
+    ) -> None:
+        self._path = path
+        self._selector = selector
+        self._clock = clock
+        self._clients: dict[int, _Client] = {}
+        self._serial = 0
+        self._listener = _listen(path)
+        self._inode = path.lstat().st_ino
+        selector.register(self._listener, selectors.EVENT_READ, self)
+
+    def on_ready(self, key: selectors.SelectorKey, mask: int) -> list[Incoming]:  # noqa: ARG002 - its stage tells
+        """Do what one file object of this server is ready for; give the requests that are now complete."""
+        if key.fd == self._listener.fileno():
+            self._accept()
+            return []
+        client = self._clients.get(key.fd)
+        if client is None:
+            return []
+        if client.stage is _Stage.WRITING:
+            self._write(client)
+            return []
+        incoming = self._read(client)
+        return [] if incoming is None else [incoming]
+
+    def answer(self, incoming: Incoming, document: Mapping[str, object]) -> None:
+        """Send the answer, now or as the client reads it; nothing where the client has gone."""
+        for client in list(self._clients.values()):
+            if client.id == incoming.id and client.stage is _Stage.DECIDING:
+                self._answer(client, document)
+
+    def reply(self, answer: Answer) -> None:
+        """Send what was decided about a request."""
+        document = {"ok": answer.ok, "text": answer.text, "exit": 0 if answer.ok else 1, "reload": answer.reload}
+        for client in list(self._clients.values()):
+            if client.id == answer.request and client.stage is _Stage.DECIDING:
+                self._answer(client, document)
+
+    def expire(self, now: Mono) -> None:
+        """Let go of the clients that had their time in their stage. `now`: of the constructor's clock."""
+        for client in list(self._clients.values()):
+            if now - client.since > _PATIENCE[client.stage]:
+                self._drop(client)
+
+    def close(self) -> None:
+        """End all connections and remove the socket, if it is still ours."""
+        for client in list(self._clients.values()):
+            self._drop(client)
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        with contextlib.suppress(OSError):
+            if self._path.lstat().st_ino == self._inode:
+                self._path.unlink()
+
+    def _accept(self) -> None:
+        try:
+            accepted, _ = self._listener.accept()
+        except OSError:  # the client has gone again, or no descriptor is free: then it waits in the backlog
+            return
+        accepted.settimeout(0)
+        self._serial += 1
+        client = _Client(accepted, f"request-{self._serial}", self._clock())
+        if len(self._clients) >= MAX_CLIENTS:
+            with contextlib.suppress(OSError):
+                accepted.send(_line(_refused(f"{MAX_CLIENTS} clients are being served: try again")))
+            accepted.close()
+            return
+        self._clients[accepted.fileno()] = client
+        self._selector.register(accepted, selectors.EVENT_READ, self)
+
+    def _read(self, client: _Client) -> Incoming | None:
+        try:
+            received = client.socket.recv(MAX_LINE)
+        except BlockingIOError:
+            return None
+        except OSError:
+            received = b""
+        client.buffer += received
+        line, newline, _ = client.buffer.partition(b"\n")
+        if len(line) > MAX_LINE:
+            self._answer(client, _refused(f"a request is one line of at most {MAX_LINE} bytes"))
+        elif newline:
+            return self._take(client, bytes(line))
+        elif not received:
+            self._drop(client)
+        return None
+
+    def _take(self, client: _Client, line: bytes) -> Incoming | None:
+        try:
+            verb, fields = parse(line)
+        except ValueError as error:
+            self._answer(client, _refused(str(error)))
+            return None
+        pid, uid, _ = struct.unpack("3i", client.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        self._enter(client, _Stage.DECIDING)
+        # It has said what it had to say; a half-closed socket would be ready all the time.
+        self._selector.unregister(client.socket)
+        return Incoming(client.id, verb, fields, uid, pid)
+
+    def _answer(self, client: _Client, document: Mapping[str, object]) -> None:
+        if client.stage is not _Stage.DECIDING:
+            self._selector.unregister(client.socket)
+        self._enter(client, _Stage.WRITING)
+        client.buffer[:] = _line(document)
+        self._selector.register(client.socket, selectors.EVENT_WRITE, self)
+        self._write(client)
+
+    def _write(self, client: _Client) -> None:
+        try:
+            sent = client.socket.send(client.buffer)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(client)
+            return
+        del client.buffer[:sent]
+        if not client.buffer:
+            self._drop(client)
+
+    def _enter(self, client: _Client, stage: _Stage) -> None:
+        client.stage, client.since = stage, self._clock()
+
+    def _drop(self, client: _Client) -> None:
+        del self._clients[client.socket.fileno()]
+        if client.stage is not _Stage.DECIDING:
+            self._selector.unregister(client.socket)
+        client.socket.close()
+
+
+def parse(line: bytes) -> tuple[str, dict[str, Any]]:
+    """Read one request: its verb and its fields. Raises ValueError with a sentence for its sender."""
+    try:
+        document = json.loads(line, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"a request is one line of JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise ValueError("a request is a JSON object, like " + json.dumps({"version": 1, "verb": "status"}))  # noqa: TRY004 - as all others
+    if document.get("version") != VERSION or isinstance(document["version"], bool):
+        raise ValueError(
+            f"this daemon speaks version {VERSION} of the protocol, not {document.get('version')!r}: "
+            "use the mongo-watchdog command that was installed with it"
+        )
+    fields = {name: value for name, value in document.items() if name not in {"version", "verb"}}
+    verb = document.get("verb")
+    if not isinstance(verb, str) or verb not in VERBS:
+        raise ValueError(f"unknown verb {verb!r}: there are {', '.join(VERBS)}")
+    _check(verb, fields)
+    return verb, fields
+
+
+def _check(verb: str, fields: Mapping[str, Any]) -> None:
+    known = VERBS[verb]
+    for name, value in fields.items():
+        if name not in known:
+            raise ValueError(f"{verb} has no field {name!r}: it has {', '.join(known) or 'none'}")
+        if not isinstance(value, known[name]) or isinstance(value, bool):
+            names = " or ".join("null" if one is type(None) else one.__name__ for one in known[name])
+            raise ValueError(f"{name} of {verb} must be {names}, not {value!r}")  # noqa: TRY004 - as all others
+    if verb == "reload" and not fields.get("instance"):
+        raise ValueError("reload needs the name of an instance in `instance`")
+    for_s = fields.get("for_s")
+    if for_s is not None and not 0 < for_s <= LONGEST_PAUSE_S:
+        raise ValueError(f"for_s of pause must be seconds from 0 to {LONGEST_PAUSE_S:.0f}, or null: until resume")
+
+
+def ask(path: Path, request: Mapping[str, object], timeout_s: float = 10) -> dict[str, Any]:
+    """Ask the daemon that listens on `path` and return its answer.
+
+    Raises NotRunning where nobody listens, PermissionError where this user may not ask, and another OSError
+    (TimeoutError, ConnectionError) where no whole answer came within `timeout_s` seconds.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as client:
+        client.settimeout(timeout_s)
+        try:
+            client.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            raise NotRunning(
+                f"nobody listens on {path}: start mongo-watchdog, or name the configuration that it runs with"
+            ) from None
+        try:
+            return _answered(_exchange(client, _line(request), time.monotonic() + timeout_s))
+        except TimeoutError:
+            raise TimeoutError(errno.ETIMEDOUT, f"no answer within {timeout_s:g} s") from None
+
+
+def _exchange(client: socket.socket, line: bytes, deadline: Mono) -> bytes:
+    """Send a line and give the one that comes back, all of it until `deadline`."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused already: the answer says why
+        client.sendall(line)
+    received = bytearray()
+    while b"\n" not in received:
+        client.settimeout(max(0.001, deadline - time.monotonic()))
+        chunk = client.recv(MAX_LINE)
+        if not chunk:
+            raise ConnectionError(errno.ECONNRESET, "the connection was closed without an answer")
+        received += chunk
+    return bytes(received.partition(b"\n")[0])
+
+
+def _answered(line: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict) or document.get("version") != VERSION:
+        raise ConnectionError(
+            errno.EPROTO, f"what answered does not speak version {VERSION} of the protocol of mongo-watchdog"
+        )
+    return document
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a number of JSON")
+
+
+def _line(document: Mapping[str, object]) -> bytes:
+    return json.dumps({"version": VERSION, **document}).encode() + b"\n"
+
+
+def _refused(text: str) -> dict[str, object]:
+    return {"ok": False, "text": text, "exit": 1}
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        # Before bind, so that the file is never open to others, whatever the umask (unix_bind).
+        os.fchmod(listener.fileno(), _MODE)
+        try:
+            listener.bind(str(path))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            _remove_stale(path)
+            listener.bind(str(path))
+        path.chmod(_MODE)
+        listener.listen(MAX_CLIENTS)
+    except OSError as error:
+        listener.close()
+        raise ControlError(_why_not(path, error)) from None
+    except WatchdogError:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket that a daemon left when it was killed; raises AlreadyRunning where one answers."""
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise ControlError(f"{path} is not a socket: remove it, or name another `control_socket`")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except BlockingIOError:  # its backlog is full: somebody does listen
+            pass
+    raise AlreadyRunning(
+        f"another mongo-watchdog answers on {path}: stop it, or give this one another `control_socket`"
+    )
+
+
+def _why_not(path: Path, error: OSError) -> str:
+    if error.errno == errno.ENOENT:
+        return (
+            f"{path}: the folder {path.parent} does not exist: create it (the service has it by "
+            f"RuntimeDirectory={path.parent.name}), or name another `control_socket`"
+        )
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return (
+            f"{path}: uid {os.geteuid()} may not make a socket in {path.parent}: give the folder to that "
+            "user, or name another `control_socket`"
+        )
+    return f"{path}: the control socket cannot be made: {error}; name another `control_socket`"

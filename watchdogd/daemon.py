@@ -1,0 +1,149 @@
+"""The loop: read, fold, detect, decide, save, perform, tell, ping. One thread decides, and nothing in a tick blocks.
+
+The watchdog ping comes only from the end of a whole tick: a loop that hangs or fails is ended by systemd. It must never
+decide anything itself: what depends on what was seen stands in policy.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from watchdogd.act import fifo, helper
+from watchdogd.config import Config, ConfigError
+from watchdogd.control import Incoming, Server
+from watchdogd.decide import decide
+from watchdogd.detect import detect
+from watchdogd.model import Answer, Blind, Effect, Event, Mono, Outcome, SendFifo, State, Tell
+from watchdogd.observe.observer import Observer
+from watchdogd.policy import QUIET
+from watchdogd.report import status
+from watchdogd.report.journal import Journal
+from watchdogd.report.notify import Notifier
+from watchdogd.store import Store, StoreError
+
+
+@dataclass(slots=True)
+class Daemon:
+    """Everything that one running daemon holds. `wake` is readable when a thread has put something on a queue."""
+
+    config: Config
+    observer: Observer
+    store: Store
+    server: Server
+    selector: selectors.BaseSelector
+    journal: Journal
+    notifier: Notifier
+    wake: int
+    clock: Callable[[], Mono]
+    wall: Callable[[], float]
+    state: State
+    load: Callable[[], Config]
+    _outcomes: tuple[Outcome, ...] = ()
+    _incoming: list[Incoming] = field(default_factory=list)
+    _signals: set[int] = field(default_factory=set)
+    _wake_at: Mono = 0.0
+    _error: str = ""
+
+    def run(self) -> None:
+        """Tick until SIGTERM or SIGINT; READY after the first whole tick."""
+        leave = {signal.SIGTERM, signal.SIGINT}
+        for number in (*leave, signal.SIGHUP):
+            signal.signal(number, self._take_signal)
+        self.selector.register(self.wake, selectors.EVENT_READ)
+        ready = False
+        while not self._signals & leave:
+            try:
+                self._tick()
+                if not ready:
+                    ready = True
+                    self.notifier.ready()
+                self.notifier.watchdog()
+                self._error = ""
+            except Exception as error:  # noqa: BLE001 - no ping for this tick: systemd ends a loop that goes on failing
+                self._fail(f"internal error: {error!r}; please report it")
+            self._incoming.clear()
+            self._wait()
+        self.notifier.stopping()
+        self._tell(Event.STOPPING)
+
+    def _take_signal(self, number: int, _: object) -> None:
+        self._signals.add(number)
+        os.eventfd_write(self.wake, 1)
+
+    def _fail(self, reason: str) -> None:
+        self._wake_at = self.clock() + self.config.interval_s
+        for one in self._incoming:
+            self.server.answer(one, {"ok": False, "text": reason, "exit": 1})
+        if reason != self._error:
+            self._error = reason
+            self._tell(Event.BLIND, scope="loop", reason=reason)
+
+    def _wait(self) -> None:
+        for key, mask in self.selector.select(max(0.0, self._wake_at - self.clock())):
+            if key.fd == self.wake:
+                os.eventfd_read(self.wake)
+            else:
+                self._incoming += self.server.on_ready(key, mask)
+        self.server.expire(self.clock())
+
+    def _tick(self) -> None:
+        asked = [one for one in self._incoming if one.verb == "reconfigure"]
+        if asked or signal.SIGHUP in self._signals:
+            self._signals.discard(signal.SIGHUP)
+            answer = self._reconfigure()
+            for one in asked:
+                self.server.answer(one, answer)
+        requests = tuple(request for one in self._incoming if (request := one.request(self.clock())))
+        full = bool(self._incoming) or any(one.phase not in QUIET for one in self.state.instances.values())
+        snapshot = self.observer.look(full=full, outcomes=self._outcomes, requests=requests)
+        if problem := self.store.problem():  # of what was saved: reloads are blocked while there is one
+            snapshot = replace(snapshot, blind=(*snapshot.blind, Blind("state", problem)))
+        findings = detect(snapshot, self.config)
+        decision = decide(self.state, findings, snapshot, self.config)
+        try:
+            self.store.save(decision.state, self.observer.ended(), snapshot.at, snapshot.wall)
+        except StoreError as error:  # decided again with that as a blindness: then nothing is sent
+            snapshot = replace(snapshot, blind=(*snapshot.blind, Blind("state", str(error))))
+            decision = decide(self.state, findings, snapshot, self.config)
+        self.state = decision.state
+        effects = (*snapshot.news, *decision.effects)
+        self._outcomes = tuple(outcome for effect in effects if (outcome := self._perform(effect)))
+        for one in [one for one in self._incoming if one.verb == "status"]:
+            self.server.answer(one, status.answer(status.document(snapshot, findings, decision, self.config)))
+        self.notifier.status(status.line(snapshot, decision))
+        latest = snapshot.at + min(self.config.interval_s, self.notifier.interval_s or self.config.interval_s)
+        self._wake_at = 0.0 if self._outcomes else min(decision.wake_at or latest, latest)
+
+    def _perform(self, effect: Effect) -> Outcome | None:
+        if isinstance(effect, SendFifo):
+            return fifo.perform(effect, self.observer.compare, self.clock, helper.attempt)
+        if isinstance(effect, Answer):
+            self.server.reply(effect)
+        else:
+            self.journal.tell(effect, self.wall())
+        return None
+
+    def _reconfigure(self) -> dict[str, object]:
+        """Read the configuration again and answer how that went; a bad file leaves the old one in force."""
+        self.notifier.reloading()
+        try:
+            config = self.load()
+        except ConfigError as error:
+            self._tell(Event.CONFIG_REJECTED, mistakes=str(error))
+            return {"ok": False, "text": str(error), "exit": 78}
+        finally:
+            self.notifier.ready()
+        moved = (config.state_dir, config.control_socket) != (self.config.state_dir, self.config.control_socket)
+        later = "; state_dir and control_socket take effect at the next start" if moved else ""
+        self.config = config
+        self.observer.reconfigure(config)
+        instances = None if config.instances is None else len(config.instances)
+        self._tell(Event.CONFIG_RELOADED, deployments=len(config.deployments), instances=instances)
+        return {"ok": True, "text": f"the configuration was read again{later}", "exit": 0}
+
+    def _tell(self, event: Event, **fields: str | int | None) -> None:
+        self.journal.tell(Tell(event, fields=fields), self.wall())

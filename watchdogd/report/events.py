@@ -1,0 +1,274 @@
+"""The catalog of everything that is told: for each event its fixed MESSAGE_ID, priority, sentence and advice.
+
+A sentence is a template. `{name}` is a field of the Tell, `{name:noun}` counts it (`1 worker`, `3 workers`),
+and what stands in [brackets] is left out when a field in it is missing; `[name?...]` when that flag is not
+set, `[name=value?...]` when it is something else. Fields named `seconds` or `*_s` are durations.
+It must never fail on a missing field, and a MESSAGE_ID must never change: people filter by it.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from watchdogd.model import Event, FieldValue, Tell
+from watchdogd.report import words
+
+
+class Priority(enum.IntEnum):
+    """The priorities of syslog that are used."""
+
+    ERR = 3
+    WARNING = 4
+    NOTICE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event: its MESSAGE_ID (128 bits in hex), its priority, its sentence, and what the reader can do."""
+
+    message_id: str
+    priority: Priority
+    sentence: str
+    what_to_do: str
+
+
+CATALOG: Mapping[Event, Entry] = {
+    Event.STARTED: Entry(
+        "51a486bb9f06487e8e9ac3d22a8ccade",
+        Priority.NOTICE,
+        "mongo-watchdog[ {version}] started[ and watches {instances:uWSGI instance}][ and "
+        "{deployments:MongoDB deployment}][mode=observe?; it only observes, nothing will be reloaded].",
+        "The daemon runs and has begun to watch. What it sees, and what it would do next, is shown by "
+        "`mongo-watchdog status`. In mode observe it does everything but the write: set `mode: act` to let "
+        "it reload.",
+    ),
+    Event.MEMBER_DOWN: Entry(
+        "b37006225464499d9ef8c3f3f045d348",
+        Priority.WARNING,
+        "MongoDB {member} does not answer[: {reason}]; applications are left alone while their deployment "
+        "does not serve.",
+        "The heartbeats of this member fail. The daemon reloads nothing while a deployment does not serve, "
+        "because new workers could not connect either. See to MongoDB; what its restart leaves behind in "
+        "the applications is then the daemon's business.",
+    ),
+    Event.MEMBER_UP: Entry(
+        "827e022204364cd1b2d29be344c37d18",
+        Priority.NOTICE,
+        "MongoDB {member} answers again[ after {seconds}][restarted?, as a new process].",
+        "The heartbeats of this member succeed again. Applications now get the time of `policy.linger` to "
+        "heal by themselves before any reload is considered. Nothing is to be done.",
+    ),
+    Event.MEMBER_RESTARTED: Entry(
+        "7b76c5f2cc994d579ecdfcdc877ba24e",
+        Priority.NOTICE,
+        "MongoDB {member} was restarted[ (it is now process {process_id})]: all connections from before "
+        "are dead, and applications must open new ones.",
+        "Another process answers than before, so every connection that was open has ended, even if no "
+        "heartbeat failed. The daemon now looks for workers that still hold the dead ones. Nothing is to "
+        "be done.",
+    ),
+    Event.LEFTOVERS_FOUND: Entry(
+        "7c26e14f1fa0456a9d87d48d001fbc5f",
+        Priority.NOTICE,
+        "{instance} still holds {leftovers:dead connection} to MongoDB[ in {workers:worker}].[ If it does "
+        "not heal by itself, a reload is due in {until_s}.]",
+        "Workers hold connections that the outage ended (CLOSE_WAIT in `ss` and `lsof`). A healthy driver "
+        "closes them and connects anew by itself within some seconds. The daemon waits for that; "
+        "`mongo-watchdog connections` shows each of them.",
+    ),
+    Event.HEALED: Entry(
+        "2194870b9d8e44abbeacbe7a7500a21d",
+        Priority.NOTICE,
+        "{instance} is well again by itself[ after {seconds}]: no worker needs a reload[idle?, though nobody "
+        "has used {idle:idle worker} yet].",
+        "The workers closed their dead connections, or use new ones. The daemon did nothing, and nothing "
+        "is to be done.",
+    ),
+    Event.RELOAD_DUE: Entry(
+        "7db66547e3c74cc0b6ba9ea19058d317",
+        Priority.WARNING,
+        "{instance} does not heal by itself and needs a {command}[: {why}][ ({stranded:stranded worker}, "
+        "{idle:idle worker}, {leftovers:dead connection})].",
+        "MongoDB serves, the time to heal is over, and workers still have only dead connections: their "
+        "requests fail, or the next one will. The daemon reloads the instance unless something holds it "
+        "back, which it says next. Nothing is to be done.",
+    ),
+    Event.RELOAD_HELD: Entry(
+        "332f2dd23ebd435986b3319ca275eb9d",
+        Priority.WARNING,
+        "{instance} needs a {command}, which is held back[ ({blocked_by})][: {reason}][; for another {until_s}].",
+        "A reload is due, and a rule forbids it for now; the reason names it. Where a time is given the "
+        "daemon goes on by itself. Otherwise change what the reason says, or reload the instance by hand; "
+        "`mongo-watchdog status` shows everything that blocks it.",
+    ),
+    Event.RELOAD_SENT: Entry(
+        "6d28ba5cd20c4020af35862fe1265e85",
+        Priority.WARNING,
+        "Sent {instance} a {command}[resent? once more, because the first one was lost][ for "
+        "{workers:worker}][: {why}].",
+        "One byte was written into the master FIFO of the instance: w reloads all workers gracefully, c "
+        "one after the other, r executes the whole stack anew. Requests that are being served are "
+        "finished. The daemon now watches the old processes go, and sends nothing more until it knows what "
+        "became of this.",
+    ),
+    Event.RELOADED: Entry(
+        "fcd0483d516244da88ad351d2e3dbca0",
+        Priority.NOTICE,
+        "{instance} was reloaded[ in {seconds}][ and has {workers:new worker}]; it has recovered once they "
+        "are seen to reach MongoDB.",
+        "All old workers are gone and the new ones are ready. That proves the reload, not yet the cure: "
+        "the daemon watches until the workers that are used have connections of their own. Nothing is to "
+        "be done.",
+    ),
+    Event.RECOVERED: Entry(
+        "b55d36224135485e8957faf7bcd7ada7",
+        Priority.NOTICE,
+        "{instance} recovered[ after {seconds}]: every worker that is used has a working connection to MongoDB.",
+        "The reload helped, and this was seen: the new workers have fresh connections to a member that "
+        "serves. The incident is over. An application that often needs this should make its MongoClient "
+        "after the fork (`lazy-apps = true`).",
+    ),
+    Event.RELOAD_FAILED: Entry(
+        "0b6fba765a594818af03030ad9841721",
+        Priority.ERR,
+        "The {command} of {instance} did not help[: {reason}].",
+        "The instance was asked to reload, and either its old workers did not go in time or the new ones "
+        "do not reach MongoDB. The daemon does not repeat this against the same incarnation of MongoDB; it "
+        "restarts the whole stack where that is allowed (`reloads: [..., restart]`), or gives up. Look "
+        "into the log of the application.",
+    ),
+    Event.OVERTAKEN: Entry(
+        "92593566c40f4628bbf04edfc44b8943",
+        Priority.WARNING,
+        "MongoDB went away again while {instance} was being reloaded[: {reason}]; that reload proves nothing.",
+        "A new outage began before the reload had ended or was proved. The daemon sends nothing to the "
+        "instance before the deadline of that reload, and starts over once MongoDB serves and the workers "
+        "had their time to heal. See to MongoDB.",
+    ),
+    Event.GAVE_UP: Entry(
+        "3cc28e39a51e4b6f98b2ae63b21caf69",
+        Priority.ERR,
+        "Gave up on {instance}[: {reason}]. It needs somebody to look at it[; the next try is in {until_s}].",
+        "Nothing that the daemon may do helps this instance now. It goes on watching, and acts again when "
+        "the instance recovers, MongoDB is restarted, or `policy.half_open_after` is over. Reload or "
+        "restart the instance by hand, and look into its log; where the reason names a setting, that "
+        "setting is the mend.",
+    ),
+    Event.BLIND: Entry(
+        "288777a3e07347b1a4f25c1136fae172",
+        Priority.ERR,
+        "Cannot see {scope}[: {reason}]. Nothing is reloaded on what cannot be seen.",
+        "Something that the daemon must read to decide could not be read, so it reloads nothing there; it "
+        "never takes a failed read for an empty one. The reason ends with what mends it: mostly a missing "
+        "capability, another network namespace, or an address that does not resolve. `mongo-watchdog check "
+        "--live` tests all of it.",
+    ),
+    Event.SEEING_AGAIN: Entry(
+        "c73fd5def051435082544d0ef45c87d8",
+        Priority.NOTICE,
+        "Can see {scope} again.",
+        "What could not be read can be read again, and the daemon decides again. Nothing is to be done.",
+    ),
+    Event.INSTANCE_ABSENT: Entry(
+        "da26ec943bb4429c9a6c5b6689e96a17",
+        Priority.NOTICE,
+        "{instance} does not run: nobody has its FIFO[ {fifo}] open.",
+        "No process has the master FIFO of this instance open. A stopped application is left alone. If it "
+        "does run, its `master-fifo` is another path than `master_fifo` in the configuration, or the file "
+        "was deleted: restart the instance.",
+    ),
+    Event.INSTANCE_BACK: Entry(
+        "64ab5eb8c70f4f5eb788f692578ebac4",
+        Priority.NOTICE,
+        "{instance} runs again[ (master {pid})].",
+        "A uWSGI master has the FIFO of this instance open, and it is watched again. Nothing is to be done.",
+    ),
+    Event.CONFIG_RELOADED: Entry(
+        "ba0591ea71ef47de90fd54901ea3b109",
+        Priority.NOTICE,
+        "The configuration was read again and is in force[: {deployments:MongoDB deployment}][, "
+        "{instances:uWSGI instance}].",
+        "The daemon works by the new configuration; what it remembers of each instance stays. Nothing is to be done.",
+    ),
+    Event.CONFIG_REJECTED: Entry(
+        "a80bd32bd3634a449309a35c4f46954a",
+        Priority.ERR,
+        "The configuration has mistakes, so the one from before stays in force: {mistakes:mistake}",
+        "The configuration was read again at somebody's request and is not valid. The daemon goes on with "
+        "the old one. Correct the file, try it with `mongo-watchdog check`, then `mongo-watchdog "
+        "reconfigure`.",
+    ),
+    Event.PAUSED: Entry(
+        "50fb6344e0bd4176bb7b761b1d43f067",
+        Priority.NOTICE,
+        "Reloads are paused[ until {until}][ for {until_s}][ by {by}][: {reason}].",
+        "An operator asked for it. The daemon watches and tells as before and sends no reload, also after "
+        "a restart, until the time is over or `mongo-watchdog resume` is called.",
+    ),
+    Event.RESUMED: Entry(
+        "05c937c221bb4649944632feba435abe",
+        Priority.NOTICE,
+        "Reloads are allowed again[, by {by}].",
+        "The pause is over, by its time or by `mongo-watchdog resume`. A reload that became due meanwhile "
+        "may follow at once.",
+    ),
+    Event.STOPPING: Entry(
+        "ceabfa4c7ded49128935a80627678743",
+        Priority.NOTICE,
+        "mongo-watchdog stops[: {reason}]; nothing watches the applications until it runs again.",
+        "The daemon was asked to end. What it remembers is saved: a reload that is under way goes on "
+        "without it, and is verified at the next start, not sent again.",
+    ),
+}
+
+_OPTIONAL = re.compile(r"\[(?:(?P<flag>\w+)(?:=(?P<value>\w+))?\?)?(?P<text>[^\[\]]*)\]")
+_FIELD = re.compile(r"\{(?P<name>\w+)(?::(?P<noun>[^}]+))?\}")
+
+# Stands where a sentence cannot do without a field that was not given.
+_UNNAMED = {
+    "instance": "an instance",
+    "member": "a member",
+    "command": "reload",
+    "leftovers": "dead connections",
+    "scope": "a part of what is watched",
+    "mistakes": "see `mongo-watchdog check`",
+}
+
+
+def sentence(tell: Tell) -> str:
+    """Fill the event's sentence; whatever fields are missing, it stays a sentence."""
+    given = {**tell.fields, "instance": tell.instance, "member": tell.member, "blocked_by": tell.blocked_by}
+    given["command"] = words.COMMANDS.get(tell.command) if tell.command else None
+    values = {name: value for name, value in given.items() if value is not None and value != ""}
+    template = CATALOG[tell.event].sentence
+    # In one pass over the template, so that a value that holds brackets or braces stays as it is.
+    filled, end = [], 0
+    for part in _OPTIONAL.finditer(template):
+        filled += [_fill(template[end : part.start()], values), _optional(part, values)]
+        end = part.end()
+    return "".join([*filled, _fill(template[end:], values)])
+
+
+def _optional(part: re.Match[str], values: Mapping[str, FieldValue]) -> str:
+    flag, wanted, text = part["flag"], part["value"], part["text"]
+    if flag and (str(values.get(flag)) != wanted if wanted else not values.get(flag)):
+        return ""
+    if any(field["name"] not in values for field in _FIELD.finditer(text)):
+        return ""
+    return _fill(text, values)
+
+
+def _fill(text: str, values: Mapping[str, FieldValue]) -> str:
+    def shown(field: re.Match[str]) -> str:
+        name, noun = field["name"], field["noun"]
+        if name not in values:
+            return _UNNAMED.get(name, "?")
+        value = values[name]
+        if isinstance(value, int | float) and (name == "seconds" or name.endswith("_s")):
+            return words.duration(value)
+        return words.count(value, noun) if noun else str(value).rstrip(".")
+
+    return _FIELD.sub(shown, text)

@@ -1,0 +1,288 @@
+"""What the daemon sees and will do: as a document for programs, and as text for people.
+
+tests/schema/status.schema.json is the document. It must never say more than was seen: what is not known is null. Here
+and in the journal alone a time becomes wall-clock time.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from watchdogd import __version__
+from watchdogd.config import Config
+from watchdogd.model import (
+    Blocked,
+    Command,
+    Decision,
+    Finding,
+    Instance,
+    InstanceState,
+    LastReload,
+    Member,
+    MemberState,
+    Mono,
+    Outlook,
+    Phase,
+    Snapshot,
+)
+from watchdogd.report.words import COMMANDS, count, duration, printable, timestamp
+
+VERSION = 1
+
+_QUIET = frozenset({Phase.WATCHING.value, Phase.ABSENT.value})
+
+_MEANING: Mapping[str, str] = {
+    Phase.RELOADING.value: "a reload is under way",
+    Phase.VERIFYING.value: "reloaded, and not yet proven that it helped",
+    Phase.GAVE_UP.value: "nothing that may be done here helps: somebody must look at it",
+    Phase.ABSENT.value: "it does not run",
+    Phase.OUTAGE.value: "MongoDB does not serve",
+    Phase.SETTLING.value: "it gets time to heal by itself",
+    Phase.DUE.value: "it needs a reload",
+    Phase.WATCHING.value: "nothing to do",
+}
+
+_NAMED_AT_MOST = 5
+
+Document = dict[str, Any]
+
+
+# ----------------------------------------------------------------------------------------------- for programs
+
+
+def document(snapshot: Snapshot, findings: Mapping[str, Finding], decision: Decision, config: Config) -> Document:
+    """Return what `status --json` prints, of one tick: its Snapshot, Findings and Decision, and what it decided by."""
+    paused = decision.state.paused
+    return {
+        "version": VERSION,
+        "at": timestamp(snapshot.wall),
+        "daemon": {"version": __version__, "pid": os.getpid()},
+        "mode": config.mode.value,
+        "paused": paused and {"until": _wall(snapshot, paused.until), "reason": paused.reason},
+        "deployments": _deployments(snapshot, config),
+        "instances": [
+            _instance(
+                snapshot,
+                instance,
+                findings.get(instance.name, Finding(instance.name)),
+                decision.state.instances.get(instance.name, InstanceState()),
+                decision.outlooks.get(instance.name),
+            )
+            for instance in snapshot.instances
+        ],
+        "not_covered": list(snapshot.not_covered),
+        "blind": [{"scope": blind.scope, "why": blind.why} for blind in snapshot.blind],
+    }
+
+
+def answer(document: Document) -> Document:
+    """Return it as the answer to who asked for it."""
+    return {"ok": True, "text": "", "exit": exit_code(document), "status": document}
+
+
+def exit_code(document: Document, instance: str | None = None) -> int:
+    """Return 0 when all is well, 1 for an incident, blindness, or nothing that is watched (of one instance)."""
+    instances = _chosen(document, instance)
+    watched = any(one["state"] != Phase.ABSENT.value for one in instances)
+    troubled = any(one["incident"] or one["blind"] or one["state"] not in _QUIET for one in instances)
+    serving = all(one["serving"] for one in document["deployments"])
+    return 0 if watched and serving and not troubled and not document["blind"] else 1
+
+
+def line(snapshot: Snapshot, decision: Decision) -> str:
+    """Return it all in one line, for `systemctl status`."""
+    busy = [
+        f"{name} {outlook.phase.value.replace('_', ' ')}"
+        for name, outlook in decision.outlooks.items()
+        if outlook.phase.value not in _QUIET
+    ]
+    blind = [one.scope for one in snapshot.blind] + [one.name for one in snapshot.instances if one.blind]
+    parts = [f"watching {count(len(snapshot.instances), 'instance')}: {_some(busy) or 'nothing to do'}"]
+    parts += [f"blind: {_some(blind)}"] if blind else []
+    parts += ["paused"] if decision.state.paused else []
+    return "; ".join(parts)
+
+
+def _deployments(snapshot: Snapshot, config: Config) -> list[Document]:
+    members: dict[str, list[Member]] = {one.name: [] for one in config.deployments}
+    for id_, member in snapshot.members.items():
+        members.setdefault(id_.deployment, []).append(member)
+    return [
+        {
+            "name": name,
+            "serving": any(_serves(one) for one in of_it),
+            "members": [_member(snapshot, one) for one in of_it],
+        }
+        for name, of_it in members.items()
+    ]
+
+
+def _serves(member: Member) -> bool:
+    return member.serving and member.state is MemberState.UP
+
+
+def _member(snapshot: Snapshot, member: Member) -> Document:
+    return {
+        "address": member.id.address,
+        "state": member.state.value,
+        "serving": _serves(member),
+        "process_id": member.process_id,
+        "since": _wall(snapshot, member.since),
+        "restarts": member.restarts,
+        "detail": member.detail or None,
+    }
+
+
+def _instance(
+    snapshot: Snapshot, instance: Instance, finding: Finding, state: InstanceState, outlook: Outlook | None
+) -> Document:
+    outlook = outlook or Outlook(state.phase)
+    return {
+        "name": instance.name,
+        "state": outlook.phase.value,
+        "blocked_by": [_blocked(snapshot, one) for one in outlook.blocked_by],
+        "blind": list(instance.blind),
+        "master": instance.master and {"pid": instance.master.pid},
+        "workers": [
+            {
+                "pid": worker.id.pid,
+                "verdict": verdict.value if (verdict := finding.verdicts.get(worker.id)) else None,
+                "leftovers": finding.counted.get(worker.id, 0),
+            }
+            for worker in instance.workers
+        ],
+        "next": {"what": outlook.next_what, "at": _wall(snapshot, outlook.next_at)} if outlook.next_what else None,
+        "incident": state.incident and state.incident.id,
+        "last_reload": state.last and _last_reload(state.last),
+        "reloads_left": outlook.reloads_left,
+    }
+
+
+def _blocked(snapshot: Snapshot, blocked: Blocked) -> Document:
+    return {"gate": blocked.gate, "reason": blocked.reason, "until": _wall(snapshot, blocked.until)}
+
+
+def _last_reload(last: LastReload) -> Document:
+    return {
+        "id": last.id,
+        "command": last.command,
+        "at": timestamp(last.wall),
+        "outcome": last.outcome,
+        "proven": last.proven,
+        "detail": last.detail or None,
+    }
+
+
+def _wall(snapshot: Snapshot, at: Mono | None) -> str | None:
+    """Turn a time of CLOCK_MONOTONIC into RFC 3339; None for what is not known or has no end."""
+    if at is None or not math.isfinite(at):
+        return None
+    return timestamp(snapshot.wall + at - snapshot.at)
+
+
+# ------------------------------------------------------------------------------------------------- for people
+
+
+def render(document: Document, instance: str | None = None) -> str:
+    """Return the document as text: MongoDB with all instances, or with one."""
+    instances = _chosen(document, instance)
+    daemon = document["daemon"]
+    lines = [f"mongo-watchdog {daemon['version']} (pid {daemon['pid']}), {document['at']}"]
+    if document["mode"] != "act":
+        lines.append(f"mode {document['mode']}: nothing is ever reloaded")
+    if paused := document["paused"]:
+        until = _when(document, paused["until"])
+        lines.append(f"paused{f' until {until}' if until else ''}: {paused['reason'] or 'no reason given'}")
+    lines += ["", *_table(_member_rows(document))]
+    for one in instances:
+        lines += ["", *_instance_lines(document, one)]
+    if not instances:
+        lines += [
+            "",
+            "No uWSGI instance is watched: none is configured, and none with a master FIFO was found.",
+        ]
+    rest = [f"blind: {one['scope']}: {one['why']}" for one in document["blind"]]
+    rest += [f"not covered: {one}" for one in document["not_covered"]] if instance is None else []
+    if rest:
+        lines += ["", *rest]
+    return "\n".join(printable(text).rstrip() for text in lines)
+
+
+def _chosen(document: Document, instance: str | None) -> list[Document]:
+    return [one for one in document["instances"] if instance in (None, one["name"])]
+
+
+def _member_rows(document: Document) -> Iterator[tuple[str, ...]]:
+    yield "MONGODB", "MEMBER", "STATE", "SERVING", "FOR", "RESTARTS", "PROCESS"
+    for deployment in document["deployments"]:
+        if not deployment["members"]:
+            yield deployment["name"], "-", "unknown", "no", "-", "-", "-"
+        for member in deployment["members"]:
+            process = member["process_id"] or "-"
+            yield (
+                deployment["name"],
+                member["address"],
+                member["state"],
+                "yes" if member["serving"] else "no",
+                _span(member["since"], document["at"]),
+                str(member["restarts"]),
+                f"{process}  {member['detail']}" if member["detail"] else process,
+            )
+
+
+def _instance_lines(document: Document, one: Document) -> Iterator[str]:
+    yield f"{one['name']}: {one['state'].replace('_', ' ')} ({_MEANING[one['state']]})"
+    master = f"  master {one['master']['pid']}" if one["master"] else "  no master"
+    yield master + (f", incident {one['incident']}" if one["incident"] else "")
+    rows = [(str(worker["pid"]), worker["verdict"] or "unknown", str(worker["leftovers"])) for worker in one["workers"]]
+    if rows:
+        yield from (f"  {row}" for row in _table([("WORKER", "VERDICT", "LEFTOVERS"), *rows]))
+    for blind in one["blind"]:
+        yield f"  blind: {blind}"
+    if following := one["next"]:
+        at = _when(document, following["at"])
+        yield f"  next: {_in_words(following['what'])}" + (f", {at}" if at else "")
+    for blocked in one["blocked_by"]:
+        until = _when(document, blocked["until"])
+        yield f"  held by {blocked['gate']}: {blocked['reason']}" + (f"; until {until}" if until else "")
+    if last := one["last_reload"]:
+        proven = ", proven" if last["proven"] else ""
+        detail = f": {last['detail']}" if last["detail"] else ""
+        command = COMMANDS[Command(last["command"])]
+        yield f"  last: {command} {_when(document, last['at'])}: {last['outcome']}{proven}{detail}"
+    yield f"  {count(one['reloads_left'], 'reload')} left in the budget"
+
+
+def _in_words(what: str) -> str:
+    """Name the command of `reload w`, which nobody knows by its letter."""
+    command = COMMANDS.get(Command(what.removeprefix("reload ")))
+    return f"{what} ({command})" if command else what
+
+
+def _when(document: Document, at: str | None) -> str:
+    """Write a time with what it means now: `2026-11-22T10:00:12.000Z (in 12 s)`; empty for None."""
+    if at is None:
+        return ""
+    seconds = (datetime.fromisoformat(at) - datetime.fromisoformat(document["at"])).total_seconds()
+    return f"{at} (in {duration(seconds)})" if seconds >= 0 else f"{at} ({duration(-seconds)} ago)"
+
+
+def _span(since: str | None, at: str) -> str:
+    if since is None:
+        return "-"
+    return duration(max(0.0, (datetime.fromisoformat(at) - datetime.fromisoformat(since)).total_seconds()))
+
+
+def _table(rows: Iterator[tuple[str, ...]] | list[tuple[str, ...]]) -> list[str]:
+    rows = list(rows)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _NAMED_AT_MOST
+    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
