@@ -1,0 +1,110 @@
+from rig.processes import wait_for
+from rig.traffic import Traffic
+from tests.stories.stage import LINGER_S, Stage, all_good, respawned, strand
+
+
+def test_an_instance_restarted_while_it_settles_needs_no_reload(stage: Stage) -> None:
+    mongod = stage.mongod()
+    app = stage.app(mongod.uri)
+    watchdog = stage.watchdog(mongod.uri, app)
+    strand(mongod, app)
+    watchdog.wait_event("leftovers_found", within=30)
+    app.restart()
+    with Traffic(app.address):
+        watchdog.wait_state("watching", within=LINGER_S + 30)
+        assert watchdog.tells_none("reload_due", seconds=2 * LINGER_S)
+    assert not watchdog.order("reload_due", "reload_sent")
+    assert respawned(app) == 0
+    assert not all_good(app)
+
+
+def test_an_instance_restarted_in_the_middle_of_its_reload_gets_no_second_one(stage: Stage) -> None:
+    mongod = stage.mongod()
+    app = stage.app(mongod.uri, mercy_s=30)
+    watchdog = stage.watchdog(mongod.uri, app, limits={"worker_reload_mercy": "30s"})
+    # A request that does not end keeps the reload from completing.
+    stage.hang(app)
+    strand(mongod, app, hanging=1)
+    watchdog.wait_event("reload_sent", within=LINGER_S + 30)
+    assert watchdog.instance()["state"] == "reloading"
+    app.restart()
+    with Traffic(app.address):
+        watchdog.wait_state("watching", within=60)
+        assert watchdog.tells_none("reload_due", "reload_sent", seconds=2 * LINGER_S)
+    assert len(watchdog.events("reload_sent")) == 1
+    assert watchdog.instance()["last_reload"]["outcome"] == "replaced"
+    assert not watchdog.order("gave_up", "reload_failed")
+    assert not all_good(app)
+
+
+def test_a_reload_by_hand_while_it_settles_needs_no_second_one(stage: Stage) -> None:
+    mongod = stage.mongod()
+    app = stage.app(mongod.uri)
+    watchdog = stage.watchdog(mongod.uri, app, policy={"linger": "8s"})
+    workers = app.workers()
+    strand(mongod, app)
+    watchdog.wait_event("leftovers_found", within=30)
+    wait_for(lambda: watchdog.instance()["next"]["at"], "the time of the reload", within=5)
+    app.send(b"w")
+    with Traffic(app.address):
+        watchdog.wait_event("healed", within=60)
+        assert watchdog.tells_none("reload_due", "reload_sent", seconds=10)
+    assert respawned(app) == len(workers)
+
+
+def test_a_pause_holds_the_reload_and_its_end_lets_it_go(stage: Stage) -> None:
+    mongod = stage.mongod()
+    app = stage.app(mongod.uri)
+    watchdog = stage.watchdog(mongod.uri, app)
+    assert watchdog.run("pause", "--reason", "the storage is moved").returncode == 0
+    strand(mongod, app)
+    with Traffic(app.address):
+        held = watchdog.wait_event("reload_held", within=LINGER_S + 30)
+        assert held.fields["blocked_by"] == "paused"
+        assert "the storage is moved" in held.sentence
+        watchdog.restart()
+        assert watchdog.tells_none("reload_sent", seconds=2 * LINGER_S)
+        assert watchdog.run("resume").returncode == 0
+        watchdog.wait_event("recovered", within=60)
+    assert len(watchdog.events("reload_sent")) == 1
+
+
+def test_in_mode_observe_everything_is_told_and_nothing_is_sent(stage: Stage) -> None:
+    mongod = stage.mongod()
+    app = stage.app(mongod.uri)
+    watchdog = stage.watchdog(mongod.uri, app, mode="observe")
+    workers = app.workers()
+    strand(mongod, app)
+    with Traffic(app.address):
+        held = watchdog.wait_event("reload_held", within=LINGER_S + 30)
+        assert held.fields["blocked_by"] == "mode"
+        assert watchdog.tells_none("reload_sent", seconds=LINGER_S)
+        assert (app.workers(), respawned(app)) == (workers, 0)
+
+        watchdog.write(mode="act")
+        assert watchdog.run("reconfigure").returncode == 0
+        watchdog.wait_event("recovered", within=60)
+    assert len(watchdog.events("reload_sent")) == 1
+
+
+def test_a_reload_that_an_operator_asks_for_is_verified_like_every_other(stage: Stage) -> None:
+    mongod = stage.mongod()
+    app = stage.app(mongod.uri)
+    watchdog = stage.watchdog(mongod.uri, app, policy={"linger": "10s"})
+    old = app.workers()
+    with Traffic(app.address):
+        # By the same gates as every reload: not before MongoDB has served for as long as `linger`.
+        refused = watchdog.run("reload", "shop")
+        assert refused.returncode == 1
+        assert "MongoDB has only just come back" in refused.stderr
+        wait_for(
+            lambda: watchdog.run("reload", "shop", "--wait").returncode == 0, "a reload", within=30, log=watchdog.log
+        )
+        watchdog.wait_event("recovered", within=30)
+        assert watchdog.order("reload_sent", "reloaded", "recovered") == [
+            "reload_sent",
+            "reloaded",
+            "recovered",
+        ]
+    assert respawned(app) == len(old)
+    assert set(app.ready_workers()).isdisjoint(old)

@@ -1,0 +1,222 @@
+"""A web site inside a box: mongod and uWSGI as services of their own users, and its visitors.
+
+The unit files and the ini are what an administrator writes; the programs and the app are the rig's.
+"""
+
+import enum
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+from rig import fetch, wire
+from rig.processes import DeadlineError, wait_for
+from rig.traffic import Request, Traffic, get
+from rig.uwsgi import IMPORT_PAUSE_S, PROBE_HOLD_S, STARTS
+from tests.system.box import Box
+from tests.system.service import ROOT
+
+RIG_INSIDE, CHECKOUT_INSIDE = "/opt/rig", "/opt/checkout"
+ADDRESS = ("127.0.0.1", 8000)
+MONGOD = ("127.0.0.1", 27017)
+FIFO = "/run/shop/fifo"
+WORKERS = 3
+MERCY_S = 4
+WITHIN_S = 60.0
+
+
+class Way(enum.Enum):
+    """How uWSGI comes to run as www-data."""
+
+    SYSTEMD_USER = "User= in its unit"
+    UWSGI_UID = "started as root, with uid= in its ini"
+
+
+_MONGOD_UNIT = """
+[Service]
+User=mongodb
+StateDirectory=mongodb
+Environment=LD_LIBRARY_PATH={library}
+ExecStart={mongod} --dbpath /var/lib/mongodb --bind_ip 127.0.0.1 --wiredTigerCacheSizeGB 0.25 --nounixsocket \
+    --setParameter diagnosticDataCollectionEnabled=false
+"""
+_UWSGI_UNIT = """
+[Service]
+{user}
+Environment=MONGO_URI=mongodb://127.0.0.1:27017/ MONGO_SELECTION_MS=1000 MONGO_HEARTBEAT_MS=1000
+Environment=RIG_CLIENT=import RIG_IMPORT_PAUSE_S={pause}
+ExecStart={uwsgi} --ini /etc/shop.ini
+KillSignal=SIGQUIT
+TimeoutStopSec=10
+"""
+_INI = """
+[uwsgi]
+binary-path = {python}
+master = true
+need-app = true
+strict = true
+http-socket = {host}:{port}
+processes = {workers}
+master-fifo = {fifo}
+worker-reload-mercy = {mercy}
+pythonpath = {pymongo}
+wsgi-file = {checkout}/rig/apps/web.py
+{uid}
+"""
+
+
+def shows() -> dict[Path, str]:
+    """What a box with a site is to show: the real components, and the app."""
+    return {fetch.cache_dir(): RIG_INSIDE, ROOT: CHECKOUT_INSIDE}
+
+
+@dataclass(eq=False)
+class Site:
+    """mongod and the app that gets stuck, both serving, once `start` returns."""
+
+    box: Box
+    way: Way = Way.SYSTEMD_USER
+    mercy_s: int = MERCY_S
+
+    def start(self) -> None:
+        """Writes the units and starts both; begins anew where the app is stuck from boot, as the rig does."""
+        self.box.write("/usr/lib/sysusers.d/site.conf", "u mongodb - -\n")
+        self.box.run("systemd-sysusers")
+        # Not RuntimeDirectory=: it is the unit's user's, and uWSGI makes its FIFO as the one that it has become.
+        self.box.write("/usr/lib/tmpfiles.d/site.conf", "d /run/shop 0755 www-data www-data -\n")
+        self.box.run("systemd-tmpfiles", "--create", "site.conf")
+        _open_the_way_to(self.box, Path(sys.base_prefix))
+        binary = fetch.mongod()
+        self.box.write(
+            "/etc/systemd/system/mongod.service",
+            _MONGOD_UNIT.format(mongod=_inside(binary.path), library=_inside(binary.path.parent / "lib")),
+        )
+        self._write_uwsgi()
+        self.box.systemctl("daemon-reload")
+        self.box.systemctl("start", "mongod")
+        self.wait_mongod()
+        for left in reversed(range(STARTS)):
+            self.box.systemctl("restart", "uwsgi")
+            try:
+                self._warm_up()
+            except DeadlineError:
+                if not left:
+                    raise
+            else:
+                return
+
+    def wait_mongod(self) -> None:
+        """Returns once mongod answers."""
+
+        def answers() -> bool:
+            with self.box.entered():
+                try:
+                    wire.hello(MONGOD)
+                except OSError:
+                    return False
+            return True
+
+        wait_for(answers, "mongod answers", within=WITHIN_S)
+
+    def strand(self, *, hanging: int = 0) -> None:
+        """Takes mongod away, has the workers fail (but that many, which hang), and brings it back."""
+        self.box.systemctl("stop", "mongod")
+        failed: set[int] = set()
+
+        def all_failed() -> bool:
+            answers = self.get_many(2 * WORKERS - hanging)
+            failed.update(one.worker for one in answers if one.worker and one.status != HTTPStatus.OK)
+            return len(failed) >= WORKERS - hanging
+
+        wait_for(all_failed, "an error of every worker while mongod is down", within=WITHIN_S)
+        self.box.systemctl("start", "mongod")
+        self.wait_mongod()
+
+    def get_many(self, count: int, path: str = "/") -> list[Request]:
+        """That many requests at the same time."""
+        with self.box.entered(), ThreadPoolExecutor(count) as pool:
+            return list(pool.map(lambda _: get(ADDRESS, path), range(count)))
+
+    def all_good(self) -> bool:
+        """Whether requests to every worker are good."""
+        return all(one.good for one in self.get_many(2 * WORKERS, f"/?hold={PROBE_HOLD_S}"))
+
+    @contextmanager
+    def traffic(self) -> Iterator[None]:
+        """Visitors come meanwhile."""
+        with self.box.entered():
+            traffic = Traffic(ADDRESS)
+            traffic.__enter__()  # its threads stay in the box's network; this one need not
+        try:
+            yield
+        finally:
+            traffic.stop()
+
+    def respawned(self) -> int:
+        """How many workers uWSGI made anew, by its own log: what reached it, whatever the watchdog says."""
+        log = self.box.run(
+            "journalctl", "--output=cat", "--quiet", "--unit=uwsgi.service", "--grep=Respawned", check=False
+        )
+        return len(log.stdout.splitlines())
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """One worker is busy meanwhile, with a request that does not end."""
+        with self.box.entered():
+            connection = socket.create_connection(ADDRESS, timeout=WITHIN_S)
+        with connection:
+            connection.sendall(b"GET /hang HTTP/1.0\r\n\r\n")
+            assert connection.recv(1), "uWSGI closed the connection"
+            yield
+
+    def _write_uwsgi(self) -> None:
+        python, script = map(_inside, map(Path, fetch.uwsgi()))
+        by_systemd = self.way is Way.SYSTEMD_USER
+        uwsgi_unit = _UWSGI_UNIT.format(
+            uwsgi=f"{python} {script}",
+            user="User=www-data\nGroup=www-data" if by_systemd else "",
+            pause=IMPORT_PAUSE_S,
+        )
+        ini = _INI.format(
+            python=python,
+            host=ADDRESS[0],
+            port=ADDRESS[1],
+            workers=WORKERS,
+            fifo=FIFO,
+            mercy=self.mercy_s,
+            pymongo=_inside(fetch.pymongo()),
+            checkout=CHECKOUT_INSIDE,
+            uid="" if by_systemd else "uid = www-data\ngid = www-data",
+        )
+        self.box.write("/etc/systemd/system/uwsgi.service", uwsgi_unit)
+        self.box.write("/etc/shop.ini", ini)
+
+    def _warm_up(self) -> None:
+        served: set[int] = set()
+        deadline = time.monotonic() + WITHIN_S
+
+        def all_served() -> bool:
+            if time.monotonic() > deadline - WITHIN_S / 2 and self.box.show("uwsgi.service", "ActiveState") == "failed":
+                raise DeadlineError("uwsgi.service failed")
+            answers = self.get_many(2 * WORKERS, f"/?hold={PROBE_HOLD_S}")
+            served.update(one.worker for one in answers if one.worker and one.status == HTTPStatus.OK)
+            return len(served) >= WORKERS
+
+        wait_for(all_served, "a good request on every worker", within=WITHIN_S / 3)
+
+
+def _inside(path: Path) -> str:
+    """Where a file of the rig's cache is inside."""
+    return str(RIG_INSIDE / path.relative_to(fetch.cache_dir()))
+
+
+def _open_the_way_to(box: Box, folder: Path) -> None:
+    """Lets every user inside reach the Python that the rig's uWSGI was made with, which may be below /root."""
+    for parent in (folder, *folder.parents):
+        path = box.path(str(parent))
+        path.chmod(path.stat().st_mode | 0o111)

@@ -1,0 +1,102 @@
+"""The story of the stuck app, with everything as it is installed."""
+
+import pytest
+
+from rig.processes import wait_for
+from tests.system.box import Box
+from tests.system.service import HELPER, ROOT, UNIT, Service
+from tests.system.site import FIFO, WORKERS, Site, Way
+
+CURED_WITHIN_S = 90.0
+STEPS = ("leftovers_found", "reload_due", "reload_sent", "reloaded", "recovered")
+
+
+def cured(service: Service, site: Site) -> None:
+    """Waits for the proof, and claims that one reload and nothing else led to it."""
+    with site.traffic():
+        service.wait_event("recovered", within=CURED_WITHIN_S)
+    assert service.order(*STEPS, "reload_failed", "gave_up") == list(STEPS)
+    assert site.respawned() == WORKERS
+    assert site.all_good()
+
+
+@pytest.mark.parametrize("way", Way, ids=lambda way: way.name.lower())
+def test_the_stuck_app_is_cured_by_the_shipped_units(service: Service, site: Site, box: Box, way: Way) -> None:
+    site.way = way
+    site.start()
+    service.start()
+    pid = service.pid
+    site.strand()
+    cured(service, site)
+    assert "asked b'w " in service.log(HELPER)  # its byte came from the helper
+    explained = box.run("journalctl", "-x", "--quiet", f"--unit={UNIT}").stdout
+    assert "Subject: reload sent: shop\n" in explained
+    assert "One byte was written into the master FIFO of the instance" in explained
+    assert (service.pid, service.restarts) == (pid, 0)
+
+
+def test_instances_that_are_found_are_cured_too(service: Service, site: Site) -> None:
+    service.fifos = None
+    service.configure()
+    site.start()
+    service.start()
+    site.strand()
+    cured(service, site)
+
+
+def test_as_the_same_user_it_needs_no_right_and_no_helper(service: Service, site: Site, box: Box) -> None:
+    service.drop_in((ROOT / "systemd" / "same-user.conf").read_text(), name="same-user.conf")
+    site.start()
+    service.start()
+    capabilities = box.path(f"/proc/{service.pid}/status").read_text()
+    assert "CapEff:\t0000000000000000" in capabilities
+    site.strand()
+    cured(service, site)
+    assert "asked" not in service.log(HELPER)
+    assert "missing" not in service.log()
+
+
+def test_as_the_same_user_it_says_that_it_is_blind_where_uwsgi_changed_its_user_itself(
+    service: Service, site: Site
+) -> None:
+    service.drop_in((ROOT / "systemd" / "same-user.conf").read_text(), name="same-user.conf")
+    site.way = Way.UWSGI_UID
+    site.start()
+    service.start()
+    assert "CAP_SYS_PTRACE" in service.wait_event("blind", within=CURED_WITHIN_S)["MESSAGE"]
+
+
+def test_restarts_and_crashes_of_mongod_never_restart_the_watchdog(service: Service, site: Site, box: Box) -> None:
+    site.start()
+    service.start()
+    pid = service.pid
+    for end in (("restart", "mongod"), ("kill", "--signal=KILL", "mongod"), ("start", "mongod"), ("stop", "mongod")):
+        box.systemctl("reset-failed", "mongod", check=False)
+        box.systemctl(*end)
+    box.systemctl("start", "mongod")
+    site.wait_mongod()
+    assert (service.pid, service.restarts, service.state) == (pid, 0, "active")
+
+
+def test_a_stopped_daemon_is_restarted_by_the_watchdog_and_sends_no_second_reload(
+    service: Service, site: Site, box: Box
+) -> None:
+    """A reload is in flight, held up by a worker that is busy for longer than the daemon is away."""
+    site.mercy_s = 30
+    service.limits = {"worker_reload_mercy": "30s"}
+    service.configure()
+    service.drop_in("[Service]\nWatchdogSec=8\n")
+    site.start()
+    service.start()
+    with site.hanging():
+        site.strand(hanging=1)
+        service.wait_event("reload_sent", within=CURED_WITHIN_S)
+        box.systemctl("kill", "--signal=STOP", "--kill-who=main", UNIT)
+        wait_for(lambda: service.restarts == 1 and service.state == "active", "it is restarted", within=60)
+        assert "Watchdog timeout" in service.log()
+        assert service.status()["instances"][0]["state"] in {"reloading", "verifying"}
+        with site.traffic():
+            service.wait_event("recovered", within=CURED_WITHIN_S)
+    assert len(service.events("reload_sent")) == 1
+    assert service.log(HELPER).count(f"{FIFO}'") == 1
+    assert site.respawned() == WORKERS

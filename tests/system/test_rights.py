@@ -1,0 +1,142 @@
+import json
+import re
+
+import pytest
+
+from tests.system.box import Box
+from tests.system.service import HELPER, HELPER_SOCKET, INSIDE, ROOT, UNIT, Service, unit
+from tests.system.site import CHECKOUT_INSIDE
+
+VICTIM = "victim.service"
+FIFO = "/run/victim/fifo"
+FOREVER = 1e9
+# What a unit says of its start, which a probe does not share; the sandbox is all the rest.
+_START = re.compile(
+    r"^(Type|NotifyAccess|ExecStart|ExecReload|WatchdogSec|Restart\w*|Standard\w+|SyslogI\w+)=.*\n", re.MULTILINE
+)
+
+
+def a_victim(box: Box) -> int:
+    """A process of www-data with a FIFO and a file of its own; its pid inside."""
+    script = f"umask 077; mkfifo {FIFO}; : >{FIFO}.file; exec 3<>{FIFO}; exec sleep infinity"
+    box.write(
+        f"/etc/systemd/system/{VICTIM}",
+        f"[Service]\nUser=www-data\nRuntimeDirectory=victim\nExecStart=/bin/sh -c '{script}'\n"
+        f"ExecStartPost=/bin/sh -c 'until test -e {FIFO}.file; do sleep 0.05; done'\n",
+    )
+    box.systemctl("daemon-reload")
+    box.systemctl("start", VICTIM)
+    return int(box.show(VICTIM, "MainPID"))
+
+
+def probed(box: Box, name: str, changed: tuple[str, str] = ("", "")) -> dict[str, str]:
+    """What a program in the sandbox of that unit can do to the victim."""
+    pid = a_victim(box)
+    text = _START.sub("", unit(name)).replace(*changed) if changed[0] else _START.sub("", unit(name))
+    command = f"{INSIDE}/bin/python3 {CHECKOUT_INSIDE}/tests/system/probe.py {pid} {FIFO}"
+    text = text.replace("[Service]\n", f"[Service]\nType=oneshot\nExecStart={command}\n", 1)
+    box.write("/etc/systemd/system/probe.service", text.replace(f"Requires={name[:-8]}.socket\n", ""))
+    box.systemctl("daemon-reload")
+    box.systemctl("start", "probe.service")
+    lines = box.run("journalctl", "--output=cat", "--quiet", "--unit=probe.service").stdout.splitlines()
+    outcomes: dict[str, str] = json.loads(next(line for line in lines if line.startswith("{")))
+    return outcomes
+
+
+def can(outcomes: dict[str, str]) -> set[str]:
+    return {name for name, outcome in outcomes.items() if outcome == "done"}
+
+
+@pytest.mark.usefixtures("service")
+def test_the_daemon_can_read_everything_and_change_nothing(box: Box) -> None:
+    outcomes = probed(box, UNIT)
+    assert can(outcomes) == {"see the process", "see what it holds", "read /etc/shadow", "write /dev/shm"}, outcomes
+    assert outcomes["connect to the network"] == "ECONNREFUSED"  # it may: nobody listens there
+
+
+@pytest.mark.usefixtures("service")
+def test_without_its_filter_the_daemon_could_write_the_memory_of_others(box: Box) -> None:
+    """Why the unit names process_vm_writev: the set @system-service has it, and CAP_SYS_PTRACE is all it needs."""
+    line = "SystemCallFilter=~process_vm_readv process_vm_writev process_madvise kcmp\n"
+    assert line in (ROOT / "systemd" / UNIT).read_text()
+    assert "write its memory" in can(probed(box, UNIT, (line, "")))
+
+
+@pytest.mark.usefixtures("service")
+def test_the_helper_can_write_fifos_and_see_and_reach_nobody(box: Box) -> None:
+    outcomes = probed(box, HELPER)
+    assert can(outcomes) == {"write the FIFO", "read /etc/shadow"}, outcomes
+    assert outcomes["see the process"] == "ENOENT"
+    assert outcomes["write a file of its user"] == "EROFS"
+
+
+@pytest.mark.usefixtures("service")
+@pytest.mark.parametrize(("name", "most"), [(UNIT, 25), (HELPER, 20)])
+def test_the_units_are_hardened(box: Box, name: str, most: int) -> None:
+    done = box.run("systemd-analyze", "security", "--no-pager", f"--threshold={most}", name, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.usefixtures("service")
+def test_the_units_have_no_mistake(box: Box) -> None:
+    names = (UNIT, HELPER, "mongo-watchdog-fifo.socket")
+    files = [f"/etc/systemd/system/{name}" for name in names]
+    done = box.run("systemd-analyze", "verify", "--man=no", *files)
+    assert done.stdout + done.stderr == ""
+
+
+CLIENT = """
+import socket, sys
+client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+client.settimeout(30)
+try:
+    client.connect(sys.argv[1])
+    client.send(sys.argv[2].encode())
+    print(client.recv(65536).decode())
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+def asked(box: Box, user: str, request: str) -> str:
+    """What the installed helper answers a program of that user."""
+    command = ["runuser", "-u", user, "--", f"{INSIDE}/bin/python3", "-c", CLIENT, HELPER_SOCKET, request]
+    return box.run(*command).stdout.rstrip("\n")
+
+
+def test_the_helper_refuses_every_wrong_caller_path_and_command(service: Service, box: Box) -> None:
+    a_victim(box)
+    uid = box.run("id", "-u", "www-data").stdout.strip()
+    service.configure(uwsgi=[{"name": "victim", "master_fifo": FIFO}])
+    box.systemctl("start", "mongo-watchdog-fifo.socket")
+    right = f"w {FOREVER} {uid} {FIFO}"
+    assert asked(box, "www-data", right) == "PermissionError"
+    assert asked(box, "mongo-watchdog-fifo", right) == "PermissionError"
+    assert asked(box, "root", right).startswith("refused only the user of mongo-watchdog")
+    for command in ("q", "r", "s", "ww"):
+        assert asked(box, "mongo-watchdog", f"{command} {FOREVER} {uid} {FIFO}").startswith("refused "), command
+    for path in ("/run/initctl", f"{FIFO}.file", "/run/victim/../victim/fifo", "/etc/shadow"):
+        assert asked(box, "mongo-watchdog", f"w {FOREVER} {uid} {path}").startswith("refused "), path
+    assert asked(box, "mongo-watchdog", f"w {FOREVER} 0 {FIFO}").startswith("refused ")
+    assert asked(box, "mongo-watchdog", right) == "written "
+    # All of that is in the journal, the refused ones as warnings.
+    assert len(box.journal("SYSLOG_IDENTIFIER=mongo-watchdog-fifo", "PRIORITY=4")) == 10
+    box.path("/etc/mongo-watchdog/config.yaml").chmod(0o666)
+    assert asked(box, "mongo-watchdog", right).startswith("refused ")
+
+
+def test_a_right_that_is_missing_is_said_at_the_start_with_what_gives_it(service: Service, box: Box) -> None:
+    a_victim(box)
+    service.configure(uwsgi=[{"name": "victim", "master_fifo": FIFO}])
+    service.start()
+    assert "missing" not in service.log()
+    box.systemctl("disable", "--now", "mongo-watchdog-fifo.socket")
+    box.systemctl("mask", "mongo-watchdog-fifo.socket", check=False)
+    box.path("/etc/systemd/system/mongo-watchdog-fifo.socket").unlink()
+    service.drop_in("[Service]\nAmbientCapabilities=\nCapabilityBoundingSet=\n")
+    box.systemctl("restart", UNIT)
+    log = service.log()
+    assert "CAP_SYS_PTRACE is missing" in log
+    assert "CAP_DAC_READ_SEARCH is missing" in log
+    assert "systemctl enable --now mongo-watchdog-fifo.socket" in log
+    assert "same-user.conf" in log
