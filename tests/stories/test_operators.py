@@ -6,13 +6,13 @@ from tests.stories.stage import LINGER_S, Stage, all_good, respawned, strand
 def test_an_instance_restarted_while_it_settles_needs_no_reload(stage: Stage) -> None:
     mongod = stage.mongod()
     app = stage.app(mongod.uri)
-    watchdog = stage.watchdog(mongod.uri, app)
+    watchdog = stage.watchdog(mongod.uri, app, policy={"linger": "12s"})  # uWSGI alone takes 4 s and more to stop
     strand(mongod, app)
     watchdog.wait_event("leftovers_found", within=30)
     app.restart()
     with Traffic(app.address):
-        watchdog.wait_state("watching", within=LINGER_S + 30)
-        assert watchdog.tells_none("reload_due", seconds=2 * LINGER_S)
+        watchdog.wait_state("watching", within=12 + 30)
+        assert watchdog.tells_none("reload_due", seconds=12 + LINGER_S)
     assert not watchdog.order("reload_due", "reload_sent")
     assert respawned(app) == 0
     assert not all_good(app)
@@ -40,7 +40,7 @@ def test_an_instance_restarted_in_the_middle_of_its_reload_gets_no_second_one(st
 def test_a_reload_by_hand_while_it_settles_needs_no_second_one(stage: Stage) -> None:
     mongod = stage.mongod()
     app = stage.app(mongod.uri)
-    watchdog = stage.watchdog(mongod.uri, app, policy={"linger": "8s"})
+    watchdog = stage.watchdog(mongod.uri, app, policy={"linger": "15s"})
     workers = app.workers()
     strand(mongod, app)
     watchdog.wait_event("leftovers_found", within=30)
