@@ -172,7 +172,8 @@ class _Look:
             return Verdict.LOADING
         if not held:
             return Verdict.CLEAR
-        if all(worker.reconnected & self.served[name] for name in {left.deployment for left in held}):
+        names = {left.deployment for left in held}
+        if all(worker.reconnected & self.served[name] for name in names):
             return Verdict.RECONNECTED
         # A driver that is used closes its own sockets that ended (measured: only shared ones are left then), so a
         # private one with its EOF unread says that the worker has not used MongoDB, whatever else it did. The only
@@ -181,7 +182,25 @@ class _Look:
             one.holders == {worker.id} and not one.shared and one.rqueue > 0
             for one in (left.connection for left in held)
         )
-        return Verdict.IDLE if worker.used is None or untouched else Verdict.STRANDED
+        idle = worker.used is None or untouched or self._never_used_mongodb(worker, names)
+        return Verdict.IDLE if idle else Verdict.STRANDED
+
+    def _never_used_mongodb(self, worker: Worker, names: set[str]) -> bool:
+        """Say whether what the worker was used for, all its life, was something else: health checks, say.
+
+        A sibling's monitor runs, so the app's first use of MongoDB starts one in each worker, and that connects within
+        a heartbeat; this worker has never held a connection alone, which is known only where it was watched before the
+        outage. In an app that gets stuck no worker has a monitor: its siblings that work have one connection.
+        """
+        watched = all(
+            left.connection.closed is not None and self.instance.seen_at <= left.connection.closed.lo
+            for left in self.held[worker.id]
+        )
+        return (
+            watched
+            and not worker.owned
+            and all(any(one.monitored & self.served[name] for one in self.instance.workers) for name in names)
+        )
 
     # -- what is due, and when
 

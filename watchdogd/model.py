@@ -161,12 +161,16 @@ class Worker:
 
     `ready_since`: None while it loads the app. `reconnected`: the incarnations it has had an own connection to (a
     latch). `used`: when it was first seen to work since the outage, or since it was ready; None while it has not been.
+    `monitored`: those that it has had two own connections to at once: one is its requests', the other its driver's
+    monitor. `owned`: it was ever seen to hold a connection alone.
     """
 
     id: ProcessId
     ready_since: Interval | None = None
     reconnected: frozenset[Incarnation] = frozenset()
     used: Interval | None = None
+    monitored: frozenset[Incarnation] = frozenset()
+    owned: bool = False
 
     @property
     def ready(self) -> bool:

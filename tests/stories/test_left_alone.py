@@ -70,10 +70,6 @@ def test_an_app_with_after_fork_hooks_is_left_alone_while_only_some_of_its_8_wor
     assert "stranded" not in verdicts
 
 
-@pytest.mark.xfail(
-    strict=False,  # on a loaded machine the health checks may reach every worker too late
-    reason="known (README, what it cannot see): held residue, and requests that do not use MongoDB, look stranded",
-)
 def test_workers_with_after_fork_hooks_that_only_answer_health_checks_are_not_stranded(stage: Stage) -> None:
     mongod = stage.mongod()
     app = stage.app(mongod.uri, osafterfork=True, processes=8, warm=False)

@@ -18,6 +18,7 @@ from tests.world.pieces import (
     instance,
     leftover,
     member,
+    monitored,
     pid,
     pids,
     secondary,
@@ -131,6 +132,24 @@ def test_a_verdict_is_read_from_readiness_leftovers_reconnection_and_use(
 ) -> None:
     found = find(snapshot(instance(one, idle(3)), held))
     assert found.verdicts[pid(2)] is verdict
+
+
+@pytest.mark.parametrize(
+    ("checked", "sibling", "seen_at", "verdict"),
+    [
+        (stranded(2), monitored(3), 0.0, Verdict.IDLE),
+        (stranded(2), well(3), 0.0, Verdict.STRANDED),  # it works, and so might the stuck app's own sibling
+        (replace(stranded(2), owned=True), monitored(3), 0.0, Verdict.STRANDED),  # it has used MongoDB
+        (stranded(2), monitored(3), BACK - 15, Verdict.STRANDED),  # what it held before is not known
+        (stranded(2), replace(monitored(3), monitored=frozenset({Incarnation("10.0.0.1#1")})), 0.0, Verdict.STRANDED),
+    ],
+)
+def test_a_worker_that_never_held_a_connection_alone_has_not_used_mongodb_where_a_siblings_monitor_runs(
+    checked: Worker, sibling: Worker, seen_at: float, verdict: Verdict
+) -> None:
+    found = find(snapshot(instance(checked, sibling, seen_at=seen_at), leftover(2, 3)))
+    assert found.verdicts[pid(2)] is verdict
+    assert (pid(2) in found.due) is (verdict is Verdict.STRANDED)
 
 
 def test_reconnected_is_a_latch_for_each_deployment_of_the_leftovers() -> None:

@@ -110,6 +110,34 @@ def test_a_connection_that_a_fork_shares_is_nobodys_own(host: Host) -> None:
     assert [one.reconnected for one in instance(watcher).workers] == [frozenset(), frozenset()]
 
 
+def test_two_own_connections_at_once_are_a_monitor_and_are_remembered_like_having_held_one_alone(host: Host) -> None:
+    master, (worker, other) = host.app()
+    first, second = host.connect(worker), host.connect(worker)
+    shared = host.connect(master, worker, other)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(4)
+    for socket in (first, second):
+        host.hang_up(socket, worker)
+    host.hang_up(shared, master)
+    watcher.tick(12)
+    host.hang_up(shared, worker)  # `other` is the last who holds it
+    watcher.tick(12)
+    marks = {one.id: (one.monitored, one.owned) for one in instance(watcher).workers}
+    assert marks == {worker.id: (frozenset({f"{MONGOD}#1"}), True), other.id: (frozenset(), False)}
+
+
+def test_one_connection_after_the_other_is_no_monitor(host: Host) -> None:
+    _, (worker, _) = host.app()
+    watcher = Watcher(host, config_of(FIFO))
+    for _ in range(2):
+        socket = host.connect(worker)
+        watcher.tick(12)
+        host.hang_up(socket, worker)
+        watcher.tick(12)
+    assert instance(watcher).workers[0].monitored == frozenset()
+    assert instance(watcher).workers[0].owned
+
+
 # -- found ones
 
 

@@ -139,6 +139,11 @@ def well(number: int) -> Worker:
     return worker(number, used=BACK + 1, reached=["10.0.0.1"])
 
 
+def monitored(number: int) -> Worker:
+    """One whose driver's monitor runs."""
+    return replace(well(number), monitored=frozenset({FIRST}), owned=True)
+
+
 def instance(*workers: Worker, **changes: Any) -> Instance:
     usual = Instance("shop", FIFO, ("main",), MASTER, workers, seen_at=0.0, uid=33)
     return replace(usual, **changes)

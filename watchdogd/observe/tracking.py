@@ -8,6 +8,7 @@ no clock is read; the only I/O is through the Uwsgi edge that is handed in.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -302,21 +303,31 @@ class Workers:
         stale: Callable[[Incarnation], bool],
     ) -> None:
         """Latch the incarnations that each worker has an own connection to; drop those that `stale` says are over."""
-        reached: dict[ProcessId, set[Incarnation]] = {}
+        reached: dict[ProcessId, Counter[Incarnation]] = {}
         held: set[ProcessId] = set()
+        alone: set[ProcessId] = set()
         for connection in connections:
             if connection.tcp is not Tcp.ESTABLISHED:
                 held |= connection.holders
-                continue
             if len(connection.holders) != 1:
                 continue
             (holder,) = connection.holders
-            for member in members.get(connection.remote, ()):
-                if member.incarnation is not None and is_own(connection, holder, member):
-                    reached.setdefault(holder, set()).add(member.incarnation)
+            if not connection.shared:
+                alone.add(holder)
+            # Several names of one mongod share its incarnation: a connection counts once.
+            incarnations = {
+                member.incarnation
+                for member in members.get(connection.remote, ())
+                if member.incarnation is not None and is_own(connection, holder, member)
+            }
+            if incarnations:
+                reached.setdefault(holder, Counter()).update(incarnations)
         for process, track in self._tracks.items():
             track.held = process in held
-            kept = frozenset(one for one in track.worker.reconnected if not stale(one))
-            reconnected = kept | reached.get(process, set())
-            if reconnected != track.worker.reconnected:
-                track.worker = replace(track.worker, reconnected=reconnected)
+            known, counted = track.worker, reached.get(process, Counter[Incarnation]())
+            twice = (one for one, count in counted.items() if count > 1)
+            reconnected = frozenset(one for one in known.reconnected if not stale(one)).union(counted)
+            monitored = frozenset(one for one in known.monitored if not stale(one)).union(twice)
+            owned = known.owned or process in alone
+            if (reconnected, monitored, owned) != (known.reconnected, known.monitored, known.owned):
+                track.worker = replace(known, reconnected=reconnected, monitored=monitored, owned=owned)
