@@ -12,6 +12,8 @@ from rig.netns import Namespace
 from tests.stories.stage import Stage
 
 STAGE = pytest.StashKey[Stage]()
+# With 3 forks after each of some 40 reloads, 2 plays failed one run of four; 4 fail one of some hundred.
+PLAYS = 4
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def namespace() -> Iterator[Namespace]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Plays a story once more that failed because uWSGI forked a worker which waits for the GIL for ever.
+    """Plays a story again that failed because uWSGI forked a worker which waits for the GIL for ever.
 
     That happens to 1 to 3 of 100 forks of a master with pymongo's threads (2 of 240 with the driver's own heartbeat, 7
     of 240 with the short one of these stories; pymongo 4.14.1, uWSGI 2.0.30), whoever asks for the fork.
@@ -44,16 +46,32 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     try:
         return (yield)
     except Exception:
-        stage = pyfuncitem.stash.get(STAGE, None)
-        if stage is None or not (hung := stage.hung_by_fork()):
+        if not _is_to_be_played_again(pyfuncitem):
             raise
-    pyfuncitem.add_report_section("call", "played again", f"hung since they were forked: {hung}")
-    pyfuncitem.user_properties.append(("played again", str(hung)))
+    play = pyfuncitem.obj
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(play).parameters}
+    for _ in range(PLAYS - 2):
+        try:
+            play(**arguments)
+        except Exception:
+            if not _is_to_be_played_again(pyfuncitem):
+                raise
+        else:
+            return True
+    play(**arguments)
+    return True
+
+
+def _is_to_be_played_again(item: pytest.Function) -> bool:
+    """Says whether a fork is to blame for the failure, and clears the stage for the next play if so."""
+    stage = item.stash.get(STAGE, None)
+    if stage is None or not (hung := stage.hung_by_fork()):
+        return False
+    item.add_report_section("call", "played again", hung)
+    item.user_properties.append(("played again", hung))
     stage.clear()
     stage.folder = stage.folder / "again"
     stage.folder.mkdir()
-    play = pyfuncitem.obj
-    play(**{name: pyfuncitem.funcargs[name] for name in inspect.signature(play).parameters})
     return True
 
 

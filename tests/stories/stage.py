@@ -53,7 +53,7 @@ class Stage:
         for ended in (self.mongods, self.apps, self.watchdogs):
             ended.clear()
 
-    def hung_by_fork(self) -> list[int]:
+    def hung_by_fork(self) -> str:
         """The workers that were forked long ago and are not ready: a forked app has been loaded before."""
         loading = [
             pid
@@ -61,7 +61,8 @@ class Stage:
             if app.running and not app.lazy_apps
             for pid in set(app.workers()) - set(app.ready_workers())
         ]
-        return [pid for pid in loading if age_s(pid) > HUNG_AFTER_S]
+        hung = [str(pid) for pid in loading if age_s(pid) > HUNG_AFTER_S]
+        return f"hung since they were forked: {', '.join(hung)}" if hung else ""
 
     def mongod(self, **settings: Any) -> Mongod:  # noqa: ANN401 - what Mongod takes
         """A standalone mongod that answers."""
@@ -99,6 +100,7 @@ class Stage:
             instances,
             policy=policy,
             limits=limits,
+            in_vain=self.hung_by_fork,
             **settings,
         )
         self.watchdogs.append(one)
