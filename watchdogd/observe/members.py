@@ -28,9 +28,8 @@ OUTAGES_KEPT = 8
 class _Track:
     member: Member
     good_at: Mono = -math.inf  # the last heartbeat that found it UP
-    heard_at: Mono = -math.inf  # the last heartbeat of any kind
+    out_at: Mono = -math.inf  # the last heartbeat that found it DOWN or FROZEN
     peers: frozenset[str] = frozenset()
-    resolved: frozenset[Endpoint] = frozenset()
 
 
 @dataclass(slots=True)
@@ -83,7 +82,6 @@ class Members:
         """Set the addresses of a member; one that a connection still leads to is never dropped."""
         track = self._tracks.get(key)
         if track is not None:
-            track.resolved = resolved
             endpoints = resolved | (track.member.endpoints & in_use)
             track.member = replace(track.member, endpoints=endpoints)
 
@@ -100,7 +98,7 @@ class Members:
                 track.peers = heartbeat.peers
             else:
                 self._not_up(track, heartbeat)
-            track.heard_at = heartbeat.at
+                track.out_at = heartbeat.at if heartbeat.state in OUT else track.out_at
             if track.member.state is not before:
                 track.member = replace(track.member, since=heartbeat.at)
 
@@ -109,17 +107,16 @@ class Members:
         ended = bool(old.outages) and old.outages[-1].hi == math.inf
         another = old.process_id is not None and beat.process_id is not None and old.process_id != beat.process_id
         restarted = another and _born_after(beat.born, old.born, track.good_at)
-        since_bad = Interval(track.heard_at if ended else track.good_at, beat.at)
+        # Not from a heartbeat that failed in between for a reason of ours (DNS, TLS): that says nothing of the member.
+        known_gone = track.out_at if ended else track.good_at
         born = beat.born
         if born is not None:
             born = born.narrowed(Interval(track.good_at if another else -math.inf, beat.at))
             if not another and old.born is not None:
                 born = old.born  # the first reading was as good, and it has been narrowed
         up_since = old.up_since
-        if old.state is MemberState.UNKNOWN or up_since is None:
-            up_since = Interval(born.lo if born else -math.inf, beat.at)
-        elif ended or restarted:
-            up_since = Interval(max(since_bad.lo, born.lo if born else -math.inf), beat.at)
+        if up_since is None or ended or restarted:
+            up_since = Interval(max(known_gone, born.lo if born else -math.inf), beat.at)
         outages = old.outages
         if ended:
             outages = (*outages[:-1], Interval(outages[-1].lo, beat.at))
@@ -128,8 +125,10 @@ class Members:
         serving_since = None
         if beat.serving:
             broken = ended or restarted or not old.serving or old.serving_since is None
-            first = old.state is MemberState.UNKNOWN or ended or restarted
-            serving_since = (up_since if first else Interval(track.heard_at, beat.at)) if broken else old.serving_since
+            since_up = old.up_since is None or ended or restarted
+            serving_since = (
+                (up_since if since_up else Interval(track.good_at, beat.at)) if broken else old.serving_since
+            )
         track.member = replace(
             old,
             state=MemberState.UP,
@@ -155,7 +154,7 @@ class Members:
         if beat.process_id is not None:
             return Incarnation(beat.process_id)
         if ended:
-            return Incarnation(f"{old.id.address}@{beat.at:.0f}")
+            return Incarnation(f"{old.id.address}@{beat.at:.3f}")
         return old.incarnation or Incarnation(f"{old.id.address}@start")
 
     def _not_up(self, track: _Track, beat: Heartbeat) -> None:
