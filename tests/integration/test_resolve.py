@@ -57,10 +57,11 @@ def addresses(resolver: Resolver, host: str) -> Addresses:
 
 
 def seeds(resolver: Resolver, uri: str) -> Seeds:
-    resolver.seeds(DeploymentConfig("main", uri))
+    question = DeploymentConfig("main", uri)
+    resolver.seeds(question)
     found = answer(resolver)
     assert isinstance(found, Seeds)
-    assert found.deployment == "main"
+    assert found.deployment == question
     return found
 
 

@@ -138,7 +138,7 @@ SRV = "mongodb+srv://cluster.example.net"
 
 
 def seeds(*hosts: str) -> Seeds:
-    return Seeds(MAIN, tuple((host, 27017) for host in hosts), {"tls": "true"})
+    return Seeds(one(SRV), tuple((host, 27017) for host in hosts), {"tls": "true"})
 
 
 def test_srv_is_resolved_again_every_60_s(host: Host) -> None:
@@ -356,6 +356,20 @@ def test_a_new_uri_that_cannot_be_resolved_does_not_leave_the_old_one_in_force_u
     watch.hear()
     assert watch.blind() == {f"deployment {MAIN}": "no SRV record in the world of this test"}
     assert watch.members == {}
+
+
+def test_the_late_answer_for_a_uri_that_was_replaced_is_not_taken(host: Host) -> None:
+    host.resolver.stuck = True
+    watch = Watch(host, one(SRV))
+    watch.hear()
+    watch.deployments.reconfigure([one()])
+    watch.hear()
+    assert set(watch.members) == {ADDRESS}
+    host.resolver.srv[MAIN] = seeds("10.0.0.9")
+    host.resolver.stuck = False
+    watch.hear()
+    assert set(watch.members) == {ADDRESS}
+    assert watch.watched == {MemberId(MAIN, ADDRESS): {}}
 
 
 def test_other_options_mean_that_the_members_are_watched_with_those(host: Host) -> None:

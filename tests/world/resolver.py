@@ -5,7 +5,7 @@ assertions on both.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from watchdogd.config import DeploymentConfig
 from watchdogd.model import Endpoint
@@ -16,7 +16,7 @@ from watchdogd.observe.resolve import Addresses, Seeds, normalise, seeds_of
 class FakeResolver:
     """`hosts`: the addresses of each host name. `srv`: what each mongodb+srv:// deployment names.
 
-    What stands in neither has no DNS entry. While it is `stuck`, nothing but IP addresses is answered.
+    What stands in neither has no DNS entry. While it is `stuck`, nothing is answered for which DNS must be asked.
     """
 
     wake: Callable[[], None] = lambda: None
@@ -32,37 +32,34 @@ class FakeResolver:
         self._ask((host, port))
 
     def drain(self) -> list[Seeds | Addresses]:
-        answered = [key for key in self._asked if not self.stuck or _is_address(key)]
+        answered = [key for key in self._asked if not self.stuck or not _needs_dns(key)]
         for key in answered:
             del self._asked[key]
         return [self._seeds(key) if isinstance(key, DeploymentConfig) else self._addresses(*key) for key in answered]
 
     def _ask(self, key: DeploymentConfig | tuple[str, int]) -> None:
         self._asked[key] = None
-        if not self.stuck or _is_address(key):
+        if not self.stuck or not _needs_dns(key):
             self.wake()
 
-    def _answer(self, key: DeploymentConfig | tuple[str, int]) -> Seeds | Addresses:
-        return self._seeds(key) if isinstance(key, DeploymentConfig) else self._addresses(*key)
-
     def _seeds(self, deployment: DeploymentConfig) -> Seeds:
-        if deployment.uri.startswith("mongodb+srv://"):
-            unknown = Seeds(deployment.name, error="no SRV record in the world of this test")
-            return self.srv.get(deployment.name, unknown)
+        if _needs_dns(deployment):
+            unknown = Seeds(deployment, error="no SRV record in the world of this test")
+            return replace(self.srv.get(deployment.name, unknown), deployment=deployment)
         return seeds_of(deployment)  # a mongodb:// URI is a value like any other
 
     def _addresses(self, host: str, port: int) -> Addresses:
-        found = {host} if _is_address((host, port)) else self.hosts.get(host)
+        found = self.hosts.get(host) if _needs_dns((host, port)) else {host}
         if found is None:
             return Addresses(host, port, error=f"DNS: {host}: not in the world of this test")
         return Addresses(host, port, frozenset(Endpoint(normalise(one), port) for one in found))
 
 
-def _is_address(key: DeploymentConfig | tuple[str, int]) -> bool:
+def _needs_dns(key: DeploymentConfig | tuple[str, int]) -> bool:
     if isinstance(key, DeploymentConfig):
-        return False
+        return key.uri.startswith("mongodb+srv://")
     try:
         normalise(key[0])
     except ValueError:
-        return False
-    return True
+        return True
+    return False

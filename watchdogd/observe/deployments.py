@@ -166,8 +166,9 @@ class Deployments:
                 self._unresolved[answer.host, answer.port] = answer.error
 
     def _take_seeds(self, seeds: Seeds) -> None:
-        deployment = self._deployments.get(seeds.deployment)
-        if deployment is not None:
+        deployment = self._deployments.get(seeds.deployment.name)
+        # Not the late answer for a URI that has been replaced: SRV records may take longer than their mend.
+        if deployment is not None and deployment.config.uri == seeds.deployment.uri:
             deployment.error = seeds.error
             if seeds.members or deployment.outdated:  # a DNS failure keeps the old set, if it is that of this URI
                 deployment.seeds, deployment.options, deployment.outdated = seeds.members, seeds.options, False

@@ -36,11 +36,12 @@ SRV_TIMEOUT_S = 5.0
 class Seeds:
     """What a deployment's URI names: members as host, port, and the options of a connection to them.
 
-    `options`: `tls...` and `ssl...` as in the URI, the values as text; one of them can be the password of a
-    key, so they are never shown. With `error` there are no members.
+    `deployment`: as it was asked for; its URI may be another one by the time of the answer. `options`: `tls...` and
+    `ssl...` as in the URI, the values as text; one of them can be the password of a key, so they are never shown. With
+    `error` there are no members.
     """
 
-    deployment: str
+    deployment: DeploymentConfig
     members: tuple[tuple[str, int], ...] = ()
     options: Mapping[str, object] = field(default_factory=dict, repr=False)
     error: str = ""
@@ -175,14 +176,14 @@ def seeds_of(deployment: DeploymentConfig) -> Seeds:
         check_uri(deployment.uri)
         bare, options = _without_secrets(deployment.uri)
     except ValueError as error:
-        return Seeds(deployment.name, error=f"the URI of {deployment.name} {error}")
+        return Seeds(deployment, error=f"the URI of {deployment.name} {error}")
     try:
         members = _members(bare)
     except Exception as error:  # noqa: BLE001 - pymongo's own, dnspython's and ValueError, by version
-        return Seeds(deployment.name, error=f"{bare} names no member: {error}")
+        return Seeds(deployment, error=f"{bare} names no member: {error}")
     if bare.startswith("mongodb+srv:") and not {"tls", "ssl"} & {name.lower() for name in options}:
         options["tls"] = "true"  # the default with SRV records (MongoDB's Initial DNS Seedlist Discovery)
-    return Seeds(deployment.name, members, options)
+    return Seeds(deployment, members, options)
 
 
 def _without_secrets(uri: str) -> tuple[str, dict[str, object]]:
