@@ -528,6 +528,34 @@ def phases(watcher: Watcher) -> dict[str, Phase]:
     return {name: one.phase for name, one in watcher.state.instances.items()}
 
 
+# -- who begins to watch late
+
+
+@pytest.mark.parametrize("mistake", [False, True], ids=["seen at once", "reached after a mistake of ours"])
+def test_an_app_that_had_healed_before_we_looked_is_left_alone(host: Host, *, mistake: bool) -> None:
+    _, workers = host.app()
+    for worker in workers:
+        host.connect(worker)
+    host.pass_time(10)
+    host.stop_mongod()
+    host.pass_time(3)
+    host.start_mongod()
+    host.pass_time(2)
+    for worker in workers:  # residue beside a connection of its own, as with py-call-osafterfork
+        host.connect(worker).hears(100)
+    host.pass_time(60)
+    if mistake:
+        host.stop_mongod(state=MemberState.UNREACHABLE)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(5)
+    if mistake:
+        assert watcher.scopes(Event.BLIND) == ["deployment main"]
+        host.say()
+    watcher.tick(60)
+    assert set(watcher.findings["shop"].verdicts.values()) == {Verdict.RECONNECTED}
+    assert watcher.sent == []
+
+
 # -- over a restart of the daemon
 
 

@@ -87,6 +87,7 @@ class Host:
         self.sockets = FakeSockets(self.clock, backend=Backend.PROC if self.fallback else Backend.SOCK_DIAG)
         self.tables = {OUR_NETNS: self.sockets}
         self.lives: Counter[str] = Counter()
+        self.births: dict[str, Interval] = {}
         edges = {"heartbeats": self.heartbeats, "resolver": self.resolver, "sockets": self.sockets, "uwsgi": self.uwsgi}
         self.spied |= {name: Spied(edge) for name, edge in edges.items()}
 
@@ -127,9 +128,8 @@ class Host:
     def say(self, address: str = ADDRESS, *, deployment: str = MAIN, **says: Any) -> None:  # noqa: ANN401
         """The mongod of that address answers like this from now on."""
         now, life = self.clock.now, self.lives[address]
-        known = self.heartbeats.said.get(MemberId(deployment, address))
         process_id = f"{address}#{life}"
-        born = known.born if known and known.process_id == process_id else Interval(now, now)
+        born = self.births.setdefault(process_id, Interval(now, now))
         said = {"process_id": process_id, "born": born, "serving": True, **says}
         self.heartbeats.say(Heartbeat(MemberId(deployment, address), now, MemberState.UP, **said))
 
