@@ -129,12 +129,15 @@ def _reload(arguments: argparse.Namespace) -> int:
         return code
     said = None
     while True:  # the daemon gives every reload a deadline, and control.ask one to every answer
-        outcome, told = _outcome(_document(arguments), arguments.instance, answer["reload"])
+        document = _document(arguments)
+        outcome, told = _outcome(document, arguments.instance, answer["reload"])
         if told != said:
             print(told, flush=True)
             said = told
         if outcome != "reloading":
             return Exit.OK if outcome in {"reloaded", "recovered"} else Exit.PROBLEM
+        if hidden := _hidden(document, arguments.instance):
+            raise _Trouble(Exit.PROBLEM, f"{arguments.instance}: nobody can see how the reload ends: {hidden}")
         time.sleep(POLL_S)
 
 
@@ -150,6 +153,15 @@ def _outcome(document: dict[str, Any], name: str, reload: str) -> tuple[str, str
     if outcome == "reloaded" and not last["proven"]:
         return outcome, f"{name}: reloaded; whether it helped shows when the workers use MongoDB"
     return outcome, f"{name}: {outcome}" + (f": {last['detail']}" if last.get("detail") else "")
+
+
+def _hidden(document: dict[str, Any], name: str) -> str | None:
+    """Say what keeps the daemon from seeing the end of a reload whose deadline has passed; None before that."""
+    one = next(one for one in document["instances"] if one["name"] == name)
+    if one["state"] != "reloading" or one["next"]["at"] is not None:
+        return None
+    whys = [*one["blind"], *(blind["why"] for blind in document["blind"])]
+    return whys[0] if whys else "MongoDB has not been heard of"
 
 
 def _pause(arguments: argparse.Namespace) -> int:

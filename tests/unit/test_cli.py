@@ -266,6 +266,34 @@ def test_reload_waits_for_its_outcome_and_tells_each_change_once(
     assert capsys.readouterr().out.splitlines() == ["shop: workers reload sent", *lines]
 
 
+@pytest.mark.parametrize(
+    ("blind", "why"),
+    [
+        ({"blind": ["/proc/10/fd: no permission"]}, "/proc/10/fd: no permission"),
+        ({}, "MongoDB has not been heard of"),
+    ],
+)
+@pytest.mark.usefixtures("impatient")
+def test_a_reload_whose_end_nobody_can_see_is_waited_for_until_its_deadline(
+    config: Path, serve: Serve, capsys: pytest.CaptureFixture[str], *, blind: dict[str, object], why: str
+) -> None:
+    deadlines = ["2026-11-22T10:01:02.000Z"] * 3
+
+    def answer(one: Incoming) -> Answer:
+        if one.verb == "reload":
+            return done("reload begun", reload="r1")
+        shown = document(id="r1", outcome="reloading")
+        at = deadlines.pop() if deadlines else None
+        following = {"what": "the old workers to be gone and the new ones ready", "at": at}
+        shown["instances"][0] |= {"state": "reloading", "next": following, **blind}
+        return done(status=shown)
+
+    serve(answer)
+    assert cli.main(["reload", "shop", "--wait", "--config", str(config)]) == 1
+    assert deadlines == []
+    assert capsys.readouterr().err == f"shop: nobody can see how the reload ends: {why}\n"
+
+
 def test_a_reload_that_is_not_begun_is_not_waited_for(
     config: Path, serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:

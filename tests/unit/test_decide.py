@@ -298,6 +298,16 @@ def test_the_outlook_says_what_is_next_and_when(seen: Snapshot, phase: Phase, wh
         assert AT < decision.wake_at <= at
 
 
+def test_a_reload_whose_end_cannot_be_seen_has_no_time_once_its_deadline_has_passed() -> None:
+    ticks = Ticks()
+    ticks.see(STUCK, *HELD)
+    hidden = replace(STUCK, blind=("no permission",))
+    ticks.see(hidden, *HELD)
+    assert ticks.outlook.next_at is not None
+    ticks.see(hidden, *HELD, after=100)
+    assert (ticks.phase(), ticks.outlook.next_at) == (Phase.RELOADING, None)  # what `reload --wait` ends by
+
+
 def test_the_outlook_counts_the_reloads_that_are_left() -> None:
     spent = (Spent(AT - 9, proven=True), Spent(AT - 5), Spent(AT - 3700))
     seen = snapshot(FINE)
