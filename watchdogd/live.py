@@ -9,8 +9,10 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from watchdogd.config import Config
+from watchdogd import rights
+from watchdogd.config import Config, InstanceConfig
 from watchdogd.detect import detect, endpoint_map
 from watchdogd.model import (
     Blind,
@@ -91,6 +93,9 @@ def check(config: Config) -> int:
     for blind in snapshot.blind:
         problems += 1
         print(f"problem: {blind.scope}: {blind.why}")
+    for sentence in _missing_rights(config, snapshot):
+        problems += 1
+        print(f"problem: rights: {sentence}")
     masters = edges.uwsgi.discover()
     for sentence in () if isinstance(masters, Blind) else not_covered(masters):
         print(f"not covered: {sentence}")
@@ -163,6 +168,13 @@ def _verdict(connection: Connection, finding: Finding, holder: ProcessId, worker
         Verdict.IDLE: "leftover: the worker is idle or stranded",
         Verdict.STRANDED: "leftover: the worker is stranded",
     }.get(finding.verdicts[holder], "leftover")
+
+
+def _missing_rights(config: Config, snapshot: Snapshot) -> Iterator[str]:
+    """Yield a sentence for each right that this process lacks for the instances that run; the write is not tried."""
+    found = tuple(InstanceConfig(one.name, Path(one.fifo), one.deployments) for one in snapshot.instances)
+    uids = {Path(one.fifo): one.uid for one in snapshot.instances}
+    return rights.missing(replace(config, instances=found), rights.Rights.of_this_process(), uids.get)
 
 
 def _row(line: Line) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from tests.stories.stage import fail_a_request_of
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "schema" / "connections.schema.json").read_text())
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+WHO_SEES = "+sys_ptrace,+dac_read_search"
 PROGRAM = (sys.executable, "-P", "-m", "watchdogd")
 WITHIN_S = 30.0
 HELD_BY_NONE = "held by no uWSGI process"
@@ -180,11 +181,15 @@ def test_a_name_that_does_not_resolve_is_blindness_and_not_the_absence_of_connec
     assert ran.stderr.startswith("blind: ")
 
 
+def skip_unless_nobody_can_run_it(*options: str) -> None:
+    can = subprocess.run([*AS_NOBODY, *options, *PROGRAM, "--version"], capture_output=True, check=False, cwd="/")
+    if can.returncode != 0:
+        pytest.skip(f"nobody may not run {sys.executable}: {can.stderr.decode()}")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to run it as another user than uWSGI")
 def test_who_may_not_read_descriptors_is_blind_and_does_not_say_that_nobody_holds_a_connection(site: Site) -> None:
-    can = subprocess.run([*AS_NOBODY, *PROGRAM, "--version"], capture_output=True, check=False, cwd="/")
-    if can.returncode != 0:
-        pytest.skip(f"nobody may not run {sys.executable}")
+    skip_unless_nobody_can_run_it()
     mongod = site.mongod()
     app = site.app(mongod.uri, app=App.FIRST_REQUEST)
     site.configure(mongod.uri, app)
@@ -228,6 +233,21 @@ def test_check_names_every_problem(site: Site) -> None:
     assert member.startswith(f"problem: main: 127.0.0.1:{port}: down: ")
     assert shop.startswith(f"problem: shop: absent: no process has {app.fifo} open; is uWSGI running")
     assert blog.startswith(f"problem: blog: deleted: {removed.fifo} is gone")
+    assert ran.returncode == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to run it as another user than uWSGI")
+def test_check_says_that_a_fifo_may_not_be_written_where_everything_may_be_seen(site: Site) -> None:
+    rights = (f"--inh-caps={WHO_SEES}", f"--ambient-caps={WHO_SEES}")
+    skip_unless_nobody_can_run_it(*rights)
+    mongod = site.mongod()
+    app = site.app(mongod.uri)
+    site.configure(mongod.uri, app)
+    ran = site.run("check", "--live", prefix=(*AS_NOBODY, *rights))
+    shop, problem = ran.stdout.splitlines()[2:4]
+    assert shop == f"ok: shop: master {app.master}, 2 workers"
+    assert problem.startswith("problem: rights: nothing may be written to the FIFO of shop (of root): ")
+    assert "mongo-watchdog-fifo.socket" in problem
     assert ran.returncode == 1
 
 

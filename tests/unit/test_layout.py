@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "decide": VALUES | {"policy", "step", "reloads"},
     **dict.fromkeys(EDGES, VALUES),
     "daemon": VALUES | EDGES | {"detect", "policy", "decide"},
-    "live": VALUES | EDGES | {"detect"},
+    "live": VALUES | EDGES | {"detect", "rights"},
     "rights": VALUES | EDGES,
     "fifo_helper": {"model", "act"},  # a program of its own, with CAP_DAC_OVERRIDE: it gets nothing else
     "start": VALUES | EDGES | {"daemon", "rights"},
