@@ -1,0 +1,656 @@
+"""What readings of sockets and processes fold into by themselves: connections with holders, workers with latches."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.world.clock import Clock
+from tests.world.pieces import connection, exactly, leftover, member, pid, pids
+from tests.world.processes import OUR_NETNS, FakeProcess, FakeUwsgi
+from tests.world.sockets import FakeSocket, FakeSockets
+from watchdogd.model import (
+    Connection,
+    Endpoint,
+    Incarnation,
+    Interval,
+    Member,
+    MemberState,
+    Mono,
+    ProcessId,
+    Role,
+    Tcp,
+    Worker,
+)
+from watchdogd.observe.sockets import Backend, Row, Table
+from watchdogd.observe.tracking import GRAIN_S, READY_SETTLED_S, Connections, Workers
+from watchdogd.observe.uwsgi import Process
+
+MONGOD = Endpoint("10.0.0.1", 27017)
+OTHER = Endpoint("10.0.0.2", 27017)
+LOCAL = Endpoint("10.0.0.9", 40000)
+ALL = frozenset({MONGOD, OTHER})
+FIFO = "/run/uwsgi/app/shop/fifo"
+EVER = -math.inf
+
+
+class Place:
+    """One instance, its sockets, and somebody who looks at them."""
+
+    def __init__(self, workers: int = 2, backend: Backend = Backend.SOCK_DIAG) -> None:
+        self.clock = Clock()
+        self.sockets, self.uwsgi = FakeSockets(self.clock, backend=backend), FakeUwsgi()
+        self.master = self.uwsgi.start(FIFO, workers)
+        self.connections = Connections()
+
+    @property
+    def workers(self) -> list[FakeProcess]:
+        return self.uwsgi.children(self.master)
+
+    def connect(self, *holders: FakeProcess, to: Endpoint = MONGOD) -> FakeSocket:
+        socket = self.sockets.connect(to)
+        for holder in holders:
+            holder.holds(socket.inode)
+        return socket
+
+    def close(self, socket: FakeSocket, *holders: FakeProcess) -> None:
+        for holder in holders:
+            holder.lets_go(socket.inode)
+        socket.closes()
+
+    def quiet(self) -> None:
+        table = self.sockets.read(ALL, established=False)
+        assert isinstance(table, Table)
+        self.connections.fold(table, OUR_NETNS, established=False)
+
+    def full(self) -> dict[ProcessId, str]:
+        table = self.sockets.read(ALL, established=True)
+        assert isinstance(table, Table)
+        self.connections.fold(table, OUR_NETNS, established=True)
+        return self.connections.attribute([one.id for one in self.uwsgi.alive.values()], self.uwsgi)
+
+    def of(self, socket: FakeSocket) -> Connection | None:
+        return next((one for one in self.connections.now() if one.inode == socket.inode), None)
+
+    def known(self, socket: FakeSocket) -> Connection:
+        one = self.of(socket)
+        assert one is not None
+        return one
+
+
+# ---- a connection, from its first row to its last descriptor
+
+
+def test_a_connection_is_since_the_look_that_had_not_shown_it() -> None:
+    place = Place()
+    place.full()
+    place.clock.move(10)
+    socket = place.connect(place.workers[0])
+    place.clock.move(2)
+    place.quiet()
+    assert place.of(socket) is None  # ESTABLISHED ones are not asked for
+    place.full()
+    now = place.clock.now
+    assert place.known(socket).since == Interval(now - 12, now)
+    assert place.known(socket).last_data == Interval(now - 2 - GRAIN_S, now - 2)
+
+
+def test_for_who_looks_for_the_first_time_everything_may_have_been_there_for_ever() -> None:
+    place = Place()
+    socket = place.connect(place.workers[0])
+    place.clock.move(5)
+    socket.is_left()
+    place.clock.move(5)
+    place.full()
+    one = place.known(socket)
+    assert one.since == Interval(EVER, place.clock.now)
+    assert one.closed == Interval(place.clock.now - 10 - GRAIN_S, place.clock.now - 5 + GRAIN_S)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_when_it_was_closed_lies_between_the_two_looks_around_it(quiet: bool) -> None:
+    place = Place(backend=Backend.PROC)
+    socket = place.connect(place.workers[0])
+    place.full()
+    place.clock.move(3)
+    place.quiet()
+    seen_open = place.clock.now
+    place.clock.move(1)
+    socket.is_left()
+    place.clock.move(1)
+    (place.quiet if quiet else place.full)()
+    assert place.known(socket).closed == Interval(seen_open, place.clock.now)
+
+
+def test_the_first_reading_of_when_it_was_closed_is_kept_whatever_keepalive_answers() -> None:
+    place = Place()
+    socket = place.connect(place.workers[0])
+    place.full()
+    place.clock.move(5)
+    socket.is_left()
+    place.clock.move(1)
+    place.full()
+    first = place.known(socket).closed
+    for _ in range(3):
+        place.clock.move(30)
+        socket.is_probed()
+        place.full()
+        assert place.known(socket).closed == first
+    socket.dead = True
+    place.full()
+    assert (place.known(socket).tcp, place.known(socket).closed) == (Tcp.DEAD, first)
+
+
+def test_one_that_vanished_at_once_was_closed_since_it_was_last_seen_open() -> None:
+    place = Place()
+    socket = place.connect(place.workers[0])
+    place.full()
+    seen_open = place.clock.now
+    place.clock.move(4)
+    place.quiet()
+    place.clock.move(4)
+    socket.is_left()
+    socket.dead = True
+    place.full()
+    assert place.known(socket).closed == Interval(seen_open, place.clock.now)
+
+
+def test_what_a_quiet_look_does_not_ask_for_is_not_gone() -> None:
+    place = Place()
+    socket = place.connect(place.workers[0])
+    place.full()
+    place.quiet()
+    assert place.known(socket).tcp is Tcp.ESTABLISHED
+
+
+def test_a_close_wait_that_a_quiet_look_misses_is_dead() -> None:
+    place = Place()
+    socket = place.connect(place.workers[0])
+    socket.is_left()
+    place.full()
+    socket.dead = True
+    place.quiet()
+    assert place.known(socket).tcp is Tcp.DEAD
+    assert place.connections.ended() == (place.known(socket),)
+
+
+def test_it_is_dropped_with_its_last_descriptor_and_not_before() -> None:
+    place = Place()
+    one, other = place.workers
+    socket = place.connect(one, other)
+    socket.is_left()
+    place.full()
+    socket.dead = True
+    place.full()
+    one.lets_go(socket.inode)
+    place.full()
+    assert place.known(socket).holders == {other.id}
+    other.lets_go(socket.inode)
+    place.full()
+    assert place.connections.now() == ()
+
+
+def test_a_socket_that_has_the_number_of_another_one_is_not_that_one() -> None:
+    place = Place()
+    one, other = place.workers
+    old = place.connect(one)
+    place.full()
+    place.close(old, one)
+    new = place.connect(other)
+    other.lets_go(new.inode)
+    new.inode = old.inode
+    other.holds(new.inode)
+    place.full()
+    (known,) = place.connections.now()
+    assert (known.cookie, known.holders) == (new.cookie, frozenset({other.id}))
+
+
+def test_a_process_that_has_the_number_of_another_one_is_not_that_one() -> None:
+    place = Place()
+    old = place.workers[0]
+    socket = place.connect(old)
+    place.full()
+    del place.uwsgi.alive[old.id.pid]
+    again = replace(old, id=old.id._replace(start_ticks=old.id.start_ticks + 1), sockets={})
+    place.uwsgi.alive[again.id.pid] = again
+    place.full()
+    assert place.known(socket).holders == frozenset()  # in the table, and held by nobody here
+
+
+def test_shared_is_remembered_when_one_holder_is_left() -> None:
+    place = Place()
+    one, other = place.workers
+    shared, alone = place.connect(one, other), place.connect(one)
+    place.full()
+    other.lets_go(shared.inode)
+    place.full()
+    assert (place.known(shared).holders, place.known(shared).shared) == (frozenset({one.id}), True)
+    assert (place.known(alone).holders, place.known(alone).shared) == (frozenset({one.id}), False)
+
+
+# ---- what may not be read
+
+
+def test_the_links_of_a_process_that_cannot_be_read_are_kept_and_it_is_named() -> None:
+    place = Place()
+    one, other = place.workers
+    socket = place.connect(one, other)
+    place.full()
+    one.refused = "no permission"
+    place.connect(other)  # something new: everybody is scanned
+    assert place.full() == {one.id: "no permission"}
+    assert place.known(socket).holders == {one.id, other.id}
+
+
+def test_while_somebody_cannot_be_read_nothing_counts_as_held_by_nobody() -> None:
+    place = Place()
+    one, other = place.workers
+    other.refused = "no permission"
+    socket = place.connect(other)  # nobody can know
+    socket.is_left()
+    place.full()
+    socket.dead = True
+    place.full()
+    assert (place.known(socket).tcp, place.known(socket).holders) == (Tcp.DEAD, frozenset())
+    other.refused = None
+    place.connect(one)
+    assert place.full() == {}
+    assert place.known(socket).holders == {other.id}
+
+
+def test_a_new_worker_is_scanned_though_no_socket_is_new() -> None:
+    place = Place(workers=1)
+    socket = place.connect(place.master, *place.workers)
+    place.full()
+    born = place.uwsgi.fork(place.master)
+    place.full()
+    assert born.id in place.known(socket).holders
+
+
+# ---- namespaces, addresses, and what an earlier daemon saved
+
+
+ELSEWHERE = OUR_NETNS + 1
+
+
+def row(cookie: int, remote: Endpoint = MONGOD, *, close_wait: bool = False) -> Row:
+    return Row(cookie, 100 + cookie, close_wait, LOCAL, remote, int(close_wait), 1.0, 1.0)
+
+
+def test_each_namespace_has_its_own_last_look() -> None:
+    connections = Connections()
+    connections.fold(Table(10.0, ()), OUR_NETNS, established=True)
+    connections.fold(Table(20.0, (row(1),)), ELSEWHERE, established=True)
+    connections.fold(Table(20.0, (row(2),)), OUR_NETNS, established=True)
+    far, near = connections.now()
+    assert (far.since.lo, near.since.lo) == (EVER, 10.0)
+    connections.forget_namespaces({OUR_NETNS})
+    assert [one.cookie for one in connections.now()] == [2]
+    connections.fold(Table(30.0, (row(1),)), ELSEWHERE, established=True)
+    assert connections.now()[-1].since.lo == EVER  # it was not looked at meanwhile
+
+
+def test_what_is_read_for_more_addresses_from_now_on_may_have_been_there() -> None:
+    connections = Connections()
+    connections.fold(Table(10.0, ()), OUR_NETNS, established=True)
+    connections.look_anew()
+    connections.fold(Table(11.0, (row(1), row(2, close_wait=True))), OUR_NETNS, established=True)
+    assert [one.since.lo for one in connections.now()] == [EVER, EVER]
+    assert connections.in_use() == {MONGOD}
+
+
+def test_what_leads_to_an_address_that_is_asked_for_no_more_is_forgotten() -> None:
+    connections = Connections()
+    connections.fold(Table(10.0, (row(1), row(2, OTHER))), OUR_NETNS, established=True)
+    connections.forget_endpoints(frozenset({OTHER}))
+    assert [one.remote for one in connections.now()] == [MONGOD]
+
+
+@pytest.mark.parametrize(
+    ("rows", "asks"),
+    [
+        ((), False),
+        ((row(1, close_wait=True),), False),  # known, and held by nobody here
+        ((row(2, close_wait=True),), True),  # held by a worker
+        ((row(3, close_wait=True),), True),  # was ESTABLISHED
+        ((row(9, close_wait=True),), True),  # not known
+    ],
+)
+def test_a_close_wait_asks_for_a_full_look_unless_it_is_known_to_be_nobodys(rows: tuple[Row, ...], asks: bool) -> None:
+    connections, uwsgi = Connections(), FakeUwsgi()
+    master = uwsgi.start(FIFO, 1)
+    (worker,) = uwsgi.children(master)
+    worker.holds(row(2).inode)
+    known = (row(1, close_wait=True), row(2, close_wait=True), row(3))
+    connections.fold(Table(10.0, known), OUR_NETNS, established=True)
+    connections.attribute([master.id, worker.id], uwsgi)
+    assert connections.asks_for_more(Table(11.0, rows)) is asks
+
+
+def test_only_what_ended_and_is_held_is_saved() -> None:
+    place = Place()
+    one, _ = place.workers
+    place.connect(one)
+    held, foreign = place.connect(one), place.connect()
+    for socket in (held, foreign):
+        socket.is_left()
+    place.full()
+    (saved,) = place.connections.ended()
+    assert (saved.inode, saved.holders) == (held.inode, frozenset({one.id}))
+    held.dead = True
+    later = Connections()
+    later.restore([saved], OUR_NETNS)
+    place.connections = later
+    assert place.known(held) == saved
+    place.full()
+    assert (place.known(held).tcp, place.known(held).holders) == (Tcp.DEAD, frozenset({one.id}))
+
+
+# ---- whatever happens
+
+
+class Life(RuleBasedStateMachine):
+    """Sockets and processes live; what is known of them after a look must be the truth."""
+
+    @initialize(backend=st.sampled_from([Backend.SOCK_DIAG, Backend.PROC]))
+    def begin(self, backend: Backend) -> None:
+        self.place = Place(backend=backend)
+        self.made: dict[int, Mono] = {}
+        self.left: dict[int, Mono] = {}
+        self.before: dict[int, Connection] = {}
+        self.looked = False  # fully, and nothing has happened since
+        self.shared: set[int] = set()
+        self.place.full()
+
+    def any_of(self, data: st.DataObject, *, open_only: bool = False) -> FakeSocket | None:
+        sockets = [one for one in self.place.sockets.sockets if not one.closed and not (open_only and one.close_wait)]
+        return data.draw(st.sampled_from(sockets)) if sockets else None
+
+    def holders(self, socket: FakeSocket) -> set[FakeProcess]:
+        return {one for one in self.place.uwsgi.alive.values() if socket.inode in one.sockets.values()}
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 10.0, 130.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.place.clock.move(seconds)
+
+    @rule(data=st.data(), to=st.sampled_from([MONGOD, OTHER]))
+    def connects(self, data: st.DataObject, to: Endpoint) -> None:
+        who = data.draw(st.sampled_from([self.place.master, *self.place.workers, None]))
+        socket = self.place.connect(*([who] if who else []), to=to)
+        self.made[socket.inode] = self.place.clock.now
+        self.looked = False
+
+    @rule(data=st.data())
+    def hears(self, data: st.DataObject) -> None:
+        if socket := self.any_of(data, open_only=True):
+            socket.hears(10)
+            self.looked = False
+
+    @rule(data=st.data())
+    def is_left(self, data: st.DataObject) -> None:
+        if socket := self.any_of(data, open_only=True):
+            socket.is_left()
+            self.left[socket.inode] = self.place.clock.now
+            self.looked = False
+
+    @rule(data=st.data(), what=st.sampled_from(["probed", "dead"]))
+    def keepalive(self, data: st.DataObject, what: str) -> None:
+        socket = self.any_of(data)
+        if socket and socket.close_wait and not socket.dead:
+            if what == "dead":
+                socket.dead = True
+            else:
+                socket.is_probed()
+            self.looked = False
+
+    @rule(data=st.data())
+    def one_holder_closes(self, data: st.DataObject) -> None:
+        if socket := self.any_of(data):
+            if holders := sorted(self.holders(socket), key=lambda one: one.id):
+                data.draw(st.sampled_from(holders)).lets_go(socket.inode)
+            self.end_unheld()
+
+    @rule()
+    def forks(self) -> None:
+        if len(self.place.workers) < 6:
+            self.place.uwsgi.fork(self.place.master)
+            self.looked = False
+
+    @precondition(lambda self: len(self.place.workers) > 1)
+    @rule(data=st.data())
+    def a_worker_ends(self, data: st.DataObject) -> None:
+        self.place.uwsgi.end(data.draw(st.sampled_from(self.place.workers)))
+        self.end_unheld()
+
+    def end_unheld(self) -> None:
+        """The kernel closes what no process holds; the sockets of foreign processes go on."""
+        for socket in self.place.sockets.sockets:
+            if not self.holders(socket):
+                socket.closes()
+        self.looked = False
+
+    @rule()
+    def a_quiet_look(self) -> None:
+        self.place.quiet()
+
+    @rule()
+    def a_full_look(self) -> None:
+        assert self.place.full() == {}
+        self.looked = True
+        self.shared |= {one.inode for one in self.place.sockets.sockets if len(self.holders(one)) > 1}
+
+    # -- what must hold
+
+    @invariant()
+    def every_interval_is_one_and_is_never_widened(self) -> None:
+        now = {one.cookie: one for one in self.place.connections.now()}
+        for cookie, one in now.items():
+            assert all(lo <= hi for lo, hi in filter(None, (one.since, one.last_data, one.closed))), one
+            known = self.before.get(cookie)
+            if known:
+                assert one.since == known.since
+                assert known.closed in (None, one.closed)
+                assert one.shared or not known.shared
+        self.before = now
+
+    @invariant()
+    def what_is_in_the_table_is_not_dead_and_what_is_held_is_not_forgotten(self) -> None:
+        known = {one.inode: one for one in self.place.connections.now()}
+        for socket in self.place.sockets.sockets:
+            one = known.get(socket.inode)
+            if one and one.tcp is Tcp.DEAD:
+                assert socket.dead or socket.closed
+            if one is None and self.looked:
+                assert not self.holders(socket)
+
+    @invariant()
+    def after_a_full_look_all_is_known_and_true(self) -> None:
+        if not self.looked:
+            return
+        known = {one.inode: one for one in self.place.connections.now()}
+        shown = [one for one in self.place.sockets.sockets if not one.closed]
+        assert known.keys() == {one.inode for one in shown if self.holders(one) or not one.dead}
+        for socket in shown:
+            if one := known.get(socket.inode):
+                self.is_true(one, socket)
+
+    def is_true(self, one: Connection, socket: FakeSocket) -> None:
+        state = Tcp.DEAD if socket.dead else Tcp.CLOSE_WAIT if socket.close_wait else Tcp.ESTABLISHED
+        assert one.tcp is state
+        assert one.holders == {holder.id for holder in self.holders(socket)}
+        assert one.shared is (socket.inode in self.shared)
+        assert self.made[socket.inode] <= one.since.hi
+        assert socket.data_at <= one.last_data.hi
+        if self.place.sockets.backend is Backend.SOCK_DIAG and not socket.dead:
+            assert one.last_data.lo <= socket.data_at
+        if state is Tcp.ESTABLISHED:
+            assert one.since.lo <= self.made[socket.inode]
+            assert one.closed is None
+        else:
+            assert one.closed is not None
+            assert one.closed.lo <= self.left[socket.inode] <= one.closed.hi
+
+
+Life.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLife = Life.TestCase
+
+
+# ---- workers
+
+
+W = pid(2)
+SERVING = member(serving_since=Interval(100.0, 101.0))
+TO = {MONGOD: [SERVING]}
+INCARNATION = SERVING.incarnation
+assert INCARNATION is not None
+
+
+def never(_: Incarnation) -> bool:
+    return False
+
+
+class Seen:
+    """Looks at one worker, by its io counter."""
+
+    def __init__(self, role: Role = Role.READY, at: Mono = 50.0) -> None:
+        self.workers = Workers()
+        self.io, self.at, self.outages = 0, at, 0
+        self.look(role, after=0.0)
+
+    def look(self, role: Role = Role.READY, *held: Connection, after: float = 1.0, works: bool = False) -> Worker:
+        self.at += after
+        self.io += 500 * works
+        self.workers.fold([Process(pid(1), Role.MASTER, 0), Process(W, role, self.io)], self.at, self.outages)
+        self.workers.connect(held, TO, never)
+        (worker,) = self.workers.now()
+        return worker
+
+
+def own(**changes: Any) -> Connection:  # noqa: ANN401 - changes are any fields of the value
+    return connection(2, **{"last_data": exactly(110.0), **changes})
+
+
+def test_a_worker_that_was_ready_before_our_first_look_has_been_so_for_ever_and_its_use_counts_at_once() -> None:
+    seen = Seen()
+    assert seen.look(after=0.1).ready_since == Interval(EVER, 50.0)
+    assert seen.look(after=0.1, works=True).used == Interval(50.1, 50.2)
+
+
+def test_what_a_worker_does_while_it_loads_and_in_its_first_second_is_no_use() -> None:
+    seen = Seen(Role.LOADING)
+    assert not seen.look(Role.LOADING, works=True).ready
+    worker = seen.look(works=True)
+    assert (worker.ready_since, worker.used) == (Interval(51.0, 52.0), None)
+    assert seen.look(after=READY_SETTLED_S - 0.1, works=True).used is None
+    assert seen.look(after=0.1).used is None
+    assert seen.look(after=0.1, works=True).used == Interval(53.0, 53.1)
+
+
+def test_used_is_a_latch_with_the_time_of_the_first_use() -> None:
+    seen = Seen()
+    first = seen.look(works=True).used
+    for _ in range(3):
+        assert seen.look(works=True).used == first
+
+
+def test_an_outage_begins_it_anew_for_a_worker_that_held_nothing_dead() -> None:
+    seen = Seen()
+    assert seen.look(works=True).used
+    seen.outages += 1
+    assert seen.look(works=True).used is None  # what it did before this look was before the outage
+    assert seen.look().used is None
+    assert seen.look(works=True).used == Interval(53.0, 54.0)
+
+
+def test_an_outage_leaves_its_mark_to_a_worker_that_was_without_a_connection_already() -> None:
+    seen = Seen()
+    marked = seen.look(Role.READY, leftover(2), works=True).used
+    assert marked
+    seen.outages += 1
+    assert seen.look(Role.READY, leftover(2)).used == marked
+
+
+def test_an_outage_begins_it_anew_for_a_worker_that_holds_residue_and_had_reconnected() -> None:
+    seen = Seen()
+    held = (leftover(2), own())
+    assert seen.look(Role.READY, *held, works=True).used
+    seen.outages += 1
+    assert seen.look(Role.READY, *held).used is None
+
+
+def test_a_worker_whose_counters_cannot_be_read_is_not_said_to_be_used() -> None:
+    workers = Workers()
+    for at in (1.0, 2.0, 3.0):
+        workers.fold([Process(W, Role.READY, None)], at, 0)
+    assert workers.now()[0].used is None
+
+
+def test_one_that_ended_is_forgotten_and_its_successor_has_no_mark() -> None:
+    seen = Seen()
+    assert seen.look(Role.READY, own(), works=True).reconnected == {INCARNATION}
+    successor = W._replace(start_ticks=99)
+    seen.workers.fold([Process(successor, Role.READY, 9)], seen.at + 1, 0)
+    assert seen.workers.now() == (Worker(successor, Interval(seen.at, seen.at + 1)),)
+
+
+def test_masters_routers_and_mules_are_no_workers() -> None:
+    workers = Workers()
+    workers.fold([Process(pid(1), Role.MASTER, 0), Process(pid(5), Role.OTHER, 0)], 1.0, 0)
+    assert workers.now() == ()
+
+
+def reconnected(*held: Connection, to: Member = SERVING) -> frozenset[Incarnation]:
+    workers = Workers()
+    workers.fold([Process(W, Role.READY, 0)], 50.0, 0)
+    workers.connect(held, {MONGOD: [to]}, never)
+    return workers.now()[0].reconnected
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        ({}, True),
+        ({"last_data": Interval(90.0, 100.0)}, True),  # perhaps just when it served again
+        ({"last_data": Interval(90.0, 99.9)}, False),
+        ({"tcp": Tcp.CLOSE_WAIT}, False),
+        ({"tcp": Tcp.DEAD}, False),
+        ({"holders": pids(2, 3)}, False),
+        ({"holders": frozenset()}, False),
+        ({"holders": pids(3)}, False),
+        ({"remote": OTHER}, False),
+    ],
+)
+def test_an_own_connection_is_established_held_alone_and_has_had_data_since_the_return(
+    changes: dict[str, Any], counts: bool
+) -> None:
+    assert reconnected(own(**changes)) == ({INCARNATION} if counts else set())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"state": MemberState.DOWN},
+        {"state": MemberState.UNREACHABLE},
+        {"serving": False},
+        {"serving_since": None},
+        {"incarnation": None},
+    ],
+)
+def test_a_connection_to_a_member_that_does_not_serve_is_no_own_one(changes: dict[str, object]) -> None:
+    assert reconnected(own(), to=replace(SERVING, **changes)) == set()  # type: ignore[arg-type]
+
+
+def test_reconnected_is_a_latch_until_that_life_of_the_member_is_over() -> None:
+    workers = Workers()
+    workers.fold([Process(W, Role.READY, 0)], 50.0, 0)
+    over: Callable[[Incarnation], bool] = never
+    workers.connect([own()], TO, over)
+    workers.connect([], TO, over)  # the driver closed it when it had nothing to do
+    assert workers.now()[0].reconnected == {INCARNATION}
+    workers.connect([], TO, lambda one: one == INCARNATION)
+    assert workers.now()[0].reconnected == set()
