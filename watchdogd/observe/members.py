@@ -105,18 +105,20 @@ class Members:
     def _up(self, track: _Track, beat: Heartbeat) -> None:
         old = track.member
         ended = bool(old.outages) and old.outages[-1].hi == math.inf
-        another = old.process_id is not None and beat.process_id is not None and old.process_id != beat.process_id
-        restarted = another and _born_after(beat.born, old.born, track.good_at)
-        # Not from a heartbeat that failed in between for a reason of ours (DNS, TLS): that says nothing of the member.
-        known_gone = track.out_at if ended else track.good_at
+        another = old.process_id not in {None, beat.process_id}
+        # Born after the last good heartbeat, and so after the old process. Else it is another process behind the same
+        # name (a load balancer, a changed DNS entry), not an outage.
+        restarted = another and beat.born is not None and beat.born.hi >= track.good_at
         born = beat.born
         if born is not None:
             born = born.narrowed(Interval(track.good_at if another else -math.inf, beat.at))
             if not another and old.born is not None:
                 born = old.born  # the first reading was as good, and it has been narrowed
+        anew = old.up_since is None or ended or restarted
         up_since = old.up_since
-        if up_since is None or ended or restarted:
-            up_since = Interval(max(known_gone, born.lo if born else -math.inf), beat.at)
+        if anew:
+            # Not since a heartbeat that failed for a reason of ours (DNS, TLS): that says nothing of the member.
+            up_since = Interval(max(track.out_at, born.lo if born else -math.inf), beat.at)
         outages = old.outages
         if ended:
             outages = (*outages[:-1], Interval(outages[-1].lo, beat.at))
@@ -124,11 +126,7 @@ class Members:
             outages = (*outages, Interval(track.good_at, beat.at))[-OUTAGES_KEPT:]
         serving_since = None
         if beat.serving:
-            broken = ended or restarted or not old.serving or old.serving_since is None
-            since_up = old.up_since is None or ended or restarted
-            serving_since = (
-                (up_since if since_up else Interval(track.good_at, beat.at)) if broken else old.serving_since
-            )
+            serving_since = up_since if anew else old.serving_since or Interval(track.good_at, beat.at)
         track.member = replace(
             old,
             state=MemberState.UP,
@@ -176,14 +174,6 @@ class Members:
 
     def _tell(self, event: Event, member: Member, **fields: str | float | bool | None) -> None:
         self._news.append(Tell(event, member=member.id.address, fields={"deployment": member.id.deployment, **fields}))
-
-
-def _born_after(born: Interval | None, old: Interval | None, good_at: Mono) -> bool:
-    """Say whether the new process id is a restart: born after the old one and after the last good heartbeat.
-
-    Otherwise it is another process behind the same name (a load balancer, a changed DNS entry), not an outage.
-    """
-    return born is not None and born.hi >= good_at and (old is None or born.hi >= old.lo)
 
 
 def outage_starts(members: Mapping[MemberId, Member], deployments: Iterable[str]) -> frozenset[tuple[MemberId, Mono]]:
