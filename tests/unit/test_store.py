@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -41,7 +42,8 @@ from watchdogd.model import (
 from watchdogd.store import CodecError, Loaded, Store, StoreError, decode, encode, shift
 
 ROOT = Path(__file__).resolve().parents[2]
-VALIDATOR = jsonschema.Draft202012Validator(json.loads((ROOT / "tests/schema/state.schema.json").read_text()))
+SCHEMA = json.loads((ROOT / "tests/schema/state.schema.json").read_text())
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 BOOT, OTHER_BOOT = "boot-1", "boot-2"
 NOW, WALL = 5000.0, 1795341600.0
 MASTER, WORKER = ProcessId(100, 7), ProcessId(101, 8)
@@ -131,6 +133,33 @@ def test_every_state_comes_back_as_it_was_and_fits_the_schema(state: State, obse
 def test_the_file_fits_the_schema(folder: Path) -> None:
     save(folder)
     VALIDATOR.validate(json.loads((folder / "state.json").read_text()))
+
+
+def in_schema(*where: str) -> set[str]:
+    """The fields of an object of the schema, by where it stands."""
+    found = SCHEMA
+    for name in where:
+        found = found[name]
+    return set(found["properties"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [
+        (State, ("properties", "state")),
+        (Pause, ("properties", "state", "properties", "paused")),
+        (Blind, ("properties", "state", "properties", "blind", "items")),
+        (InstanceState, ("$defs", "instance")),
+        (Spent, ("$defs", "instance", "properties", "spent", "items")),
+        (Incident, ("$defs", "instance", "properties", "incident")),
+        (LastReload, ("$defs", "instance", "properties", "last")),
+        (Reload, ("$defs", "reload")),
+        (Connection, ("$defs", "connection")),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_the_schema_has_every_field_that_is_saved_and_no_other(kind: Any, where: tuple[str, ...]) -> None:  # noqa: ANN401
+    assert in_schema(*where) == {one.name for one in dataclasses.fields(kind)}
 
 
 def test_a_state_from_before_a_field_existed_takes_its_default(folder: Path) -> None:
