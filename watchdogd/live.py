@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 from watchdogd import rights
 from watchdogd.config import Config, InstanceConfig
@@ -30,6 +31,7 @@ from watchdogd.model import (
 from watchdogd.observe.instances import not_covered
 from watchdogd.observe.observer import Edges, Observer, open_edges
 from watchdogd.observe.uwsgi import ProcFs
+from watchdogd.report.words import printable
 
 HEARD_WITHIN_S = 5.0
 """connectTimeoutMS is 2 s; DNS may take longer, and then its error or silence is the answer."""
@@ -66,11 +68,11 @@ def connections(config: Config, *, as_json: bool) -> int:
         rows += [_row(line) for line in lines]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows if lines else ():
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            _say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         if not lines and not blind:
-            print("no connections to the configured MongoDB members")
+            _say("no connections to the configured MongoDB members")
         for why in blind:
-            print(f"blind: {why}", file=sys.stderr)
+            _say(f"blind: {why}", sys.stderr)
     return 1 if blind else 0
 
 
@@ -84,25 +86,30 @@ def check(config: Config) -> int:
         what = (
             ("up, serving" if member.serving else "up, not serving") if up else f"{member.state.value}: {member.detail}"
         )
-        print(f"{'ok' if up else 'problem'}: {member.id.deployment}: {member.id.address}: {what}")
+        _say(f"{'ok' if up else 'problem'}: {member.id.deployment}: {member.id.address}: {what}")
     for instance in snapshot.instances:
         objections = list(_objections(instance, findings[instance.name]))
         problems += bool(objections)
         workers = f"master {instance.master.pid}, {len(instance.workers)} workers" if instance.master else "absent"
-        print(f"{'problem' if objections else 'ok'}: {instance.name}: {'; '.join(objections) or workers}")
+        _say(f"{'problem' if objections else 'ok'}: {instance.name}: {'; '.join(objections) or workers}")
     for blind in snapshot.blind:
         problems += 1
-        print(f"problem: {blind.scope}: {blind.why}")
+        _say(f"problem: {blind.scope}: {blind.why}")
     for sentence in _missing_rights(config, snapshot):
         problems += 1
-        print(f"problem: rights: {sentence}")
+        _say(f"problem: rights: {sentence}")
     masters = edges.uwsgi.discover()
     for sentence in () if isinstance(masters, Blind) else not_covered(masters):
-        print(f"not covered: {sentence}")
+        _say(f"not covered: {sentence}")
     if not snapshot.instances:
         problems += 1
-        print("problem: no uWSGI instance with a master FIFO was found")
+        _say("problem: no uWSGI instance with a master FIFO was found")
     return 1 if problems else 0
+
+
+def _say(line: str, file: TextIO | None = None) -> None:
+    """Print one line; the folders that instances are named by, and what others answer, may hold anything."""
+    print(printable(line), file=file)
 
 
 def _look(config: Config) -> tuple[Snapshot, dict[str, Finding], Edges]:

@@ -266,6 +266,17 @@ def test_check_finds_instances_and_lists_what_is_not_covered(site: Site) -> None
         assert "add `master-fifo = " in line
 
 
+def test_the_name_of_a_folder_drives_no_terminal(site: Site) -> None:
+    mongod = site.mongod()
+    app = site.app(mongod.uri, name="red\x1b[31m")
+    site.configure(mongod.uri)
+    assert app.get().good
+    for verb in (["check", "--live"], ["connections"]):
+        ran = site.run(*verb)
+        assert "red [31m" in ran.stdout
+        assert "\x1b" not in ran.stdout + ran.stderr
+
+
 def lists(site: Site, pid: int) -> str | None:
     """What `check --live` says, once it names this process: uWSGI sets its handlers some time after its start."""
     said = site.run("check", "--live").stdout
