@@ -9,6 +9,7 @@ from rig.traffic import Traffic
 from rig.uwsgi import App, Uwsgi
 from tests.stories.stage import (
     LINGER_S,
+    RUNS,
     Stage,
     all_good,
     cured_once,
@@ -29,11 +30,14 @@ def fail_one_request(mongod: Mongod, app: Uwsgi) -> None:
     wait_for(lambda: app.get().good, "a good request after mongod is back", within=20)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"lazy_apps": True}, {"app": App.FIRST_REQUEST}, {"osafterfork": True}],
-    ids=["lazy-apps", "first-request", "osafterfork"],
-)
+HEALING: dict[str, dict[str, Any]] = {
+    "lazy-apps": {"lazy_apps": True},
+    "first-request": {"app": App.FIRST_REQUEST},
+    "osafterfork": {"osafterfork": True},
+}
+
+
+@pytest.mark.parametrize("settings", [*HEALING.values()] * max(1, RUNS), ids=[*HEALING] * max(1, RUNS))
 def test_an_app_that_heals_by_itself_is_left_alone(stage: Stage, settings: dict[str, Any]) -> None:
     mongod = stage.mongod()
     app = stage.app(mongod.uri, **settings)

@@ -1,4 +1,3 @@
-import os
 import time
 from collections.abc import Callable
 
@@ -7,14 +6,13 @@ import pytest
 from rig import fetch
 from rig.processes import wait_for
 from rig.traffic import Traffic
-from tests.stories.stage import Stage, all_good, cured_once, eventually, respawned, restarted, strand
+from tests.stories.stage import RUNS, Stage, all_good, cured_once, eventually, respawned, restarted, strand
 
 # The versions of pymongo that never heal after a fork (4.20 is a lottery for each worker).
 STUCK = ("3.13.0", "4.14.1", "4.16.0")
 SIGNALS = pytest.mark.parametrize("kill", [False, True], ids=["TERM", "KILL"])
 
-# STORY_RUNS=5 plays the stories of the shipped defaults so often, and for every version.
-RUNS = int(os.environ.get("STORY_RUNS", "0"))
+# With STORY_RUNS the stories of the shipped defaults are played for every version.
 DEFAULTS = list(STUCK) * RUNS or [fetch.DEFAULT_PYMONGO]
 
 

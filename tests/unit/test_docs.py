@@ -1,0 +1,97 @@
+"""What the documents say of the program, held against it: diagrams, gates, verbs, targets, files, and numbers."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.world.command_line import arguments, verbs
+from watchdogd import detect, policy, reloads
+from watchdogd.act import helper
+from watchdogd.config import PolicyConfig
+from watchdogd.observe import mongod, observer, sock_diag
+
+ROOT = Path(__file__).resolve().parents[2]
+README, DESIGN, CONTRIBUTING = ROOT / "README.md", ROOT / "docs/design.md", ROOT / "CONTRIBUTING.md"
+CONFIGURATION, RIGHTS = ROOT / "docs/configuration.md", ROOT / "docs/rights.md"
+PAGES = pytest.mark.parametrize(
+    "page", [README, CONTRIBUTING, *sorted(ROOT.glob("docs/*.md"))], ids=lambda page: page.name
+)
+
+
+def flat(page: Path) -> str:
+    """The text of a page with its lines joined."""
+    return " ".join(page.read_text().split())
+
+
+@pytest.mark.parametrize("page", [README, DESIGN], ids=lambda page: page.name)
+def test_the_diagram_is_drawn_from_the_table(page: Path) -> None:
+    found = re.search(r"<!-- moves -->\s*```mermaid\n(.*?)\n```\s*<!-- /moves -->", page.read_text(), re.DOTALL)
+    assert found, f"{page.name} has no diagram between its markers"
+    assert found[1] == policy.diagram(), "draw it anew: python -m watchdogd.policy"
+
+
+def test_the_readme_names_every_gate_in_the_order_of_the_table() -> None:
+    found = re.search(r"is shown with its reason: ([a-z_, ]+)\.", flat(README))
+    assert found
+    assert found[1].split(", ") == [name for name, _ in policy.GATES]
+
+
+def test_the_layout_names_every_module_and_every_kind_of_test() -> None:
+    layout = re.search(r"### Layout\n(.*?)\n### |### Layout\n(.*?)\n## ", DESIGN.read_text(), re.DOTALL)
+    assert layout
+    modules = {path.name for path in (ROOT / "watchdogd").rglob("*.py") if not path.name.startswith("__")}
+    modules -= {path.name for path in (ROOT / "watchdogd/config").glob("*.py")}  # named as one
+    missing = {name for name in modules if not re.search(rf"(?<![a-z_]){re.escape(name)}", layout[0])}
+    assert missing == set()
+    kinds = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and not path.name.startswith("__")}
+    assert kinds == set(re.findall(r"([a-z]+)/", layout[0].split("tests/")[1])) & kinds
+    assert kinds == set(re.findall(r"\| `tests/([a-z]+)/` \|", CONTRIBUTING.read_text()))
+
+
+@PAGES
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+@PAGES
+def test_every_command_is_one_that_there_is(page: Path) -> None:
+    in_code = r"^(?:    |\$ )(?:sudo )?(?:\S*/)?mongo-watchdog ([a-z][^#\n]*)"
+    said = re.findall(in_code, page.read_text(), re.MULTILINE)
+    said += re.findall(r"`mongo-watchdog ([a-z][^`|\n]*)`", page.read_text())
+    for line in said:
+        verb, *rest = shlex.split(line)
+        assert verb in verbs(), line
+        options = {option for one in arguments(verb) for option in one.option_strings}
+        assert {one for one in rest if one.startswith("--")} <= options, line
+
+
+@PAGES
+def test_every_make_target_is_one_that_there_is(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    said = set(re.findall(r"(?:^    |`|^)make ([a-z-]+)", page.read_text(), re.MULTILINE))
+    assert said <= targets
+
+
+POLICY = PolicyConfig()
+NUMBERS = [
+    (README, f"and `linger` ({POLICY.linger_s:g} s, longer than any healthy driver needs)"),
+    (DESIGN, f"| linger | {POLICY.linger_s:g} s, from mongod's return |"),
+    (DESIGN, f"to every serving member, with data since the return, for {detect.FORK_SAFE_AFTER_S:g} s."),
+    (DESIGN, f"Without one for {policy.FORK_UNSAFE_FOR_S:g} s its monitor does not run"),
+    (DESIGN, f"a worker that was used for {policy.USED_UNPROVEN_S:g} s without one makes it `reload_failed`"),
+    (DESIGN, f"mercy + 2 x check interval + {reloads.LOAD_S:g} s of loading"),
+    (DESIGN, f"while a leftover or an outage exists, on request, else every {observer.FULL_EVERY_S:g} s"),
+    (DESIGN, f"up to {sock_diag.MAX_FILTERED} addresses, then in Python"),
+    (DESIGN, f"one pymongo client for each member, {mongod.HEARTBEAT_MS} ms, no credentials"),
+    (CONFIGURATION, f"mongo-watchdog asks each member every {mongod.HEARTBEAT_MS} ms with `hello`"),
+    (RIGHTS, f"names the moment ({helper.WITHIN_S:g} s ahead) after which nothing may be written"),
+    (RIGHTS, f"policy tries again for {reloads.FIFO_TRIES_S:g} s"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("page", "sentence"), NUMBERS)
+def test_a_number_is_that_of_the_code(page: Path, sentence: str) -> None:
+    assert sentence in flat(page)
