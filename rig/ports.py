@@ -4,6 +4,7 @@ A port that the kernel picks (bind to 0) is not good enough: it lies in the rang
 while our mongod is down somebody's connection may get its port, or a client may even connect to itself there.
 """
 
+import atexit
 import contextlib
 import random
 import socket
@@ -14,7 +15,8 @@ from rig import RigError
 
 # The leases of this process. They are held until it ends: a port is used again and again by the restarts of
 # one mongod.
-_leases: list[socket.socket] = []
+_leases = contextlib.ExitStack()
+atexit.register(_leases.close)
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -28,7 +30,7 @@ def free_port(host: str = "127.0.0.1") -> int:
         except OSError:
             lease.close()
             continue
-        _leases.append(lease)
+        _leases.enter_context(lease)
         return port
     raise RigError(f"no free port on {host}")
 

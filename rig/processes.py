@@ -4,6 +4,7 @@ Whoever starts something with this gets all of it gone at the end of the `with`:
 stragglers. It must never signal anything but the groups it made, and never wait without a deadline.
 """
 
+import atexit
 import contextlib
 import functools
 import os
@@ -175,9 +176,11 @@ def _alive_in_group(group: int) -> bool:
 
 @functools.cache
 def _guard() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    one = subprocess.Popen(
         [sys.executable, "-I", "-S", guard.__file__], stdin=subprocess.PIPE, start_new_session=True, bufsize=0
     )
+    atexit.register(one.communicate, timeout=5)  # closes the pipe, which tells it of our end
+    return one
 
 
 def _tell_guard(line: str) -> None:
