@@ -54,15 +54,14 @@ class Daemon:
         for number in (*leave, signal.SIGHUP):
             signal.signal(number, self._take_signal)
         self.selector.register(self.wake, selectors.EVENT_READ)
-        ready = False
         while not self._signals & leave:
             try:
                 self._tick()
-                if not ready:
-                    ready = True
-                    self.notifier.ready()
+                self.notifier.ready()
                 self.notifier.watchdog()
-                self._error = ""
+                if self._error:
+                    self._tell(Event.SEEING_AGAIN, scope="loop")
+                    self._error = ""
             except Exception as error:  # noqa: BLE001 - no ping for this tick: systemd ends a loop that goes on failing
                 self._fail(f"internal error: {error!r}; please report it")
             self._incoming.clear()
@@ -110,8 +109,8 @@ class Daemon:
             snapshot = replace(snapshot, blind=(*snapshot.blind, Blind("state", str(error))))
             decision = decide(self.state, findings, snapshot, self.config)
         self.state = decision.state
-        effects = (*snapshot.news, *decision.effects)
-        self._outcomes = tuple(outcome for effect in effects if (outcome := self._perform(effect)))
+        performed = map(self._perform, (*snapshot.news, *decision.effects))
+        self._outcomes = tuple(outcome for outcome in performed if outcome)
         for one in [one for one in self._incoming if one.verb == "status"]:
             self.server.answer(one, status.answer(status.document(snapshot, findings, decision, self.config)))
         self.notifier.status(status.line(snapshot, decision))

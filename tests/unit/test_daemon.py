@@ -396,8 +396,9 @@ def test_a_tick_that_fails_is_told_once_and_has_no_ping_and_the_loop_goes_on(sta
         assert stage.notifications().count("WATCHDOG=1") > pings
 
     stage.play(steps())
-    assert [tell.fields["reason"] for tell in stage.sink.told if tell.event is Event.BLIND] == [
-        "internal error: RuntimeError('a bug'); please report it"
+    assert [tell.fields for tell in stage.sink.told if tell.event in {Event.BLIND, Event.SEEING_AGAIN}] == [
+        {"scope": "loop", "reason": "internal error: RuntimeError('a bug'); please report it"},
+        {"scope": "loop"},
     ]
 
 

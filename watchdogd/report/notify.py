@@ -27,6 +27,7 @@ class Notifier:
         self._clock = clock
         self._notifier: sdnotify.SystemdNotifier | None = None
         self._owed: str | None = None
+        self._ready = False
         self.interval_s = watchdog_interval_s(os.environ)
         if os.environ.get("NOTIFY_SOCKET"):
             with contextlib.suppress(OSError):
@@ -35,11 +36,14 @@ class Notifier:
                 self._notifier.socket.settimeout(0)
 
     def ready(self) -> None:
-        """Say that the start, or a reload of the configuration, is over."""
-        self._change("READY=1")
+        """Say that the start, or a reload of the configuration, is over; nothing where that has been said."""
+        if not self._ready:
+            self._ready = True
+            self._change("READY=1")
 
     def reloading(self) -> None:
         """Say that the configuration is being read, until `ready`. Type=notify-reload needs the time."""
+        self._ready = False
         self._change(f"RELOADING=1\nMONOTONIC_USEC={int(self._clock() * 1e6)}")
 
     def stopping(self) -> None:
