@@ -17,7 +17,7 @@ FIELDS: dict[Event, dict[str, FieldValue]] = {
     Event.MEMBER_UP: {"seconds": 12.3, "restarted": True},
     Event.MEMBER_RESTARTED: {"process_id": "65f1c0ffee"},
     Event.LEFTOVERS_FOUND: {"leftovers": 4, "workers": 3, "until_s": 15.0},
-    Event.HEALED: {"seconds": 9.5, "idle": 2},
+    Event.HEALED: {"seconds": 9.5, "reconnected": 2},
     Event.RELOAD_DUE: {"stranded": 2, "idle": 1, "leftovers": 4, "why": "2 of 3 workers are stranded"},
     Event.RELOAD_HELD: {"reason": "3 unproven reloads, of 3 allowed", "until_s": 1800.0},
     Event.RELOAD_SENT: {"fifo": "/run/uwsgi/app/shop/fifo", "workers": 3, "why": "stranded", "resent": False},
@@ -140,11 +140,12 @@ def test_the_sentences_people_will_see_most() -> None:
     assert told(Event.RELOAD_HELD, reason="paused by an operator: release", until_s=1800.0) == (
         "shop needs a workers reload, which is held back (budget): paused by an operator: release; for another 30 min."
     )
-    assert told(Event.HEALED, seconds=9.5, idle=2) == (
-        "shop is well again by itself after 9.5 s: no worker needs a reload, though nobody has used 2 idle workers yet."
+    assert told(Event.HEALED, seconds=9.5, reconnected=2) == (
+        "shop needs no reload after 9.5 s: it is well again by itself, 2 workers reached MongoDB anew."
     )
-    assert told(Event.HEALED, seconds=9.5, idle=0) == (
-        "shop is well again by itself after 9.5 s: no worker needs a reload."
+    assert told(Event.HEALED, seconds=9.5, reconnected=0) == (
+        "shop needs no reload after 9.5 s: none of its workers is stranded, "
+        "though none was seen to reach MongoDB anew yet."
     )
     assert told(Event.MEMBER_UP, seconds=8.04) == "MongoDB 127.0.0.1:27017 answers again after 8 s."
 

@@ -82,8 +82,9 @@ CATALOG: Mapping[Event, Entry] = {
     Event.HEALED: Entry(
         "2194870b9d8e44abbeacbe7a7500a21d",
         Priority.NOTICE,
-        "{instance} is well again by itself[ after {seconds}]: no worker needs a reload[idle?, though nobody "
-        "has used {idle:idle worker} yet].",
+        "{instance} needs no reload[ after {seconds}][reconnected?: it is well again by itself, {reconnected:worker} "
+        "reached MongoDB anew][reconnected=0?: none of its workers is stranded, though none was seen to reach MongoDB "
+        "anew yet].",
         "The workers closed their dead connections, or use new ones. The daemon did nothing, and nothing "
         "is to be done.",
     ),
