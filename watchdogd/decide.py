@@ -11,6 +11,7 @@ from dataclasses import replace
 from watchdogd import reloads
 from watchdogd.config import Config, InstanceConfig, found_instance
 from watchdogd.model import (
+    BEFORE_US,
     RESTART,
     Answer,
     Blind,
@@ -20,6 +21,7 @@ from watchdogd.model import (
     Effect,
     Event,
     Finding,
+    Incarnation,
     Instance,
     InstanceState,
     Mono,
@@ -93,6 +95,7 @@ def _kept(state: State, snapshot: Snapshot, config: Config) -> Mapping[str, Inst
 def _tick(step: Step) -> Outlook:
     """Do the whole tick: what became of the reload, the phase, the gates; return what the status shows."""
     followed = step.state.reload is not None
+    _carry_over(step)
     _forget_another_master(step)
     _reconsider(step)  # before a reload may give up anew: that holds for this tick at least
     reloads.follow(step)
@@ -111,6 +114,24 @@ def _tick(step: Step) -> Outlook:
             reloads.begin(step, command)
             step.enter(Phase.RELOADING)
     return _outlook(step.case, command, blocked)
+
+
+def _carry_over(step: Step) -> None:
+    """Take the lives that began before this daemon for those that an earlier one remembers under another name.
+
+    Only of servers without a process id. Was one restarted meanwhile, the proof shows it, which is made of what is seen
+    now.
+    """
+    unnamed = {one.removesuffix(BEFORE_US): one for one in step.case.finding.incarnations if one.endswith(BEFORE_US)}
+    if not unnamed:
+        return
+
+    def renamed(names: frozenset[Incarnation]) -> frozenset[Incarnation]:
+        return frozenset(unnamed.get(one.rpartition("@")[0], one) for one in names)
+
+    state = step.state
+    reload = state.reload and replace(state.reload, incarnations=renamed(state.reload.incarnations))
+    step.state = replace(state, reload=reload, tried=renamed(state.tried), restarted=renamed(state.restarted))
 
 
 def _forget_another_master(step: Step) -> None:

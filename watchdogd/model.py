@@ -26,7 +26,9 @@ class AlreadyRunning(WatchdogError):
 
 Incarnation = NewType("Incarnation", str)
 """One life of a member: its process id, or `ADDRESS@SECONDS` of the last DOWN -> UP where the server gives none
-(mongod 4.2, proxies). Two names of one mongod share it."""
+(mongod 4.2, proxies), `ADDRESS@start` where that was before the daemon began. Two names of one mongod share it."""
+
+BEFORE_US = "@start"
 
 Command = NewType("Command", str)
 """The byte for the master FIFO: `w` workers, `c` chain, `r` restart of the stack. No other one is ever sent."""
@@ -460,7 +462,7 @@ class InstanceState:
     `master`: whom the last reload was sent to; what follows is about that one alone. `doubt`: a reload of ours ended
     without proof, so a worker that works without a connection counts, leftovers or not. `escalate`: it failed, and the
     next one is `restart`. `tried`: the incarnations for which we gave up; `restarted`: those that had a restart.
-    `held`: the gates that were told last.
+    `held`: the gates that were told last. `unsent`: how many reloads in a row ended without their byte being written.
     """
 
     phase: Phase = Phase.WATCHING
@@ -477,6 +479,7 @@ class InstanceState:
     held: tuple[str, ...] = ()
     doubt: bool = False
     master: ProcessId | None = None
+    unsent: int = 0
 
 
 @dataclass(frozen=True, slots=True)

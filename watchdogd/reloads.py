@@ -100,7 +100,9 @@ def give_up(step: Step, why: str) -> None:
     """Do nothing more for this instance until it recovers, another incarnation serves, or half-open."""
     c = step.case
     tried = step.state.tried | c.finding.incarnations
-    step.state = replace(step.state, gave_up_at=c.at, gave_up_why=why, tried=tried, escalate=False)
+    step.state = replace(
+        step.state, gave_up_at=c.at, gave_up_why=why, tried=tried, escalate=False, master=c.instance.master
+    )
     step.say(Event.GAVE_UP, reason=why, until_s=c.config.policy.half_open_after_s)
 
 
@@ -119,7 +121,7 @@ def _take(step: Step, reload: Reload, outcome: Outcome) -> None:
     if outcome.result is Result.WRITTEN:
         at = outcome.at
         sent = replace(reload, sent_at=at, progress_at=at, deadline=at + span_s(c), try_at=None)
-        step.state = replace(step.state, reload=sent)
+        step.state = replace(step.state, reload=sent, unsent=0)
         step.tell(
             Event.RELOAD_SENT,
             reload.command,
@@ -171,11 +173,21 @@ def _drop(step: Step, why: str) -> None:
 
 
 def _fail_unsent(step: Step, reload: Reload, why: str) -> None:
-    """End a reload whose byte does not arrive; nothing is said by that of what it would have cured."""
-    state = step.state
-    retry_at = step.case.at + step.case.config.policy.cooldown_s
+    """End a reload whose byte does not arrive; nothing is said by that of what it would have cured.
+
+    It has loaded no worker, so it spends nothing of the budget; each in a row waits twice as long for the next one.
+    """
+    state, policy = step.state, step.case.config.policy
+    wait_s = min(policy.cooldown_s * 2 ** min(state.unsent, 10), max(policy.half_open_after_s, policy.cooldown_s))
     last = state.last and replace(state.last, outcome="failed", detail=why)
-    step.state = replace(state, reload=None, retry_at=retry_at, last=last)
+    step.state = replace(
+        state,
+        reload=None,
+        retry_at=step.case.at + wait_s,
+        last=last,
+        spent=state.spent if reload.resent else state.spent[:-1],
+        unsent=state.unsent + 1,
+    )
     step.say(Event.RELOAD_FAILED, reload.command, reason=why)
 
 
@@ -231,7 +243,7 @@ def _miss(step: Step, reload: Reload, left: frozenset[ProcessId], held: bool) ->
     elif held:
         _fail(step, reload, "the new workers hold the old connection too: they have it from the master")
     else:
-        _fail(step, reload, "the new workers did not become ready")
+        _fail(step, reload, f"the new workers did not become ready: {c.not_ready or 'there are fewer than before'}")
 
 
 def _resend(step: Step, reload: Reload) -> None:

@@ -374,3 +374,13 @@ def test_linger_is_over_exactly_when_it_is() -> None:
         seen = replace(snapshot(STUCK, leftover(2, 3), connection(1, last_data=exactly(BACK + 9))), at=BACK + later)
         decision = decide(State(), detect(seen, config()), seen, config())
         assert decision.outlooks["shop"].phase is phase
+
+
+def test_what_was_given_up_without_any_reload_is_forgotten_with_its_master_too() -> None:
+    ticks = Ticks()
+    long_ago = [member(serving_since=exactly(AT - 130))]
+    ticks.see(STUCK, leftover(2, 3), members=long_ago)  # the master's monitor does not run, `restart` is not allowed
+    assert ticks.phase() is Phase.GAVE_UP
+    assert ticks.see(instance(master=None), members=long_ago) == [Event.INSTANCE_ABSENT]
+    fresh = instance(worker(12, ready=AT), worker(13, ready=AT), master=pid(9))
+    assert ticks.see(fresh, members=long_ago) == [Event.INSTANCE_BACK]

@@ -725,3 +725,28 @@ def test_what_stays_in_the_configuration_keeps_its_history(host: Host) -> None:
     after = watcher.snapshot.members[MemberId("main", ADDRESS)]
     assert (after.outages, after.incarnation, after.up_since) == (before.outages, before.incarnation, before.up_since)
     assert MemberId("main", "10.0.0.2:27017") in watcher.snapshot.members
+
+
+def test_a_daemon_that_was_restarted_in_a_reload_goes_on_verifying_it_where_mongod_has_no_process_id(
+    host: Host,
+) -> None:
+    host.start_mongod(process_id=None, born=None)
+    watcher = Watcher(host, config_of(FIFO))
+    _, workers = host.app()
+    for one in workers:
+        host.connect(one)
+    watcher.tick(4)
+    host.stop_mongod()
+    watcher.tick(3)
+    host.start_mongod(process_id=None, born=None)
+    watcher.tick()
+    work(workers)
+    watcher.until(lambda: watcher.sent)
+    again = Watcher(host, watcher.config, watcher.state)
+    again.observer.restore(watcher.observer.ended())
+    again.tick(5)
+    assert again.events(Event.OVERTAKEN) == []
+    reload = again.state.instances["shop"].reload
+    assert reload
+    assert reload.incarnations == {f"{ADDRESS}@start"}
+    assert again.state.instances["shop"].phase is Phase.RELOADING

@@ -227,9 +227,27 @@ def test_a_refused_byte_fails_the_reload_and_says_nothing_of_what_it_would_have_
     assert ticks.see(STUCK, *HELD) == [Event.RELOAD_FAILED, Event.RELOAD_DUE, Event.RELOAD_HELD]
     assert ticks.tells[0].fields["reason"] == "as it is"
     assert (ticks.shop.doubt, ticks.shop.escalate, ticks.shop.gave_up_at) == (False, False, None)
-    for _ in range(5):
-        ticks.see(STUCK, *HELD, after=COOLDOWN + 1)
-    assert [one.gate for one in ticks.outlook.blocked_by] == ["budget"]
+    assert [one.gate for one in ticks.outlook.blocked_by] == ["cooldown"]
+
+
+def test_bytes_that_are_refused_spend_no_budget_and_are_tried_ever_more_seldom_until_one_is_written() -> None:
+    ticks = begun(Ticks(result=Result.REFUSED))
+    waits: list[float] = []
+    since = ticks.at
+    while len(waits) < 7:
+        ticks.see(STUCK, *HELD, after=5)
+        if ticks.sent:
+            waits.append(ticks.at - since)
+            since = ticks.at
+    half_open = ticks.config.policy.half_open_after_s
+    expected = [COOLDOWN, 2 * COOLDOWN, 4 * COOLDOWN, 8 * COOLDOWN, 16 * COOLDOWN, half_open, half_open]
+    assert waits == [pytest.approx(one, abs=11) for one in expected]
+    assert len(ticks.shop.spent) == 1  # of the one that is in flight
+    ticks.result = Result.WRITTEN
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD, after=half_open)
+    ticks.see(STUCK, *HELD)
+    assert (ticks.shop.unsent, len(ticks.shop.spent)) == (0, 1)
 
 
 # ---- a byte that was lost
@@ -400,7 +418,15 @@ def test_a_chain_that_stands_still_has_failed() -> None:
     ("now", "connections", "reason"),
     [
         (new(4, 5), (leftover(1, 4, 5),), "the new workers hold the old connection too: they have it from the master"),
-        (instance(worker(4, ready=None)), (), "the new workers did not become ready"),
+        (
+            instance(worker(4, ready=AT), worker(5, ready=None)),
+            (),
+            (
+                "the new workers did not become ready: 1 of 2 workers are loading the app; "
+                "one that hangs since its fork ends by `kill -9 5`, and uWSGI makes it anew"
+            ),
+        ),
+        (instance(), (), "the new workers did not become ready: there is no worker"),
     ],
 )
 def test_a_missed_deadline_has_its_reason(now: Instance, connections: tuple[Connection, ...], reason: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from watchdogd.model import (
+    BEFORE_US,
     OUT,
     Endpoint,
     Event,
@@ -153,7 +154,7 @@ class Members:
             return Incarnation(beat.process_id)
         if ended:
             return Incarnation(f"{old.id.address}@{beat.at:.3f}")
-        return old.incarnation or Incarnation(f"{old.id.address}@start")
+        return old.incarnation or Incarnation(old.id.address + BEFORE_US)
 
     def _not_up(self, track: _Track, beat: Heartbeat) -> None:
         old = track.member
