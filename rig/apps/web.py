@@ -1,6 +1,6 @@
 """A small web app on MongoDB, as thousands are written: Flask and one MongoClient of the process.
 
-What differs between apps that get stuck and apps that heal is when the client is made (mongodb.md 1.2), so
+What differs between apps that get stuck and apps that heal is when the client is made, so
 that is the one thing that RIG_CLIENT chooses: `import` (in the master, before fork), `first_request`, or
 `none` for an app that has nothing to do with MongoDB. Every answer carries the worker's pid in X-Worker. It
 runs inside uWSGI, without the rig, and must not import it.

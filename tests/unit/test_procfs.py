@@ -6,7 +6,7 @@ from watchdogd.model import Role
 from watchdogd.observe.procfs import Stat, caught, field, parse_stat
 from watchdogd.observe.uwsgi import is_master, role
 
-# SigCgt as measured, uWSGI 2.0.30 (uwsgi.md 5): the same for uwsgi and pyuwsgi.
+# SigCgt as measured, uWSGI 2.0.30: the same for uwsgi and pyuwsgi.
 MASTER, MULE, READY = 0x84687, 0x4487, 0x8085E83
 LOADING = READY & ~(1 << (signal.SIGUSR2 - 1))
 EMPEROR = MASTER | 1 << (signal.SIGWINCH - 1) | 1 << (signal.SIGURG - 1)

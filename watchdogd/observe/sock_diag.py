@@ -1,7 +1,7 @@
 """The wire format of NETLINK_SOCK_DIAG for one question: which TCP sockets have one of these remote ends.
 
 The question is the legacy TCPDIAG_GETSOCK dump: one walk gives IPv4, IPv6 and v4-mapped sockets, where the
-newer request needs a walk for each family (sockets.md 0 and 1: half the cost). Formats:
+newer request needs a walk for each family, at twice the cost. Formats:
 include/uapi/linux/netlink.h, sock_diag.h, inet_diag.h and tcp.h. This module must never do I/O.
 """
 

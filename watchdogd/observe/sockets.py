@@ -228,7 +228,7 @@ def _hex(address: bytes, port: int) -> bytes:
 def proc_rows(lines: Iterable[bytes], remotes: Mapping[bytes, Endpoint], *, established: bool) -> Iterator[Row]:
     """Yield the rows of the lines of /proc/net/tcp or tcp6 (net/ipv4/tcp_ipv4.c, get_tcp4_sock).
 
-    By fields, never by columns: the first one grows from the 10 000th line on (sockets.md 1d).
+    By fields, never by columns: the first one grows from the 10 000th line on.
     """
     states = {b"%02X" % CLOSE_WAIT, b"%02X" % ESTABLISHED} if established else {b"%02X" % CLOSE_WAIT}
     for line in lines:

@@ -1,7 +1,7 @@
 """uWSGI as /proc shows it: which master reads a FIFO, its processes and their roles, who holds which socket.
 
 Roles come from the signals that a process has handlers for, never from names or command lines, which uWSGI's
-options change at will (uwsgi.md 5). What vanishes while it is read is just absent; what may not be read is
+options change at will. What vanishes while it is read is just absent; what may not be read is
 Blind, with the right that is missing. This module must never decide anything, signal anybody or open a FIFO.
 """
 
