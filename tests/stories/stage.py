@@ -32,6 +32,9 @@ MERCY_S = 4
 # Longer than a heartbeat of the apps and the second after which a fork is safe.
 LINGER_S = 4.0
 QUICK: Mapping[str, object] = {"linger": f"{LINGER_S:g}s", "cooldown": "5s"}
+# For one story of each command: the policy that is shipped, and a driver with the times that it has by itself.
+SHIPPED: Mapping[str, object] = {"linger": "15s", "cooldown": "60s"}
+DRIVER: Mapping[str, Any] = {"heartbeat_ms": None, "selection_ms": 3000}
 # A forked worker is ready within milliseconds; the rest is for a loaded machine.
 HUNG_AFTER_S = 5.0
 # From the end of `linger` to the proof: mercy, a tick of uWSGI, the new workers' start and first request.

@@ -1,6 +1,8 @@
 from rig.traffic import Traffic
 from tests.stories.stage import (
+    DRIVER,
     LINGER_S,
+    SHIPPED,
     Stage,
     all_good,
     cured_once,
@@ -15,12 +17,13 @@ from tests.stories.stage import (
 WITHOUT_THREADS = "2.0.26"
 
 
-def test_what_the_master_holds_is_cured_by_one_restart_of_the_stack_where_that_is_allowed(
+def test_as_shipped_what_the_master_holds_is_cured_by_one_restart_of_the_stack_where_that_is_allowed(
     stage: Stage,
 ) -> None:
     mongod = stage.mongod()
-    app = stage.app(mongod.uri, version=WITHOUT_THREADS)
-    watchdog = stage.watchdog(mongod.uri, app, limits={"reloads": ["workers", "chain", "restart"]})
+    app = stage.app(mongod.uri, version=WITHOUT_THREADS, **DRIVER)
+    allowed = {"reloads": ["workers", "chain", "restart"]}
+    watchdog = stage.watchdog(mongod.uri, app, policy=SHIPPED, limits=allowed)
     master, old = app.master, app.workers()
     strand(mongod, app)
     with Traffic(app.address) as traffic:

@@ -6,7 +6,18 @@ import pytest
 from rig import fetch
 from rig.processes import wait_for
 from rig.traffic import Traffic
-from tests.stories.stage import RUNS, Stage, all_good, cured_once, eventually, respawned, restarted, strand
+from tests.stories.stage import (
+    DRIVER,
+    RUNS,
+    SHIPPED,
+    Stage,
+    all_good,
+    cured_once,
+    eventually,
+    respawned,
+    restarted,
+    strand,
+)
 
 # The versions of pymongo that never heal after a fork (4.20 is a lottery for each worker).
 STUCK = ("3.13.0", "4.14.1", "4.16.0")
@@ -52,8 +63,8 @@ def test_as_shipped_every_request_is_good_28_s_after_mongod_is_back(
     stage: Stage, record_property: Callable[[str, object], None], pymongo: str, kill: bool
 ) -> None:
     mongod = stage.mongod()
-    app = stage.app(mongod.uri, pymongo=pymongo, selection_ms=3000, heartbeat_ms=None)
-    watchdog = stage.watchdog(mongod.uri, app, policy={"linger": "15s", "cooldown": "60s"})
+    app = stage.app(mongod.uri, pymongo=pymongo, **DRIVER)
+    watchdog = stage.watchdog(mongod.uri, app, policy=SHIPPED)
     traffic = stage.stack.enter_context(Traffic(app.address))
     master = app.master
     wait_for(lambda: traffic.all_good_for(2), "good requests before the outage", within=10)

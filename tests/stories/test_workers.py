@@ -5,8 +5,10 @@ import pytest
 from rig.processes import wait_for
 from rig.traffic import Traffic
 from tests.stories.stage import (
+    DRIVER,
     LINGER_S,
     MERCY_S,
+    SHIPPED,
     Stage,
     all_good,
     cured_once,
@@ -68,12 +70,12 @@ def test_stranded_workers_are_cured_also_where_the_policy_leaves_idle_ones(stage
     assert respawned(app) == processes
 
 
-def test_one_stranded_worker_among_good_ones_is_cured_by_a_chain_reload(stage: Stage) -> None:
+def test_as_shipped_one_stranded_worker_among_good_ones_is_cured_by_a_chain_reload(stage: Stage) -> None:
     mongod = stage.mongod()
-    app = stage.app(mongod.uri)
-    watchdog = stage.watchdog(mongod.uri, app, policy={"linger": "12s"})
+    app = stage.app(mongod.uri, **DRIVER)
+    watchdog = stage.watchdog(mongod.uri, app, policy=SHIPPED)
     workers = app.workers()
-    with app.busy(2, seconds=6) as spared:
+    with app.busy(2, seconds=10) as spared:
         mongod.stop()
         (stranded,) = set(workers) - set(spared)
         wait_for(lambda: app.get().worker == stranded, "an error of the worker that is left", within=20)

@@ -110,6 +110,14 @@ def test_a_connection_that_is_closed_before_the_first_answer_may_be_tls() -> Non
     assert "TLS" not in classify(CLOSED, met=True)[1]
 
 
+def test_where_nobody_has_ever_answered_the_port_may_be_wrong() -> None:
+    refused = AutoReconnect("127.0.0.1:1: [Errno 111] Connection refused")
+    assert classify(refused, met=True) == (MemberState.DOWN, "[Errno 111] Connection refused")
+    state, detail = classify(refused, met=False)
+    assert state is MemberState.DOWN
+    assert detail == "[Errno 111] Connection refused; start mongod there, or mend host and port in the URI"
+
+
 def test_a_handshake_that_has_never_worked_is_a_configuration_error() -> None:
     state, detail = classify(CLOSED_IN_HANDSHAKE, met=False)
     assert state is MemberState.UNREACHABLE

@@ -317,6 +317,8 @@ def classify(error: Exception, *, met: bool) -> tuple[MemberState, str]:
     if isinstance(error, errors.AutoReconnect) or getattr(error, "code", None) in _SHUTTING_DOWN:
         if _hung_up(said) and not met:
             said += " before its first answer; does it require TLS, or is it at its maximum of connections?"
+        elif not met:
+            said += "; start mongod there, or mend host and port in the URI"
         return MemberState.DOWN, said
     return MemberState.UNREACHABLE, (
         f"this port does not speak the MongoDB protocol: {type(error).__name__}: {said}; mend host and port in the URI"
