@@ -163,7 +163,7 @@ def _verdict(connection: Connection, finding: Finding, holder: ProcessId, worker
     shared = len(connection.holders) > 1
     if connection.tcp is Tcp.ESTABLISHED:
         return "shared with other processes" if shared else "own"
-    if connection.cookie in finding.unexplained:
+    if connection.cookie in finding.unexplained - finding.leftovers:  # with `cause: any` it is one of both
         return "unexplained: no outage ended it"
     if not finding.serves:
         return "leftover, for now: MongoDB does not serve"

@@ -17,12 +17,12 @@ import psutil
 import pytest
 import yaml
 
-from rig import fetch
+from rig import apps, fetch
 from rig.mongod import Mongod
 from rig.ports import free_port
 from rig.processes import Process, wait_for
 from rig.uwsgi import App, Uwsgi
-from tests.stories.stage import fail_a_request_of
+from tests.stories.stage import age_s, fail_a_request_of
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "schema" / "connections.schema.json").read_text())
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
@@ -55,8 +55,8 @@ class Site:
         quick: dict[str, Any] = {"heartbeat_ms": 1000, "selection_ms": 1000, "processes": 2}
         return self.at_end.enter_context(Uwsgi(self.folder / name, uri, **{**quick, **options}))
 
-    def configure(self, uri: str, *apps: Uwsgi) -> None:
-        keys: dict[str, object] = {"mongodb": [{"uri": uri}]}
+    def configure(self, uri: str, *apps: Uwsgi, **more: object) -> None:
+        keys: dict[str, object] = {"mongodb": [{"uri": uri}], **more}
         if apps:
             keys["uwsgi"] = [{"master_fifo": str(app.fifo)} for app in apps]
         (self.folder / "config.yaml").write_text(yaml.safe_dump(keys))
@@ -156,6 +156,28 @@ def test_after_a_restart_of_mongod_leftovers_are_called_so(site: Site) -> None:
 def master_is_connected(app: Uwsgi, mongod: Mongod) -> bool:
     held = {one for one in in_truth(app, mongod.port) if one.pid == app.master}
     return {one.state for one in held} == {"ESTABLISHED"}
+
+
+def test_what_a_load_balancer_ended_is_unexplained_unless_any_cause_counts(site: Site) -> None:
+    mongod = site.mongod()
+    with socket.create_server(("127.0.0.1", 0)) as balancer:
+        port = balancer.getsockname()[1]
+        held = (f"pythonpath = {Path(apps.__file__).parent}", "import = hold", f"pyargv = 0 1 {port}")
+        app = site.app(app=App.NO_CLIENT, processes=1, lazy_apps=True, extra=held)
+        connection, _ = balancer.accept()
+        # A connection from the first second of mongod's life may be older than it (docs/design.md).
+        wait_for(lambda: age_s(mongod.pid) > 2, "mongod is older than that", within=WITHIN_S)
+        with connection:
+            connection.sendall(b"x")
+    deployment = {"uri": mongod.uri, "endpoints": [f"127.0.0.1:{port}"]}
+    said = set()
+    for cause in ("outage", "any"):
+        site.configure(mongod.uri, app, mongodb=[deployment], policy={"cause": cause})
+        said.add((cause, *verdicts(site.connections())))
+    assert said == {
+        ("outage", "unexplained: no outage ended it"),
+        ("any", "leftover: the worker is idle or stranded"),
+    }
 
 
 def test_what_no_uwsgi_process_holds_is_shown_as_that_and_our_own_heartbeats_are_not(site: Site) -> None:
