@@ -111,10 +111,15 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _document(arguments: argparse.Namespace) -> dict[str, Any]:
+    from watchdogd.report import status
+
     answer = _ask(arguments, "status")
     if not answer["ok"]:
         raise _Trouble(Exit.PROBLEM, answer["text"])
     document: dict[str, Any] = answer["status"]
+    if document["version"] != status.VERSION:
+        text = f"the daemon's status is of version {document['version']}, and this command knows {status.VERSION}"
+        raise _Trouble(Exit.PROBLEM, f"{text}: use the one that was installed with it, or restart the service")
     return document
 
 

@@ -182,6 +182,19 @@ def test_a_status_that_is_refused_is_told(config: Path, serve: Serve, capsys: py
     assert capsys.readouterr() == ("", "32 clients are being served: try again\n")
 
 
+@pytest.mark.parametrize("verb", [["status"], ["status", "--json"], ["status", "shop"]])
+def test_a_status_of_another_version_is_not_read_as_if_it_were_ours(
+    config: Path, serve: Serve, capsys: pytest.CaptureFixture[str], verb: list[str]
+) -> None:
+    serve(lambda _: done(status={"version": 2, "apps": []}))
+    assert cli.main([*verb, "--config", str(config)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(
+        "the daemon's status is of version 2, and this command knows 1: use the one that was installed "
+    )
+
+
 def test_status_of_one_instance_shows_no_other_one(
     config: Path, serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
