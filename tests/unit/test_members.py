@@ -117,6 +117,8 @@ def test_a_mistake_of_ours_is_no_outage_and_breaks_nothing_of_what_it_was() -> N
     before, _ = heard(up(10.0))
     member, news = heard(up(10.0), bad(10.5, UNREACHABLE))
     assert (member.state, member.serving, member.serving_since) == (UNREACHABLE, True, before.serving_since)
+    secondary, _ = heard(up(10.0, serving=False), bad(10.5, UNREACHABLE))
+    assert secondary.serving is False
     member, news = heard(up(10.0), bad(10.5, UNREACHABLE), up(20.0))
     assert (member.serving_since, member.up_since, member.outages) == (before.serving_since, before.up_since, ())
     assert news == ()
