@@ -29,6 +29,8 @@ from watchdogd.report.notify import Notifier
 from watchdogd.store import Store, StoreError
 
 SCHEMA = Path(__file__).parents[1] / "schema"
+CONTROL = json.loads((SCHEMA / "control.schema.json").read_text())
+PROTOCOL = jsonschema.Draft202012Validator({**CONTROL, "oneOf": [{"$ref": "#/$defs/answer"}]})
 
 
 class Waiting(selectors.DefaultSelector):
@@ -234,6 +236,7 @@ class Asked:
     @property
     def answer(self) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(self.received)
+        PROTOCOL.validate(document)
         return document
 
 
