@@ -299,6 +299,18 @@ def test_all_is_heard_once_uri_names_and_members_have_answered(host: Host) -> No
     assert unheard() == set()
 
 
+def test_it_is_not_heard_before_every_member_has_answered_or_failed(host: Host) -> None:
+    host.start_mongod()
+    watch = Watch(host, one("mongodb://10.0.0.1,10.0.0.2"))
+    watch.hear()
+    assert [(one.scope, one.why) for one in watch.deployments.unheard()] == [
+        ("member 10.0.0.2:27017", "it has neither answered nor failed yet")
+    ]
+    host.stop_mongod("10.0.0.2:27017")
+    watch.hear()
+    assert watch.deployments.unheard() == []
+
+
 def test_it_is_not_heard_while_dns_hangs(host: Host) -> None:
     host.resolver.stuck = True
     watch = Watch(host, one(SRV))
