@@ -40,9 +40,10 @@ help: ## this list
 demo: .venv/.runtime ## the story with a real mongod and a real uWSGI, without and with the watchdog
 	@.venv/bin/python -m rig.demo
 
-.PHONY: cost
-cost: .venv/.runtime ## what the watchdog costs on this machine, in CPU, memory and time (2 minutes)
-	@.venv/bin/python -m rig.cost
+# A smoke test of it, without the pages: make bench QUICK=1
+.PHONY: bench
+bench: .venv/.runtime ## what it costs here, beside lsof, ss, psutil and C; writes docs/benchmarks.md (25 minutes, QUICK=1: 2)
+	@.venv/bin/python -m rig.bench $(if $(QUICK),--quick,--write)
 
 .PHONY: test
 test: .build/venv/.wheel ## unit, integration and story tests of the installed wheel (STORY_JOBS=6)

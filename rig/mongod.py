@@ -44,7 +44,7 @@ class Mongod:
         binary = fetch.mongod(version)
         data = folder / "data"
         data.mkdir(parents=True, exist_ok=True)
-        place = ("--dbpath", str(data), "--bind_ip", self.host, "--port", str(self.port))
+        place = ("--dbpath", str(data), "--bind_ip", ",".join(self.addresses), "--port", str(self.port))
         member = () if replica_set is None else ("--replSet", replica_set, "--oplogSize", "16")
         argv = [str(binary.path), *place, *SMALL, *member, *extra]
         self._process = Process(argv, log=self.log, env=binary.env)
@@ -62,6 +62,11 @@ class Mongod:
     def host(self) -> str:
         """The address it listens on."""
         return "127.0.0.1"
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """All addresses that it listens on."""
+        return [self.host]
 
     @property
     def address(self) -> tuple[str, int]:

@@ -1,0 +1,215 @@
+"""One observation as the daemon makes it, against what people use today and against the same dump in C."""
+
+import contextlib
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from rig import RigError
+from rig.bench import rivals
+from rig.bench.rivals import Dump, built_dump, dumping
+from rig.bench.samples import Contender, Sample, median_of, take_turns
+from rig.bench.sites import WITHIN_S, Load, Site, a_mongod, a_site, write_config
+from rig.processes import POLL_S
+from rig.strangers import most_descriptors, strangers
+from watchdogd.config import Config, load
+from watchdogd.detect import detect
+from watchdogd.model import Blind, Endpoint, Snapshot, Tcp
+from watchdogd.observe.observer import Observer, open_edges
+from watchdogd.observe.sockets import Sockets, Table
+
+SIZES = (100, 1_000, 10_000, 50_000, 200_000)
+LOADS = (
+    Load(),
+    Load(closing=64),
+    Load(closing=512),
+    Load(established=5_000),
+    Load(descriptors=2_000),
+    Load(closing=64, descriptors=2_000),
+)
+QUIET, FULL, NEW = "our quiet look", "our full look", "our full look with a new socket"
+C_FULL = "the same dump in C as a full look's"
+
+IN_A_ROW = 10
+"""Looks, and dumps, between two of the others: the cheap ones are measured as often as the dear ones allow."""
+
+
+class _Depth:
+    """Passes readings on, and remembers whether ESTABLISHED was asked for: so a look is known to be a full one."""
+
+    def __init__(self, sockets: Sockets) -> None:
+        self.backend, self.why = sockets.backend, sockets.why
+        self._sockets = sockets
+        self.full = False
+        self.reads = 0
+
+    def read(self, endpoints: frozenset[Endpoint], *, established: bool) -> Table | Blind:
+        """See Sockets.read."""
+        self.full |= established
+        self.reads += 1
+        return self._sockets.read(endpoints, established=established)
+
+    def close(self) -> None:
+        """See Sockets.close."""
+        self._sockets.close()
+
+
+class Looks:
+    """An Observer with the real edges, which looks as the daemon's does; CPU is that of the thread that looks."""
+
+    def __init__(self, config: Config) -> None:
+        edges = open_edges(lambda: None)
+        self._config = config
+        self._depth = _Depth(edges.sockets)
+        self._heartbeats = edges.heartbeats
+        self._observer = Observer(config, replace(edges, sockets=self._depth))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._heartbeats.close()
+        self._depth.close()
+
+    def wait_until(self, seen: Callable[[Snapshot], bool], what: str) -> None:
+        """Looks fully until that is seen; raises RigError with what was seen last."""
+        deadline = time.monotonic() + WITHIN_S
+        while not seen(snapshot := self._observer.look(full=True)):
+            if time.monotonic() > deadline:
+                connections = Counter((one.tcp.value, len(one.holders)) for one in snapshot.connections)
+                why = f"connections by state and holders: {dict(connections)}, members: {snapshot.members}"
+                raise RigError(
+                    f"not within {WITHIN_S:g} s: {what}; {why}, blind: {snapshot.blind}, {snapshot.instances}"
+                )
+            time.sleep(POLL_S)
+
+    @property
+    def endpoints(self) -> frozenset[Endpoint]:
+        """The addresses that are asked for."""
+        members = self._observer.look(full=True).members.values()
+        return frozenset().union(*(member.endpoints for member in members))
+
+    def cpu_ms(self, *, full: bool) -> float:
+        """One look and what it means; where a quiet one turns into a full one (every 10 s), the next one."""
+        while True:
+            self._depth.full, self._depth.reads = False, 0
+            begin = time.thread_time()
+            detect(self._observer.look(full=full), self._config)
+            end = time.thread_time()
+            if self._depth.full is full and self._depth.reads:
+                return (end - begin) * 1000
+
+
+def all_seen(site: Site, *, ended: bool) -> Callable[[Snapshot], bool]:
+    """Says of a Snapshot whether mongod serves, and all connections of the workers are there, some of them ended."""
+    load = site.load
+    expected = Counter({Tcp.ESTABLISHED: load.established + (0 if ended else load.closing)})
+    if ended:
+        expected[Tcp.CLOSE_WAIT] += load.closing
+
+    def seen(snapshot: Snapshot) -> bool:
+        held = Counter(one.tcp for one in snapshot.connections if one.holders)
+        return any(member.serving for member in snapshot.members.values()) and held == +expected
+
+    return seen
+
+
+class Cell(NamedTuple):
+    """A host: so many unrelated sockets, and what the workers hold."""
+
+    sockets: int
+    load: Load
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured in one cell, by name, in ms of CPU; and why others were not."""
+
+    cell: Cell
+    samples: dict[str, Sample]
+    skipped: dict[str, str]
+
+    def ratio(self, name: str, to: str) -> Sample | None:
+        """Of the two in each round, where both could be measured."""
+        if name not in self.samples or to not in self.samples:
+            return None
+        return self.samples[name].over(self.samples[to])
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: the sizes, the loads, and for how long each cell at the least."""
+
+    sizes: Sequence[int] = SIZES
+    loads: Sequence[Load] = LOADS
+    budget_s: float = 6.0
+    least: int = 3
+    most: int = 100
+
+
+def measure(effort: Effort, say: Callable[[str], None]) -> Iterator[Measured | str]:
+    """Measures cell after cell; a text is the reason why a size cannot be had here."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mwd-")))
+        program = stack.enter_context(built_dump())
+        mongod = stack.enter_context(a_mongod(folder / "mongod"))
+        there = 0
+        for size in effort.sizes:
+            say(f"{size} unrelated sockets")
+            stack.enter_context(strangers(size - there))
+            there = size
+            for number, one in enumerate(effort.loads):
+                if one.descriptors + one.established > most_descriptors():
+                    yield f"{one.descriptors} descriptors in a worker: this user may have {most_descriptors()}"
+                    continue
+                with a_site(mongod, one) as site:
+                    config = load(write_config(folder / f"{size}-{number}.yaml", site))
+                    yield _cell(Cell(size, one), site, config, program, effort)
+
+
+def _cell(cell: Cell, site: Site, config: Config, program: Path | str, effort: Effort) -> Measured:
+    skipped: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        looks = stack.enter_context(Looks(config))
+        looks.wait_until(all_seen(site, ended=False), "every connection of the workers")
+        site.closing.end()
+        looks.wait_until(all_seen(site, ended=True), "the end of those that end")
+        contenders: list[Contender] = []
+        if not cell.load.closing:
+            contenders.append(Contender(QUIET, _often(lambda: looks.cpu_ms(full=False))))
+        contenders.append(Contender(FULL, _often(lambda: looks.cpu_ms(full=True))))
+        contenders.append(Contender(NEW, lambda: _with(site.steady.another_connection, looks)))
+        if isinstance(program, Path):
+            for name, established in ((rivals.C_DUMP, False), (C_FULL, True)):
+                dump = stack.enter_context(dumping(program, looks.endpoints, established=established))
+                contenders.append(Contender(name, _dumps(dump)))
+        else:
+            skipped[rivals.C_DUMP] = program
+        for rival in rivals.rivals(looks.endpoints, site.closing.port):
+            if isinstance(rival, Contender):
+                contenders.append(rival)
+            else:
+                skipped[rival[0]] = rival[1]
+        for one in contenders:
+            one.measure()  # caches and allocators are warm from here on, as in a daemon
+        samples = take_turns(contenders, budget_s=effort.budget_s, least=effort.least, most=effort.most)
+    return Measured(cell, samples, skipped)
+
+
+def _often(measure: Callable[[], float]) -> Callable[[], float]:
+    return lambda: median_of(measure, IN_A_ROW)
+
+
+def _dumps(dump: Dump) -> Callable[[], float]:
+    return lambda: statistics.median(dump.cpu_ms(IN_A_ROW))
+
+
+def _with(during: Callable[[], AbstractContextManager[None]], looks: Looks) -> float:
+    with during():
+        return looks.cpu_ms(full=True)
