@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from watchdogd.act import fifo, helper
+from watchdogd.conclude import Conclusions
 from watchdogd.config import Config, ConfigError
 from watchdogd.control import Incoming, Server
 from watchdogd.decide import decide
-from watchdogd.detect import detect
 from watchdogd.model import Answer, Blind, Effect, Event, Mono, Outcome, SendFifo, State, Tell
 from watchdogd.observe.observer import Observer
 from watchdogd.policy import QUIET
@@ -45,6 +45,7 @@ class Daemon:
     _outcomes: tuple[Outcome, ...] = ()
     _incoming: list[Incoming] = field(default_factory=list)
     _signals: set[int] = field(default_factory=set)
+    _conclusions: Conclusions = field(default_factory=Conclusions)
     _wake_at: Mono = 0.0
     _error: str = ""
 
@@ -101,8 +102,7 @@ class Daemon:
         snapshot = self.observer.look(full=full, outcomes=self._outcomes, requests=requests)
         if problem := self.store.problem():  # of what was saved: reloads are blocked while there is one
             snapshot = replace(snapshot, blind=(*snapshot.blind, Blind("state", problem)))
-        findings = detect(snapshot, self.config)
-        decision = decide(self.state, findings, snapshot, self.config)
+        findings, decision = self._conclusions.draw(self.state, snapshot, self.config)
         try:
             self.store.save(decision.state, self.observer.ended(), snapshot.at, snapshot.wall)
         except StoreError as error:  # decided again with that as a blindness: then nothing is sent

@@ -18,9 +18,9 @@ from rig.bench.samples import Contender, Sample, median_of, take_turns
 from rig.bench.sites import WITHIN_S, Load, Site, a_mongod, a_site, write_config
 from rig.processes import POLL_S
 from rig.strangers import most_descriptors, strangers
+from watchdogd.conclude import Conclusions
 from watchdogd.config import Config, load
-from watchdogd.detect import detect
-from watchdogd.model import Blind, Endpoint, Snapshot, Tcp
+from watchdogd.model import Blind, Endpoint, Snapshot, State, Tcp
 from watchdogd.observe.observer import Observer, open_edges
 from watchdogd.observe.sockets import Sockets, Table
 
@@ -66,6 +66,8 @@ class Looks:
     def __init__(self, config: Config) -> None:
         edges = open_edges(lambda: None)
         self._config = config
+        self._state = State()
+        self._conclusions = Conclusions()
         self._depth = _Depth(edges.sockets)
         self._heartbeats = edges.heartbeats
         self._observer = Observer(config, replace(edges, sockets=self._depth))
@@ -95,12 +97,17 @@ class Looks:
         members = self._observer.look(full=True).members.values()
         return frozenset().union(*(member.endpoints for member in members))
 
+    def _think(self, snapshot: Snapshot) -> None:
+        """Draws the conclusion, as Daemon does."""
+        _, decision = self._conclusions.draw(self._state, snapshot, self._config)
+        self._state = decision.state
+
     def cpu_ms(self, *, full: bool) -> float:
         """One look and what it means; where a quiet one turns into a full one (every 10 s), the next one."""
         while True:
             self._depth.full, self._depth.reads = False, 0
             begin = time.thread_time()
-            detect(self._observer.look(full=full), self._config)
+            self._think(self._observer.look(full=full))
             end = time.thread_time()
             if self._depth.full is full and self._depth.reads:
                 return (end - begin) * 1000

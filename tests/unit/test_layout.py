@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reloads": VALUES | {"policy", "step"},
     "decide": VALUES | {"policy", "step", "reloads"},
     **dict.fromkeys(EDGES, VALUES),
-    "daemon": VALUES | EDGES | {"detect", "policy", "decide"},
+    "conclude": VALUES | {"policy", "detect", "decide"},
+    "daemon": VALUES | EDGES | {"policy", "decide", "conclude"},
     "live": VALUES | EDGES | {"detect", "rights"},
     "rights": VALUES | EDGES,
     "fifo_helper": {"model", "act"},  # a program of its own, with CAP_DAC_OVERRIDE: it gets nothing else
@@ -41,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 # What decides knows neither clock nor machine. A list of what is allowed, for all else does I/O or might.
-PURE = {"model", "detect", "policy", "step", "reloads", "decide"}
+PURE = {"model", "detect", "policy", "step", "reloads", "decide", "conclude"}
 PURE_STDLIB = {
     "__future__",
     "abc",

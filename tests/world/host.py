@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from tests.world.heartbeats import FakeHeartbeats
 from tests.world.processes import OUR_NETNS, FakeProcess, FakeUwsgi
 from tests.world.resolver import FakeResolver
 from tests.world.sockets import FakeSocket, FakeSockets
+from watchdogd.conclude import Conclusions
 from watchdogd.config import Config, DeploymentConfig, InstanceConfig
 from watchdogd.decide import decide
 from watchdogd.detect import detect
@@ -187,7 +188,8 @@ class Watcher:
     def __post_init__(self) -> None:
         self.observer = Observer(self.config, self.host.edges())
         self.snapshot = Snapshot(-math.inf, 0.0)
-        self.findings: dict[str, Finding] = {}
+        self.findings: Mapping[str, Finding] = {}
+        self.conclusions = Conclusions()
 
     def tick(self, times: int = 1, *, every: float = 1.0) -> None:
         """Look and decide, after time has passed; nothing is ever written."""
@@ -195,8 +197,9 @@ class Watcher:
             self.host.pass_time(every)
             busy = any(one.phase not in QUIET for one in self.state.instances.values())
             self.snapshot = self.observer.look(full=busy)
-            self.findings = detect(self.snapshot, self.config)
-            decision = decide(self.state, self.findings, self.snapshot, self.config)
+            anew = decide(self.state, detect(self.snapshot, self.config), self.snapshot, self.config)
+            self.findings, decision = self.conclusions.draw(self.state, self.snapshot, self.config)
+            assert decision == anew, "a conclusion was kept that does not hold any more"
             self.state = decision.state
             self.told += self.snapshot.news
             self.told += [effect for effect in decision.effects if isinstance(effect, Tell)]

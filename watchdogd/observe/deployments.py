@@ -46,12 +46,16 @@ class Deployments:
         self._asked_at: dict[Place, Mono] = {}
         self._watched: dict[MemberId, Mapping[str, object]] = {}
         self._faults: dict[str, str] = {}  # edge -> why it raised at the last look
+        self._in_use: frozenset[Endpoint] = frozenset()
+        self._idle_until: Mono = -math.inf
+        self._blind: tuple[Blind, ...] | None = None
 
     def reconfigure(self, configs: Iterable[DeploymentConfig]) -> None:
         """Make the set of deployments exactly this; members that stay keep what is known of them."""
         old = self._deployments
         self._deployments = {one.name: _taken_over(old.get(one.name), one) for one in configs}
         self._members.forget_others(self._deployments)
+        self._idle_until, self._blind = -math.inf, None
 
     @property
     def members(self) -> dict[MemberId, Member]:
@@ -84,11 +88,15 @@ class Deployments:
         self._faults = {}
         answers: list[Seeds | Addresses] = []
         beats: list[Heartbeat] = []
-        self._try("resolver", lambda: answers.extend(self._resolver.drain()))
-        self._try("heartbeats", lambda: beats.extend(self._heartbeats.drain()))
+        drained = self._try("resolver", lambda: answers.extend(self._resolver.drain()))
+        drained &= self._try("heartbeats", lambda: beats.extend(self._heartbeats.drain()))
         self._take(answers)
-        was = {key: member.state for key, member in self.members.items()}
+        before = self.members
+        was = {key: member.state for key, member in before.items()} if beats else {}
         self._members.fold(beats)
+        if self.members is before and in_use is self._in_use and drained and not answers and at < self._idle_until:
+            return
+        self._in_use, self._blind = in_use, None
         wanted = self._wanted()
         self._members.expect(wanted, in_use, at)
         back = set()
@@ -102,9 +110,18 @@ class Deployments:
         self._ask(at, back)
         if wanted != self._watched:
             self._try("heartbeats", partial(self._watch, wanted))
+        # What has just changed may change more: where a member is decides whether another one is kept.
+        settled = self.members is before and not self._faults
+        asked = [*self._asked_at.values(), *(one.asked_at for one in self._deployments.values())]
+        self._idle_until = min(asked, default=at) + RESOLVE_EVERY_S if settled else -math.inf
 
-    def blind(self) -> list[Blind]:
+    def blind(self) -> tuple[Blind, ...]:
         """Return which deployments cannot be seen at all, which members of others, and which edge raised."""
+        if self._blind is None:
+            self._blind = tuple(self._blindness())
+        return self._blind
+
+    def _blindness(self) -> list[Blind]:
         blind = [Blind(scope, why) for scope, why in self._faults.items()]
         for name, deployment in self._deployments.items():
             own = [member for key, member in self.members.items() if key.deployment == name]

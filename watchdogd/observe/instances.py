@@ -56,12 +56,13 @@ class Instances:
         self._edge = edge
         self._sites: dict[str, _Site] = {}
         self._config: Config | None = None
+        self._now: tuple[Instance, ...] | None = None
         self.not_covered: tuple[str, ...] = ()
         self.blind: tuple[Blind, ...] = ()
 
     def reconfigure(self, config: Config) -> None:
         """Take another configuration; what is known of instances that stay is kept."""
-        self._config = config
+        self._config, self._now = config, None
         if config.instances is None:
             sites: dict[str, _Site] = {}
             for site in self._sites.values():
@@ -77,8 +78,10 @@ class Instances:
             self._sites = sites
 
     def now(self) -> tuple[Instance, ...]:
-        """Return every instance as it is known now."""
-        return tuple(_instance(name, site) for name, site in self._sites.items())
+        """Return every instance as it is known now: the same tuple until they are read again."""
+        if self._now is None:
+            self._now = tuple(_instance(name, site) for name, site in self._sites.items())
+        return self._now
 
     def masters(self) -> list[Master]:
         """Return the masters that are there."""
@@ -86,6 +89,7 @@ class Instances:
 
     def read(self, at: Mono, members: Mapping[MemberId, Member]) -> None:
         """Read masters and processes."""
+        self._now = None
         if self._config is not None and self._config.instances is None:
             self._discover(self._config)
         for site in self._sites.values():
@@ -97,12 +101,14 @@ class Instances:
 
     def hide(self, netns: int, why: str) -> None:
         """Make the instances of a network namespace blind, until the next `read`: its sockets cannot be read."""
+        self._now = None
         for site in self._sites.values():
             if site.master and site.master.netns == netns:
                 site.blind += (why,)
 
     def attribute(self, connections: Connections, members: Mapping[MemberId, Member], at: Mono) -> None:
         """Find who holds which connection, and latch what that says of workers and masters."""
+        self._now = None
         every = [process for site in self._sites.values() for process in site.processes()]
         unreadable = connections.attribute(every, self._edge)
         by_endpoint: dict[Endpoint, list[Member]] = {}

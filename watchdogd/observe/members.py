@@ -31,6 +31,7 @@ class _Track:
     good_at: Mono = -math.inf  # the last heartbeat that found it UP
     out_at: Mono = -math.inf  # the last heartbeat that found it DOWN or FROZEN
     peers: frozenset[str] = frozenset()
+    last: Heartbeat | None = None
 
 
 @dataclass(slots=True)
@@ -39,10 +40,13 @@ class Members:
 
     _tracks: dict[MemberId, _Track] = field(default_factory=dict)
     _news: list[Tell] = field(default_factory=list)
+    _now: dict[MemberId, Member] | None = None
 
     def now(self) -> dict[MemberId, Member]:
-        """Return every member as it is known now."""
-        return {key: track.member for key, track in self._tracks.items()}
+        """Return every member as it is known now: the same dictionary as long as nothing has changed but the time."""
+        if self._now is None:
+            self._now = {key: track.member for key, track in self._tracks.items()}
+        return self._now
 
     def take_news(self) -> tuple[Tell, ...]:
         """Return what is to be told, once."""
@@ -68,23 +72,29 @@ class Members:
         names = set(deployments)
         for key in [key for key in self._tracks if key.deployment not in names]:
             del self._tracks[key]
+        self._now = None
 
     def expect(self, wanted: Iterable[MemberId], in_use: frozenset[Endpoint], at: Mono) -> None:
         """Make the set of members exactly `wanted`; one that alone a connection still leads to is kept."""
         keep = dict.fromkeys(wanted)  # in order: it is that of the status
         for key in keep:
-            self._tracks.setdefault(key, _Track(Member(key, MemberState.UNKNOWN, since=at)))
+            if key not in self._tracks:
+                self._tracks[key] = _Track(Member(key, MemberState.UNKNOWN, since=at))
+                self._now = None
         known = frozenset[Endpoint]().union(*(self._tracks[key].member.endpoints for key in keep))
         for key in self._tracks.keys() - keep.keys():
             if self._tracks[key].member.endpoints & in_use <= known:
                 del self._tracks[key]
+                self._now = None
 
     def locate(self, key: MemberId, resolved: frozenset[Endpoint], in_use: frozenset[Endpoint]) -> None:
         """Set the addresses of a member; one that a connection still leads to is never dropped."""
         track = self._tracks.get(key)
         if track is not None:
             endpoints = resolved | (track.member.endpoints & in_use)
-            track.member = replace(track.member, endpoints=endpoints)
+            if endpoints != track.member.endpoints:
+                track.member = replace(track.member, endpoints=endpoints)
+                self._now = None
 
     def fold(self, heartbeats: Iterable[Heartbeat]) -> None:
         """Take heartbeats in the order in which they were received."""
@@ -92,6 +102,10 @@ class Members:
             track = self._tracks.get(heartbeat.member)
             if track is None:  # its last words, after it was dropped
                 continue
+            if heartbeat.state is MemberState.UP and heartbeat.says_the_same(track.last):
+                track.good_at = heartbeat.at
+                continue
+            track.last, self._now = heartbeat, None
             before = track.member.state
             if heartbeat.state is MemberState.UP:
                 self._up(track, heartbeat)

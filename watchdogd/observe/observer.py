@@ -64,7 +64,10 @@ class Observer:
         self._full_at: Mono = -math.inf
         self._outages: frozenset[tuple[MemberId, Mono]] = frozenset()
         self._blind: tuple[Blind, ...] = ()
+        self._members: Mapping[MemberId, Member] = {}
         self._endpoints: frozenset[Endpoint] = frozenset()
+        self._out = False
+        self._readers: dict[int, Callable[[], Sockets]] = {}
         self._netns = edges.uwsgi.netns()
         self.reconfigure(config)
 
@@ -93,19 +96,14 @@ class Observer:
         at = self._edges.clock()
         self._deployments.hear(at, self._connections.in_use())
         members = self._deployments.members
-        outages = outage_starts(members, self._names)
-        endpoints = _endpoints(members)
-        if endpoints - self._endpoints:
-            self._connections.look_anew()
-            full = True
-        self._endpoints = endpoints
-        full = full or outages != self._outages or at - self._full_at >= FULL_EVERY_S
-        full = full or any(member.state in OUT for member in members.values())
-        if full or not self._is_quiet(endpoints):
-            self._outages, self._full_at = outages, at
+        full = full or at - self._full_at >= FULL_EVERY_S
+        if members is not self._members:
+            full |= self._take(members)
+        if full or self._out or not self._is_quiet():
+            self._full_at = at
             # Masters first: theirs are the network namespaces whose sockets there are to be read.
             self._instances.read(at, members)
-            self._read_sockets(endpoints)
+            self._read_sockets()
             self._instances.attribute(self._connections, members, at)
         return Snapshot(
             at=self._edges.clock(),
@@ -113,12 +111,23 @@ class Observer:
             members=members,
             instances=self._instances.now(),
             connections=self._connections.now(),
-            blind=(*self._blind, *self._instances.blind, *self._deployments.blind()),
+            blind=self._blind + self._instances.blind + self._deployments.blind(),
             outcomes=outcomes,
             requests=requests,
             news=self._deployments.take_news(),
             not_covered=self._instances.not_covered,
         )
+
+    def _take(self, members: Mapping[MemberId, Member]) -> bool:
+        """Take what has changed of the members; say whether that asks for a full look."""
+        outages, endpoints = outage_starts(members, self._names), _endpoints(members)
+        new = bool(endpoints - self._endpoints)
+        if new:
+            self._connections.look_anew()
+        begun = outages != self._outages
+        self._members, self._outages, self._endpoints = members, outages, endpoints
+        self._out = any(member.state in OUT for member in members.values())
+        return new or begun
 
     def compare(self, effect: SendFifo) -> str | None:
         """Look once more right before the byte: return what is not as the decision saw it, None when all is."""
@@ -141,11 +150,12 @@ class Observer:
         loading = [process.pid for process, role in workers.items() if role is Role.LOADING]
         return f"worker {loading[0]} is loading the app" if loading else None
 
-    def _is_quiet(self, endpoints: frozenset[Endpoint]) -> bool:
+    def _is_quiet(self) -> bool:
         """Read CLOSE_WAIT alone; say whether nothing in it, or in what is known, asks for a full look."""
         if self._connections.ended():
             return False
-        tables = {netns: _read(reader, endpoints, established=False) for netns, reader in self._readers().items()}
+        endpoints = self._endpoints
+        tables = {netns: _read(reader, endpoints, established=False) for netns, reader in self._readers.items()}
         if any(isinstance(one, Blind) or self._connections.asks_for_more(one) for one in tables.values()):
             return False
         for netns, table in tables.items():
@@ -153,9 +163,10 @@ class Observer:
                 self._connections.fold(table, netns, established=False)
         return True
 
-    def _read_sockets(self, endpoints: frozenset[Endpoint]) -> None:
+    def _read_sockets(self) -> None:
         """Read the whole table of every network namespace with an instance."""
-        readers = self._readers()
+        endpoints = self._endpoints
+        self._readers = readers = self._tables()
         self._connections.forget_namespaces(set(readers))
         self._blind = ()
         if not endpoints:  # then nothing is read, and nothing is missing
@@ -169,7 +180,7 @@ class Observer:
             else:
                 self._instances.hide(netns, table.why)
 
-    def _readers(self) -> dict[int, Callable[[], Sockets]]:
+    def _tables(self) -> dict[int, Callable[[], Sockets]]:
         """Return how to come to the table of each network namespace that an instance lives in, and of ours."""
         readers: dict[int, Callable[[], Sockets]] = {self._netns: lambda: self._edges.sockets}
         for master in self._instances.masters():

@@ -45,6 +45,15 @@ class _Track:
     restored: bool = False  # its holders are those that were saved: no scan has found one yet
 
 
+class _Seen:
+    """What is asked of all connections at every look, found once."""
+
+    def __init__(self, connections: tuple[Connection, ...]) -> None:
+        self.connections = connections
+        self.in_use = frozenset(one.remote for one in connections)
+        self.ended = tuple(one for one in connections if one.tcp is not Tcp.ESTABLISHED)
+
+
 class Connections:
     """Every connection to a member that is or was open, with all its holders among the instances' processes."""
 
@@ -53,26 +62,37 @@ class Connections:
         self._scanned: set[ProcessId] = set()
         self._unattributed: set[int] = set()  # inodes that no scan has been made for yet
         self._read_at: dict[tuple[int, bool], Mono] = {}  # (network namespace, with ESTABLISHED) -> last reading
+        self._seen: _Seen | None = None
 
     def now(self) -> tuple[Connection, ...]:
-        """Return every connection as it is known now."""
-        return tuple(track.connection for track in self._tracks.values())
+        """Return every connection as it is known now: the same tuple as long as nothing has changed."""
+        return self._known.connections
 
     def in_use(self) -> frozenset[Endpoint]:
         """Return the addresses that connections lead to."""
-        return frozenset(track.connection.remote for track in self._tracks.values())
+        return self._known.in_use
 
     def ended(self) -> tuple[Connection, ...]:
         """Return those that ended and are still held: what a later start of the daemon has to know."""
-        return tuple(c for c in self.now() if c.tcp is not Tcp.ESTABLISHED and c.holders)
+        return tuple(c for c in self._known.ended if c.holders)
+
+    @property
+    def _known(self) -> _Seen:
+        if self._seen is None:
+            self._seen = _Seen(tuple(track.connection for track in self._tracks.values()))
+        return self._seen
 
     def restore(self, connections: Iterable[Connection], netns: int) -> None:
         """Take over what `ended` gave before a restart of the daemon; the next full look checks every one."""
         for connection in connections:
             self._tracks[connection.cookie] = _Track(connection, netns, restored=True)
+        self._seen = None
 
     def fold(self, table: Table, netns: int, *, established: bool) -> None:
         """Take one reading of a namespace's table. What is missing is DEAD; `attribute` drops what nobody holds."""
+        # Where a table of CLOSE_WAIT alone does not show an ESTABLISHED one, it says nothing of it.
+        missing = self._tracks if established else dict.fromkeys(one.cookie for one in self._known.ended)
+        changed = established
         before = self._read_at.get((netns, False), -math.inf)
         before_established = self._read_at.get((netns, True), -math.inf)
         moment = Interval(table.at, table.at + table.took_s)
@@ -82,20 +102,28 @@ class Connections:
                 since = Interval(before if row.close_wait else before_established, moment.hi)
                 self._tracks[row.cookie] = _Track(_connection(row, moment, since, before), netns)
                 self._unattributed.add(row.inode)
+                changed = True
             else:
-                track.connection = _updated(track.connection, row, moment, before)
+                updated = _updated(track.connection, row, moment, before)
+                changed |= updated is not track.connection
+                track.connection = updated
                 track.netns = netns  # what was restored was taken to be of our own
         seen = {row.cookie for row in table.rows}
         inodes = {row.inode for row in table.rows}
-        for cookie, track in list(self._tracks.items()):
+        for cookie in [cookie for cookie in missing if cookie not in seen]:
+            track = self._tracks[cookie]
             known = track.connection
-            if cookie in seen or track.netns != netns or (known.tcp is Tcp.ESTABLISHED and not established):
+            if track.netns != netns:
                 continue
             if known.inode in inodes:  # the number belongs to another socket now
                 del self._tracks[cookie]
+                changed = True
             elif known.tcp is not Tcp.DEAD:
                 closed = known.closed or Interval(before_established, moment.hi)
                 track.connection = replace(known, tcp=Tcp.DEAD, closed=closed)
+                changed = True
+        if changed:
+            self._seen = None
         self._read_at[netns, False] = table.at
         if established:
             self._read_at[netns, True] = table.at
@@ -115,11 +143,13 @@ class Connections:
         """Drop what leads to addresses that nobody asks for any more: that it is missing says nothing from now on."""
         for cookie in [cookie for cookie, track in self._tracks.items() if track.connection.remote in gone]:
             del self._tracks[cookie]
+        self._seen = None
 
     def forget_namespaces(self, keep: set[int]) -> None:
         """Drop what belongs to network namespaces in which no instance lives any more."""
         for cookie in [cookie for cookie, track in self._tracks.items() if track.netns not in keep]:
             del self._tracks[cookie]
+        self._seen = None
         for key in [key for key in self._read_at if key[0] not in keep]:
             del self._read_at[key]
 
@@ -129,6 +159,7 @@ class Connections:
         Known links are checked with one readlink each. All processes are scanned when a socket is new; else only the
         new processes, since a descriptor comes to another process by a fork alone (4-5 us for each descriptor).
         """
+        self._seen = None
         present = set(processes)
         self._scanned &= present
         by_inode = {track.connection.inode: track for track in self._tracks.values()}
