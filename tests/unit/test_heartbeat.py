@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -236,3 +237,19 @@ def test_the_modules_do_not_load_pymongo() -> None:
     program = "import sys, watchdogd.observe.mongod, watchdogd.observe.resolve; print('pymongo' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=50)
     assert done.stdout.strip() == "False"
+
+
+def test_pymongo_is_loaded_without_pyopenssl_wherever_that_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "OpenSSL.py").write_text("raise SystemExit('loaded')")
+    code = """\
+import sys
+sys.path.insert(0, sys.argv[1])
+from watchdogd.observe.mongod import PymongoHeartbeats
+PymongoHeartbeats(lambda: None, lambda job: None)
+try:
+    from OpenSSL import SSL  # as pymongo does
+except ImportError:
+    import pymongo.ssl_support
+    assert pymongo.ssl_support.HAVE_SSL
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=20)

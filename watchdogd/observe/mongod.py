@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -94,8 +95,7 @@ class PymongoHeartbeats:
     """
 
     def __init__(self, wake: Callable[[], None], submit: Callable[[Callable[[], None]], None]) -> None:
-        import pymongo.monitoring  # noqa: F401, PLC0415 - loaded here, in one thread, and not with this module
-
+        _load_pymongo()
         self._wake = wake
         self._submit = submit
         self._heard: SimpleQueue[Heartbeat] = SimpleQueue()
@@ -132,6 +132,14 @@ class PymongoHeartbeats:
         self._heard.put(heartbeat)
         if news:
             self._wake()
+
+
+def _load_pymongo() -> None:
+    """Load it here, in one thread, and not with this module."""
+    # It prefers pyOpenSSL where that is installed, which costs 5 MB more than the standard library's ssl, and has other
+    # words for what fails than `classify` knows.
+    sys.modules.setdefault("OpenSSL", None)  # type: ignore[arg-type] # what import takes for "there is none"
+    import pymongo.monitoring  # noqa: F401, PLC0415
 
 
 class _Watch:
