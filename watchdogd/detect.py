@@ -38,7 +38,29 @@ USED_SETTLED_S = 2.0
 
 def detect(snapshot: Snapshot, config: Config) -> dict[str, Finding]:
     """Return what each instance's processes and connections mean, by the instance's name."""
-    return {instance.name: _Look(snapshot, config.policy, instance).finding() for instance in snapshot.instances}
+    held = _held(snapshot)
+    return {one.name: _Look(snapshot, config.policy, one, held[one.name]).finding() for one in snapshot.instances}
+
+
+def _held(snapshot: Snapshot) -> dict[str, list[Connection]]:
+    """Return what each instance's processes hold, by the instance's name, in one go over all connections.
+
+    To go over all of them for each instance took 250 ms with 50 instances of 128 connections.
+    """
+    instances: dict[ProcessId, list[str]] = {}
+    for instance in snapshot.instances:
+        for process in _processes(instance):
+            instances.setdefault(process, []).append(instance.name)
+    held: dict[str, list[Connection]] = {instance.name: [] for instance in snapshot.instances}
+    for connection in snapshot.connections:
+        for name in {name for holder in connection.holders for name in instances.get(holder, ())}:
+            held[name].append(connection)
+    return held
+
+
+def _processes(instance: Instance) -> set[ProcessId]:
+    master = {instance.master} if instance.master else set[ProcessId]()
+    return master | {worker.id for worker in instance.workers} | set(instance.others)
 
 
 def serving(members: Iterable[Member]) -> list[Member]:
@@ -78,9 +100,11 @@ class _Left:
 
 
 class _Look:
-    """One instance's part of one Snapshot, indexed."""
+    """One instance's part of one Snapshot, indexed. `held`: the connections that its processes hold."""
 
-    def __init__(self, snapshot: Snapshot, policy: PolicyConfig, instance: Instance) -> None:
+    def __init__(
+        self, snapshot: Snapshot, policy: PolicyConfig, instance: Instance, held: Iterable[Connection]
+    ) -> None:
         self.at, self.policy, self.instance = snapshot.at, policy, instance
         self.members: dict[str, list[Member]] = {name: [] for name in instance.deployments}
         for member in snapshot.members.values():
@@ -91,19 +115,17 @@ class _Look:
         self.serves = all(self.serving.values())
         self.served_since = self._served_since()
         workers = {worker.id for worker in instance.workers}
-        self.processes = workers | set(instance.others) | ({instance.master} if instance.master else set())
+        self.processes = _processes(instance)
         endpoints = endpoint_map(member for members in self.members.values() for member in members)
         self.connections = [
-            (connection, endpoints[connection.remote])
-            for connection in snapshot.connections
-            if connection.remote in endpoints and not connection.holders.isdisjoint(self.processes)
+            (connection, endpoints[connection.remote]) for connection in held if connection.remote in endpoints
         ]
         self.unexplained: set[int] = set()
         self.leftovers = self._leftovers(workers)
-        self.held = {
-            worker.id: [left for left in self.leftovers if worker.id in left.connection.holders]
-            for worker in instance.workers
-        }
+        self.held: dict[ProcessId, list[_Left]] = {worker: [] for worker in workers}
+        for left in self.leftovers:
+            for worker in left.connection.holders & workers:
+                self.held[worker].append(left)
 
     def finding(self) -> Finding:
         """Draw the whole conclusion."""

@@ -33,19 +33,21 @@ _INET_DIAG_REQ_BYTECODE = 1
 _INET_DIAG_INFO = 2
 _INET_DIAG_BC_JMP, _INET_DIAG_BC_D_COND = 1, 8
 
-_NLMSGHDR = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
+_NLMSGHDR = struct.Struct("=IHxxIxxxx")  # length, type, sequence
 _REQUEST = struct.Struct("=IHHII BBBB 48x II")  # nlmsghdr; family, two lengths, extensions, id, states, dbs
 _SEQUENCE_AT, _STATES_AT = 8, 68
-_MESSAGE = struct.Struct("=BBxx 48s 4x I 8x I")  # inet_diag_msg: family, state, id, rqueue, inode
+_MESSAGE = "BBxx 48s 4x I 8x I"  # inet_diag_msg: family, state, id, rqueue, inode
+_MESSAGE_SIZE = struct.calcsize(f"={_MESSAGE}")
 _SOCKET_ID = struct.Struct("!HH 16s 16s 4x 8s")  # inet_diag_sockid: ports, addresses, cookie
 _NLATTR = struct.Struct("=HH")  # length, type
-_TCP_INFO = struct.Struct("=HH 52x II")  # nlattr; tcpi_last_data_recv, tcpi_last_ack_recv in ms
+_INFO = "HH 52x II"  # nlattr; tcpi_last_data_recv, tcpi_last_ack_recv in ms
+_INFO_SIZE = struct.calcsize(f"={_INFO}")
 _BC_OP = struct.Struct("=BBH")  # code, step if it holds, step if not
 _HOSTCOND = struct.Struct("=BBxxi")  # family, prefix length, port
 _COOKIE = struct.Struct("=Q")
 _U32 = struct.Struct("=I")
 _S32 = struct.Struct("=i")
-_ROW = _NLMSGHDR.size + _MESSAGE.size
+_ROW = _NLMSGHDR.size + _MESSAGE_SIZE
 
 _IPV4_SIZE = 4
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -144,7 +146,7 @@ class Answer:
         self._memory = bytearray(MAX_PART + 4096)
         self.buffer = memoryview(self._memory)[:MAX_PART]
         self._ends = functools.lru_cache(_REMEMBERED_ENDS)(ends)
-        self._info_at = _ROW
+        self._info_at, self._row = _ROW, _row(_ROW)
         self.complete = False
 
     def part(self, size: int, sequence: int) -> Iterator[Seen]:
@@ -155,26 +157,28 @@ class Answer:
         memory, offset = self._memory, 0
         self.complete = False
         while offset < size:
-            length, kind, _, number, _ = _NLMSGHDR.unpack_from(memory, offset)
+            length, kind, number = _NLMSGHDR.unpack_from(memory, offset)
             if kind != _TCPDIAG_GETSOCK or number != sequence or length < _ROW:
                 self._last(offset, kind, number == sequence)
                 return
-            family, state, socket_id, rqueue, inode = _MESSAGE.unpack_from(memory, offset + _NLMSGHDR.size)
-            data_age_s, ack_age_s = self._ages(offset, length)
-            yield self._ends(family, socket_id), inode, state, rqueue, data_age_s, ack_age_s
+            family, state, name, rqueue, inode, room, kind, data_ms, ack_ms = self._row.unpack_from(memory, offset)
+            if kind != _INET_DIAG_INFO or room < _INFO_SIZE or self._info_at >= length:
+                data_ms, ack_ms = self._ages(offset, length)
+            if data_ms is None:
+                yield self._ends(family, name), inode, state, rqueue, None, None
+            else:
+                yield self._ends(family, name), inode, state, rqueue, data_ms / 1000, ack_ms / 1000
             offset += _aligned(length)
 
-    def _ages(self, begin: int, length: int) -> tuple[float | None, float | None]:
-        """Find TCP_INFO in the row: at the same place in all of them, and not to search saves 0.5 us."""
-        size, kind, data_ms, ack_ms = _TCP_INFO.unpack_from(self._memory, begin + self._info_at)
-        if kind == _INET_DIAG_INFO and size >= _TCP_INFO.size and self._info_at < length:
-            return data_ms / 1000, ack_ms / 1000
+    def _ages(self, begin: int, length: int) -> tuple[int, int] | tuple[None, None]:
+        """Find TCP_INFO in the row, which is at the same place in all of them: from here on it is read with the row."""
         at = _ROW
-        while at + _TCP_INFO.size <= length:
+        while at + _INFO_SIZE <= length:
             size, kind = _NLATTR.unpack_from(self._memory, begin + at)
-            if kind == _INET_DIAG_INFO and size >= _TCP_INFO.size:
-                self._info_at = at
-                return self._ages(begin, length)
+            if kind == _INET_DIAG_INFO and size >= _INFO_SIZE:
+                self._info_at, self._row = at, _row(at)
+                *_, data_ms, ack_ms = self._row.unpack_from(self._memory, begin)
+                return data_ms, ack_ms
             at += max(_aligned(size), _NLATTR.size)
         return None, None
 
@@ -186,6 +190,11 @@ class Answer:
         if code > 0 or kind == _NLMSG_ERROR:
             raise OSError(code, os.strerror(code))
         self.complete = True
+
+
+def _row(info_at: int) -> struct.Struct:
+    """Return what reads a row, with its TCP_INFO after so many bytes, at once: half the cost of piece by piece."""
+    return struct.Struct(f"={_NLMSGHDR.size}x {_MESSAGE} {info_at - _ROW}x {_INFO}")
 
 
 def _aligned(size: int) -> int:
