@@ -1,11 +1,12 @@
 """One observation as the daemon makes it, against what people use today and against the same dump in C."""
 
 import contextlib
+import math
 import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from watchdogd.conclude import Conclusions
 from watchdogd.config import Config, load
 from watchdogd.model import Blind, Endpoint, Snapshot, State, Tcp
 from watchdogd.observe.observer import Observer, open_edges
-from watchdogd.observe.sockets import Sockets, Table
+from watchdogd.observe.sockets import Row, Sockets, Table
 
 SIZES = (100, 1_000, 10_000, 50_000, 200_000)
 LOADS = (
@@ -55,6 +56,10 @@ class _Depth:
         self.reads += 1
         return self._sockets.read(endpoints, established=established)
 
+    def look_up(self, cookies: Iterable[int]) -> Mapping[int, Row | None] | Blind:
+        """See Sockets.look_up."""
+        return self._sockets.look_up(cookies)
+
     def close(self) -> None:
         """See Sockets.close."""
         self._sockets.close()
@@ -70,7 +75,7 @@ class Looks:
         self._conclusions = Conclusions()
         self._depth = _Depth(edges.sockets)
         self._heartbeats = edges.heartbeats
-        self._observer = Observer(config, replace(edges, sockets=self._depth))
+        self._observer = Observer(config, replace(edges, sockets=self._depth), walk_share=math.inf)
 
     def __enter__(self) -> Self:
         return self

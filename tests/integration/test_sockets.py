@@ -4,7 +4,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,6 +190,12 @@ def rows(sockets: Sockets, *endpoints: Endpoint, established: bool = True) -> tu
     return table.rows
 
 
+def looked_up(sockets: Sockets, cookies: Iterable[int]) -> Mapping[int, Row | None]:
+    found = sockets.look_up(cookies)
+    assert not isinstance(found, Blind)
+    return found
+
+
 # -- what the fake and the real ones share
 
 
@@ -243,6 +249,34 @@ def test_a_socket_that_was_closed_is_not_shown(place: Place) -> None:
     line.is_left()
     line.closes()
     assert rows(place.sockets, line.remote) == ()
+
+
+def test_what_is_in_close_wait_is_looked_up_one_by_one(place: Place) -> None:
+    left, other = place.connect(), place.connect()
+    left.is_left()
+    other.is_left()
+    known = {row.cookie: row for row in rows(place.sockets, left.remote, other.remote)}
+    first = next(row for row in known.values() if row.inode == left.inode)
+    answers = [looked_up(place.sockets, [first.cookie])]
+    left.reads()
+    answers.append(looked_up(place.sockets, known))
+    left.closes()
+    answers.append(looked_up(place.sockets, known))
+    if place.sockets.backend is Backend.PROC:  # which cannot ask for one socket: nothing is said of any
+        assert answers == [{}, {}, {}]
+        return
+    shown = [{key: row and (row.close_wait, row.rqueue, row.remote) for key, row in one.items()} for one in answers]
+    unread, read = (True, 1, first.remote), (True, 0, first.remote)
+    beside = {key: (True, 1, row.remote) for key, row in known.items() if key != first.cookie}
+    assert shown == [{first.cookie: unread}, {first.cookie: read} | beside, {first.cookie: None} | beside]
+
+
+def test_what_is_not_known_in_close_wait_is_not_looked_up(place: Place) -> None:
+    line = place.connect()
+    (row,) = rows(place.sockets, line.remote)
+    if place.sockets.backend is Backend.SOCK_DIAG:
+        assert row.cookie < 2**64
+    assert place.sockets.look_up([2**64 + 1]) == {}
 
 
 def test_only_the_endpoints_asked_for_are_shown(place: Place) -> None:

@@ -22,6 +22,7 @@ from watchdogd.model import (
     Verdict,
 )
 from watchdogd.observe.observer import FULL_EVERY_S
+from watchdogd.policy import QUIET
 from watchdogd.store import Store
 
 ELSEWHERE = 4026532999  # another network namespace
@@ -74,6 +75,41 @@ def test_every_ten_seconds_a_look_is_full(host: Host) -> None:
     reads = [call.named["established"] for call in host.spied["sockets"].calls]
     assert reads.count(True) == 3
     assert FULL_EVERY_S == 10
+
+
+def test_at_rest_the_table_is_walked_as_often_as_its_cost_allows(host: Host) -> None:
+    host.sockets.cpu_s = 0.025  # 200 000 sockets
+    host.app()
+    watcher = looking(host)
+    watcher.tick(40)
+    assert len([call for call in host.spied["sockets"].calls if call.name == "read"]) == 8
+
+
+def test_a_walk_is_not_put_off_while_something_is_wrong(host: Host) -> None:
+    host.sockets.cpu_s = 0.025
+    stuck_app(host, watcher := looking(host))
+    watcher.until(lambda: watcher.state.instances["shop"].phase not in QUIET)
+    forget_calls(host)
+    watcher.tick(5)
+    assert [call.named for call in host.spied["sockets"].calls] == [{"established": True}] * 5
+
+
+def test_in_between_what_is_known_to_have_ended_is_looked_up(host: Host) -> None:
+    host.sockets.cpu_s = 0.025
+    _, (worker, *_) = host.app()
+    kept, closed = host.connect(worker), host.connect(worker)
+    watcher = looking(host)
+    for one in (kept, closed):
+        one.is_left()
+    watcher.tick(6)  # a load balancer's time-out: it is shown, and nothing is wrong
+    assert {one.tcp for one in watcher.snapshot.connections} == {Tcp.CLOSE_WAIT}
+    watcher.until(lambda: host.spied["sockets"].calls[-1].name == "read")
+    forget_calls(host)
+    kept.reads()
+    closed.dead = True
+    watcher.tick()
+    assert [call.name for call in host.spied["sockets"].calls] == ["look_up"]
+    assert {(one.tcp, one.rqueue) for one in watcher.snapshot.connections} == {(Tcp.CLOSE_WAIT, 0), (Tcp.DEAD, 1)}
 
 
 @pytest.mark.parametrize("state", [MemberState.DOWN, MemberState.FROZEN])

@@ -18,6 +18,7 @@ from watchdogd.observe.sock_diag import (
     Ends,
     Seen,
     bytecode,
+    ends,
     packed,
     printed,
     request,
@@ -170,7 +171,9 @@ def read(answer: Answer, part: bytes, sequence: int = 9) -> list[Seen]:
 
 def test_a_row_gives_ends_state_inode_queue_and_ages() -> None:
     answer = Answer()
-    assert read(answer, Socket(2**40 + 5).row(9)) == [(Ends(2**40 + 5, HERE, THERE), 4711, CLOSE_WAIT, 1, 2.0, 1.5)]
+    ((*seen, (family, name)),) = read(answer, Socket(2**40 + 5).row(9))
+    assert seen == [Ends(2**40 + 5, HERE, THERE), 4711, CLOSE_WAIT, 1, 2.0, 1.5]
+    assert ends(family, name) == seen[0]
     assert not answer.complete
 
 
@@ -192,13 +195,13 @@ def test_the_ages_are_found_behind_any_attributes(attributes: list[bytes]) -> No
     first = Socket(1, attributes=b"".join(attributes), ages_ms=(1, 2))
     second = Socket(2, attributes=b"".join(attributes[1:]), ages_ms=(3, 4))
     seen = read(answer, first.row(9) + second.row(9) + first.row(9))
-    assert [one[4:] for one in seen] == [(0.001, 0.002), (0.003, 0.004), (0.001, 0.002)]
+    assert [one[4:6] for one in seen] == [(0.001, 0.002), (0.003, 0.004), (0.001, 0.002)]
 
 
 def test_a_row_without_tcp_info_has_no_ages_even_beside_one_that_has() -> None:
     answer = Answer()
     seen = read(answer, Socket(1).row(9) + Socket(2, ages_ms=None).row(9) + Socket(3).row(9) + done(9))
-    assert [one[4:] for one in seen] == [(2.0, 1.5), (None, None), (2.0, 1.5)]
+    assert [one[4:6] for one in seen] == [(2.0, 1.5), (None, None), (2.0, 1.5)]
     assert answer.complete
 
 

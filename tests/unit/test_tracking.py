@@ -403,7 +403,8 @@ class Life(RuleBasedStateMachine):
         socket = self.any_of(data)
         if socket and socket.close_wait and not socket.dead:
             if what == "dead":
-                socket.dead = True
+                # 120 s after the FIN: one that no look ever showed cannot be known.
+                socket.dead = any(one.inode == socket.inode for one in self.place.connections.now())
             else:
                 socket.is_probed()
             self.looked = False

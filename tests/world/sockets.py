@@ -4,7 +4,7 @@ It stands for `watchdogd.observe.sockets.SockDiag`; tests/integration/test_socke
 on both.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 
 from watchdogd.model import Blind, Endpoint, Mono
@@ -66,6 +66,7 @@ class FakeSockets:
     backend: Backend = Backend.SOCK_DIAG
     why: str = "the world of this test"
     reads: int = 0
+    cpu_s: float = 0.0
     first: int = 0
 
     def connect(self, remote: Endpoint) -> FakeSocket:
@@ -86,7 +87,17 @@ class FakeSockets:
         at = self.clock()
         shown = [one for one in self.sockets if not one.dead and not one.closed and one.remote in wanted]
         rows = (_row(one, at) for one in shown if one.close_wait or established)
-        return Table(at, tuple(rows if self.backend is Backend.SOCK_DIAG else map(_as_of_proc, rows)))
+        shown_rows = tuple(rows if self.backend is Backend.SOCK_DIAG else map(_as_of_proc, rows))
+        return Table(at, shown_rows, cpu_s=self.cpu_s)
+
+    def look_up(self, cookies: Iterable[int]) -> Mapping[int, Row | None] | Blind:
+        if self.blind is not None:
+            return Blind("sockets", self.blind)
+        asked = set(cookies) if self.backend is Backend.SOCK_DIAG else set[int]()
+        at = self.clock()
+        return {
+            one.cookie: None if one.dead or one.closed else _row(one, at) for one in self.sockets if one.cookie in asked
+        }
 
     def close(self) -> None:
         pass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,11 +33,13 @@ from watchdogd.observe.instances import Instances
 from watchdogd.observe.members import outage_starts
 from watchdogd.observe.mongod import Heartbeats, PymongoHeartbeats
 from watchdogd.observe.resolve import Pool, PoolResolver, Resolver
-from watchdogd.observe.sockets import ProcNetTcp, Sockets, Table, open_sockets
+from watchdogd.observe.sockets import ProcNetTcp, Row, Sockets, Table, open_sockets
 from watchdogd.observe.tracking import Connections
 from watchdogd.observe.uwsgi import Master, ProcFs, Uwsgi
 
 FULL_EVERY_S = 10.0
+WALK_SHARE = 0.005
+"""Of a core, what walking the kernel's table may take at rest: 25 ms for 200 000 sockets are then one walk in 5 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,10 @@ class Edges:
 class Observer:
     """Holds the trackers and reads the edges; `look` is called once a tick, from one thread."""
 
-    def __init__(self, config: Config, edges: Edges) -> None:
+    def __init__(self, config: Config, edges: Edges, *, walk_share: float = WALK_SHARE) -> None:
         self._edges = edges
+        self._walk_share = walk_share
+        self._walk_at: Mono = -math.inf
         self._deployments = Deployments(edges.heartbeats, edges.resolver)
         self._instances = Instances(edges.uwsgi)
         self._connections = Connections()
@@ -96,14 +100,18 @@ class Observer:
         at = self._edges.clock()
         self._deployments.hear(at, self._connections.in_use())
         members = self._deployments.members
-        full = full or at - self._full_at >= FULL_EVERY_S
         if members is not self._members:
             full |= self._take(members)
-        if full or self._out or not self._is_quiet():
+        walk = full or self._out or at >= self._walk_at
+        full = full or self._out or at - self._full_at >= FULL_EVERY_S
+        if full or not self._is_quiet(walk=walk):
             self._full_at = at
             # Masters first: theirs are the network namespaces whose sockets there are to be read.
             self._instances.read(at, members)
-            self._read_sockets()
+            if walk:
+                self._read_sockets()
+            else:
+                self._look_up()
             self._instances.attribute(self._connections, members, at)
         return Snapshot(
             at=self._edges.clock(),
@@ -150,12 +158,15 @@ class Observer:
         loading = [process.pid for process, role in workers.items() if role is Role.LOADING]
         return f"worker {loading[0]} is loading the app" if loading else None
 
-    def _is_quiet(self) -> bool:
+    def _is_quiet(self, *, walk: bool) -> bool:
         """Read CLOSE_WAIT alone; say whether nothing in it, or in what is known, asks for a full look."""
         if self._connections.ended():
             return False
+        if not walk:
+            return True
         endpoints = self._endpoints
         tables = {netns: _read(reader, endpoints, established=False) for netns, reader in self._readers.items()}
+        self._rest(tables.values())
         if any(isinstance(one, Blind) or self._connections.asks_for_more(one) for one in tables.values()):
             return False
         for netns, table in tables.items():
@@ -171,14 +182,31 @@ class Observer:
         self._blind = ()
         if not endpoints:  # then nothing is read, and nothing is missing
             return
-        for netns, reader in readers.items():
-            table = _read(reader, endpoints, established=True)
+        tables = {netns: _read(reader, endpoints, established=True) for netns, reader in readers.items()}
+        self._rest(tables.values())
+        for netns, table in tables.items():
             if isinstance(table, Table):
                 self._connections.fold(table, netns, established=True)
             elif netns == self._netns:
                 self._blind = (Blind("sockets", table.why),)
             else:
                 self._instances.hide(netns, table.why)
+
+    def _rest(self, tables: Collection[Table | Blind]) -> None:
+        """Have the next walk at rest wait for as long as these cost; a failed one is repeated at once."""
+        cpu_s = sum(one.cpu_s for one in tables if isinstance(one, Table))
+        failed = any(isinstance(one, Blind) for one in tables)
+        self._walk_at = -math.inf if failed else self._edges.clock() + cpu_s / self._walk_share
+
+    def _look_up(self) -> None:
+        """Ask for the ended connections one by one, where it is not yet time to walk the whole table again."""
+        at, ended = self._edges.clock(), [one.cookie for one in self._connections.ended()]
+        for netns, reader in self._readers.items():
+            found = _look_up(reader, ended)
+            if isinstance(found, Blind):
+                self._walk_at = -math.inf
+            else:
+                self._connections.fold_known(found, netns, at)
 
     def _tables(self) -> dict[int, Callable[[], Sockets]]:
         """Return how to come to the table of each network namespace that an instance lives in, and of ours."""
@@ -197,6 +225,13 @@ def _read(reader: Callable[[], Sockets], endpoints: frozenset[Endpoint], *, esta
     try:
         return reader().read(endpoints, established=established)
     except Exception as error:  # noqa: BLE001 - a reader that fails makes us blind, not dead
+        return Blind("sockets", fault(error))
+
+
+def _look_up(reader: Callable[[], Sockets], cookies: Iterable[int]) -> Mapping[int, Row | None] | Blind:
+    try:
+        return reader().look_up(cookies)
+    except Exception as error:  # noqa: BLE001 - same
         return Blind("sockets", fault(error))
 
 

@@ -1,6 +1,7 @@
-"""The wire format of NETLINK_SOCK_DIAG for one question: which TCP sockets have one of these remote ends.
+"""The wire format of NETLINK_SOCK_DIAG for two questions: which TCP sockets have one of these remote ends, and how is
+this one.
 
-The question is the legacy TCPDIAG_GETSOCK dump: one walk gives IPv4, IPv6 and v4-mapped sockets, where the
+The first is the legacy TCPDIAG_GETSOCK dump: one walk gives IPv4, IPv6 and v4-mapped sockets, where the
 newer request needs a walk for each family, at twice the cost. Formats:
 include/uapi/linux/netlink.h, sock_diag.h, inet_diag.h and tcp.h. This module must never do I/O.
 """
@@ -26,7 +27,7 @@ MAX_PART = 1 << 16
 # choose from.
 MAX_FILTERED = 256
 
-_TCPDIAG_GETSOCK = 18
+_TCPDIAG_GETSOCK, _SOCK_DIAG_BY_FAMILY = 18, 20
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _INET_DIAG_REQ_BYTECODE = 1
@@ -36,6 +37,8 @@ _INET_DIAG_BC_JMP, _INET_DIAG_BC_D_COND = 1, 8
 _NLMSGHDR = struct.Struct("=IHxxIxxxx")  # length, type, sequence
 _REQUEST = struct.Struct("=IHHII BBBB 48x II")  # nlmsghdr; family, two lengths, extensions, id, states, dbs
 _SEQUENCE_AT, _STATES_AT = 8, 68
+_EXACT = struct.Struct("=IHHII BBBx I 48s")  # nlmsghdr; inet_diag_req_v2: family, protocol, extensions, states, id
+_ANY_STATE = 0xFFFFFFFF
 _MESSAGE = "BBxx 48s 4x I 8x I"  # inet_diag_msg: family, state, id, rqueue, inode
 _MESSAGE_SIZE = struct.calcsize(f"={_MESSAGE}")
 _SOCKET_ID = struct.Struct("!HH 16s 16s 4x 8s")  # inet_diag_sockid: ports, addresses, cookie
@@ -54,8 +57,11 @@ _MAPPED = bytes(10) + b"\xff\xff"
 # 4096 ends are 2.5 MB; with more connections than that a look only costs more.
 _REMEMBERED_ENDS = 4096
 
-Seen = tuple["Ends", int, int, int, float | None, float | None]
-"""One socket: ends, inode, state, receive queue, seconds since data came, seconds since an ack came."""
+Name = tuple[int, bytes]
+"""What names one socket to the kernel: its family, and its inet_diag_sockid of 48 bytes."""
+
+Seen = tuple["Ends", int, int, int, float | None, float | None, Name]
+"""One socket: ends, inode, state, receive queue, seconds since data came, seconds since an ack came, name."""
 
 
 class Ends(NamedTuple):
@@ -127,6 +133,13 @@ def stamp(question: bytearray, sequence: int, states: int) -> None:
     _U32.pack_into(question, _STATES_AT, states)
 
 
+def exact(name: Name, sequence: int) -> bytes:
+    """Return the question for one socket: 6 us each, however many the host has (sockets.md 1c)."""
+    family, socket_id = name
+    header = _EXACT.size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, sequence, 0
+    return _EXACT.pack(*header, family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), _ANY_STATE, socket_id)
+
+
 def ends(family: int, socket_id: bytes) -> Ends:
     """Return what the 48 bytes of an inet_diag_sockid say."""
     local_port, remote_port, local, remote, cookie = _SOCKET_ID.unpack(socket_id)
@@ -161,14 +174,30 @@ class Answer:
             if kind != _TCPDIAG_GETSOCK or number != sequence or length < _ROW:
                 self._last(offset, kind, number == sequence)
                 return
-            family, state, name, rqueue, inode, room, kind, data_ms, ack_ms = self._row.unpack_from(memory, offset)
-            if kind != _INET_DIAG_INFO or room < _INFO_SIZE or self._info_at >= length:
-                data_ms, ack_ms = self._ages(offset, length)
-            if data_ms is None:
-                yield self._ends(family, name), inode, state, rqueue, None, None
-            else:
-                yield self._ends(family, name), inode, state, rqueue, data_ms / 1000, ack_ms / 1000
+            yield self._seen(offset, length)
             offset += _aligned(length)
+
+    def found(self, size: int) -> tuple[int, Seen | None]:
+        """Return the sequence number of the exact question that this answers, and the socket; None: it is no more.
+
+        Raises OSError with the kernel's error, or EPROTO for something else.
+        """
+        length, kind, number = _NLMSGHDR.unpack_from(self._memory, 0)
+        if kind == _SOCK_DIAG_BY_FAMILY and _ROW <= length <= size:
+            return number, self._seen(0, length)
+        code = -_S32.unpack_from(self._memory, _NLMSGHDR.size)[0] if kind == _NLMSG_ERROR else errno.EPROTO
+        if code not in {errno.ENOENT, errno.ESTALE}:  # ESTALE: another socket has these ends now
+            raise OSError(code, os.strerror(code))
+        return number, None
+
+    def _seen(self, offset: int, length: int) -> Seen:
+        family, state, name, rqueue, inode, room, kind, data_ms, ack_ms = self._row.unpack_from(self._memory, offset)
+        if kind != _INET_DIAG_INFO or room < _INFO_SIZE or self._info_at >= length:
+            data_ms, ack_ms = self._ages(offset, length)
+        known = self._ends(family, name)
+        if data_ms is None:
+            return known, inode, state, rqueue, None, None, (family, name)
+        return known, inode, state, rqueue, data_ms / 1000, ack_ms / 1000, (family, name)
 
     def _ages(self, begin: int, length: int) -> tuple[int, int] | tuple[None, None]:
         """Find TCP_INFO in the row, which is at the same place in all of them: from here on it is read with the row."""

@@ -89,10 +89,21 @@ class Connections:
             self._tracks[connection.cookie] = _Track(connection, netns, restored=True)
         self._seen = None
 
+    def fold_known(self, found: Mapping[int, Row | None], netns: int, at: Mono) -> None:
+        """Take what some known ones are now, in between two readings of the table; None: in no table any more."""
+        table = Table(at, tuple(row for row in found.values() if row is not None))
+        self._fold(table, netns, found.keys(), established=False)
+
     def fold(self, table: Table, netns: int, *, established: bool) -> None:
         """Take one reading of a namespace's table. What is missing is DEAD; `attribute` drops what nobody holds."""
         # Where a table of CLOSE_WAIT alone does not show an ESTABLISHED one, it says nothing of it.
-        missing = self._tracks if established else dict.fromkeys(one.cookie for one in self._known.ended)
+        asked = self._tracks.keys() if established else [one.cookie for one in self._known.ended]
+        self._fold(table, netns, asked, established=established)
+        self._read_at[netns, False] = table.at
+        if established:
+            self._read_at[netns, True] = table.at
+
+    def _fold(self, table: Table, netns: int, asked: Iterable[int], *, established: bool) -> None:
         changed = established
         before = self._read_at.get((netns, False), -math.inf)
         before_established = self._read_at.get((netns, True), -math.inf)
@@ -111,7 +122,7 @@ class Connections:
                 track.netns = netns  # what was restored was taken to be of our own
         seen = {row.cookie for row in table.rows}
         inodes = {row.inode for row in table.rows}
-        for cookie in [cookie for cookie in missing if cookie not in seen]:
+        for cookie in [cookie for cookie in asked if cookie not in seen]:
             track = self._tracks[cookie]
             known = track.connection
             if track.netns != netns:
@@ -125,9 +136,6 @@ class Connections:
                 changed = True
         if changed:
             self._seen = None
-        self._read_at[netns, False] = table.at
-        if established:
-            self._read_at[netns, True] = table.at
 
     def look_anew(self) -> None:
         """Forget when the tables were read: more endpoints are read from now on, so what is new may be old."""
