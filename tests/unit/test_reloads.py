@@ -193,6 +193,17 @@ def test_between_two_tries_everything_is_asked_again(why: str) -> None:
     assert Event.OVERTAKEN not in ticks.told
 
 
+def test_what_an_operator_asked_for_is_tried_again_though_nothing_is_due() -> None:
+    fine = instance(well(2), well(3))
+    ticks = Ticks(result=Result.TRY_AGAIN)
+    ticks.see(fine, ask=Verb.RELOAD)
+    ticks.see(fine, after=0.01)
+    ticks.result = Result.WRITTEN
+    ticks.see(fine, after=0.25)
+    assert ticks.sent
+    assert ticks.see(fine) == [Event.RELOAD_SENT]
+
+
 def test_an_app_that_heals_before_the_byte_could_be_written_is_told_to_be_healed() -> None:
     ticks = begun(Ticks(result=Result.TRY_AGAIN))
     ticks.see(STUCK, *HELD, after=0.01)
@@ -350,6 +361,7 @@ def test_a_second_byte_that_cannot_be_written_fails_the_reload() -> None:
     ("now", "connections"),
     [
         (instance(worker(4, ready=AT + 1), stranded(3)), ()),  # an old one is still there
+        (instance(worker(4, ready=AT + 1), worker(5, ready=AT + 1), stranded(3)), ()),  # beside as many new ones
         (instance(worker(4, ready=AT + 1), worker(5, ready=None)), ()),  # one loads its app
         (instance(), ()),  # all are gone, and none has come
         (new(4, 5), (leftover(4, 5),)),  # they hold what the old ones held
@@ -361,6 +373,7 @@ def test_a_reload_is_complete_only_with_as_many_ready_new_workers_that_hold_noth
     ticks = begun()
     ticks.see(STUCK, *HELD)
     assert ticks.see(now, *connections) == []
+    assert ticks.see(now, *connections, after=5.0) == []  # though nothing has moved for longer than with cheaper
     assert ticks.phase() is Phase.RELOADING
 
 
@@ -449,6 +462,16 @@ def test_one_worker_that_is_used_and_connects_proves_recovery() -> None:
     assert (ticks.shop.last.outcome, ticks.shop.last.proven) == ("recovered", True)
     assert ticks.shop.incident is None
     assert ticks.shop.retry_at == ticks.at + COOLDOWN
+
+
+def test_the_seconds_to_recovery_count_from_the_first_sign_of_the_outage() -> None:
+    ticks = Ticks()
+    ticks.see(STUCK, *HELD, members=[down()])
+    begun_at = ticks.at
+    for now, held in ((STUCK, HELD), (STUCK, HELD), (new(4, 5), ()), (new(4, 5, used=AT + 3, well=True), ())):
+        ticks.see(now, *held)
+    assert ticks.told == [Event.RECOVERED]
+    assert ticks.tells[0].fields["seconds"] == ticks.at - begun_at == 4.0
 
 
 def test_every_worker_that_is_used_must_have_connected() -> None:
