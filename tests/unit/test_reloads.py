@@ -17,6 +17,7 @@ from tests.world.pieces import (
     member,
     pid,
     pids,
+    snapshot,
     stranded,
     well,
     worker,
@@ -24,6 +25,8 @@ from tests.world.pieces import (
 from tests.world.ticks import Ticks
 from tests.world.world import World, busy_app
 from watchdogd.config import Mode
+from watchdogd.decide import decide
+from watchdogd.detect import detect
 from watchdogd.model import (
     CHAIN,
     RESTART,
@@ -33,6 +36,7 @@ from watchdogd.model import (
     Event,
     Incarnation,
     Instance,
+    Outcome,
     Phase,
     Result,
     SendFifo,
@@ -191,6 +195,15 @@ def test_between_two_tries_everything_is_asked_again(why: str) -> None:
     assert (ticks.shop.spent, ticks.shop.doubt) == ((), False)
     assert Event.RELOAD_FAILED not in ticks.told
     assert Event.OVERTAKEN not in ticks.told
+
+
+def test_what_became_of_another_reload_is_not_taken_for_this_one() -> None:
+    ticks = begun()
+    other = Outcome("another-1", Result.REFUSED, AT, "not a FIFO")
+    seen = replace(snapshot(STUCK, *HELD), at=AT + 1, outcomes=(other,))
+    decision = decide(ticks.state, detect(seen, ticks.config), seen, ticks.config)
+    assert decision.state.instances["shop"].reload == ticks.shop.reload
+    assert decision.effects == ()
 
 
 def test_what_an_operator_asked_for_is_tried_again_though_nothing_is_due() -> None:
