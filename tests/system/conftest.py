@@ -3,19 +3,22 @@
 import functools
 import os
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from rig import RigError
-from tests.system import service as installed
+from rig import RigError, debian
+from tests.package import CannotBuildError
+from tests.system import machines
 from tests.system import site as sites
 from tests.system.box import Box, sweep
-from tests.system.service import INSIDE, Service
+from tests.system.service import Service
 from tests.system.site import FIFO, Site
 
+RELEASE = debian.RELEASES[0]
 TIMEOUT_S = 300
-SERVICE = pytest.StashKey[Service]()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -28,7 +31,11 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_runtest_setup() -> None:
     """Skips with the reason, or fails where these tests are required."""
     if reason := why_no_box():
-        (pytest.fail if os.environ.get("REQUIRE_SYSTEMD_TESTS") == "1" else pytest.skip)(reason)
+        _cannot(reason)
+
+
+def _cannot(reason: str) -> NoReturn:
+    (pytest.fail if os.environ.get("REQUIRE_SYSTEMD_TESTS") == "1" else pytest.skip)(reason)
 
 
 @functools.cache
@@ -40,25 +47,39 @@ def why_no_box() -> str:
         return f"needs {', '.join(missing)}: apt-get install systemd-container"
     sweep()
     try:
-        with Box() as box:
+        with Box(debian.fresh(RELEASE)) as box:
             box.run("true")
     except (RigError, OSError, AssertionError) as error:
         return f"no systemd boots here: {error}"
     return ""
 
 
+def _system(make: Callable[[str], Path], release: str) -> Path:
+    try:
+        return make(release)
+    except (RigError, CannotBuildError) as error:
+        _cannot(str(error))
+
+
 @pytest.fixture
 def box() -> Iterator[Box]:
-    """A booted systemd that shows the program, the rig's components and this checkout."""
-    with Box({installed.environment(): INSIDE, **sites.shows()}) as one:
+    """Debian 12 with the package, booted; it shows the rig's components and this checkout."""
+    with Box(_system(machines.installed, RELEASE), sites.shows()) as one:
+        yield one
+
+
+@pytest.fixture(params=debian.RELEASES)
+def fresh(request: pytest.FixtureRequest) -> Iterator[Box]:
+    """Each Debian without the package, booted as far as a machine goes; it shows the same."""
+    with Box(_system(debian.fresh, request.param), sites.shows(), target="multi-user.target") as one:
         yield one
 
 
 @pytest.fixture
-def service(request: pytest.FixtureRequest, box: Box) -> Service:
-    """mongo-watchdog as installed, for the instance `shop`, not started."""
+def service(box: Box) -> Service:
+    """mongo-watchdog as installed, configured for the instance `shop`, not started."""
     one = Service(box, fifos={"shop": FIFO})
-    request.node.stash[SERVICE] = one
+    one.configure()
     return one
 
 
@@ -74,7 +95,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Adds to a failed test what the box's journal says, while it still runs."""
     report = yield
-    service = item.stash.get(SERVICE, None)
-    if report.failed and service is not None and call.when == "call":
-        report.sections.append(("what happened in the box", service.report()))
+    boxes = [one for one in getattr(item, "funcargs", {}).values() if isinstance(one, Box)]
+    if report.failed and call.when == "call":
+        report.sections += [("what happened in the box", Service(box).report()) for box in boxes]
     return report

@@ -1,11 +1,11 @@
 """A web site inside a box: mongod and uWSGI as services of their own users, and its visitors.
 
-The unit files and the ini are what an administrator writes; the programs and the app are the rig's.
+The unit files and the ini are what an administrator writes; uWSGI, Flask and pymongo are the distribution's, mongod and
+the app are the rig's.
 """
 
 import enum
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +18,13 @@ from rig import fetch, wire
 from rig.processes import DeadlineError, wait_for
 from rig.traffic import Request, Traffic, get
 from rig.uwsgi import IMPORT_PAUSE_S, PROBE_HOLD_S, STARTS
+from tests.once import ROOT
 from tests.system.box import Box
-from tests.system.service import ROOT
 
 RIG_INSIDE, CHECKOUT_INSIDE = "/opt/rig", "/opt/checkout"
 ADDRESS = ("127.0.0.1", 8000)
 MONGOD = ("127.0.0.1", 27017)
-FIFO = "/run/shop/fifo"
+FIFO = "/run/uwsgi/app/shop/fifo"
 WORKERS = 3
 MERCY_S = 4
 WITHIN_S = 60.0
@@ -50,13 +50,13 @@ _UWSGI_UNIT = """
 {user}
 Environment=MONGO_URI=mongodb://127.0.0.1:27017/ MONGO_SELECTION_MS=1000 MONGO_HEARTBEAT_MS=1000
 Environment=RIG_CLIENT=import RIG_IMPORT_PAUSE_S={pause}
-ExecStart={uwsgi} --ini /etc/shop.ini
+ExecStart=/usr/bin/uwsgi --ini /etc/shop.ini
 KillSignal=SIGQUIT
 TimeoutStopSec=10
 """
 _INI = """
 [uwsgi]
-binary-path = {python}
+plugins = python3
 master = true
 need-app = true
 strict = true
@@ -64,7 +64,7 @@ http-socket = {host}:{port}
 processes = {workers}
 master-fifo = {fifo}
 worker-reload-mercy = {mercy}
-pythonpath = {pymongo}
+enable-threads = {threads}
 wsgi-file = {checkout}/rig/apps/web.py
 {uid}
 """
@@ -82,16 +82,18 @@ class Site:
     box: Box
     way: Way = Way.SYSTEMD_USER
     mercy_s: int = MERCY_S
+    threads: bool = (
+        True  # without (the default of Debian 12) the master holds its dead connection too, and only `r` helps
+    )
 
     def start(self) -> None:
         """Writes the units and starts both; begins anew where the app is stuck from boot, as the rig does."""
         self.box.write("/usr/lib/sysusers.d/site.conf", "u mongodb - -\n")
         self.box.run("systemd-sysusers")
         # Not RuntimeDirectory=: it is the unit's user's, and uWSGI makes its FIFO as the one that it has become.
-        self.box.write("/usr/lib/tmpfiles.d/site.conf", "d /run/shop 0755 www-data www-data -\n")
+        self.box.write("/usr/lib/tmpfiles.d/site.conf", "d /run/uwsgi/app/shop 0755 www-data www-data -\n")
         self.box.run("systemd-tmpfiles", "--create", "site.conf")
-        _open_the_way_to(self.box, Path(sys.base_prefix))
-        binary = fetch.mongod()
+        binary = fetch.mongod(own=False)
         self.box.write(
             "/etc/systemd/system/mongod.service",
             _MONGOD_UNIT.format(mongod=_inside(binary.path), library=_inside(binary.path.parent / "lib")),
@@ -147,10 +149,10 @@ class Site:
         return all(one.good for one in self.get_many(2 * WORKERS, f"/?hold={PROBE_HOLD_S}"))
 
     @contextmanager
-    def traffic(self) -> Iterator[None]:
-        """Visitors come meanwhile."""
+    def traffic(self, rate: float = 2.0) -> Iterator[None]:
+        """Visitors come meanwhile, `rate` of them a second."""
         with self.box.entered():
-            traffic = Traffic(ADDRESS)
+            traffic = Traffic(ADDRESS, rate=rate)
             traffic.__enter__()  # its threads stay in the box's network; this one need not
         try:
             yield
@@ -175,21 +177,18 @@ class Site:
             yield
 
     def _write_uwsgi(self) -> None:
-        python, script = map(_inside, map(Path, fetch.uwsgi()))
         by_systemd = self.way is Way.SYSTEMD_USER
         uwsgi_unit = _UWSGI_UNIT.format(
-            uwsgi=f"{python} {script}",
             user="User=www-data\nGroup=www-data" if by_systemd else "",
             pause=IMPORT_PAUSE_S,
         )
         ini = _INI.format(
-            python=python,
             host=ADDRESS[0],
             port=ADDRESS[1],
             workers=WORKERS,
             fifo=FIFO,
             mercy=self.mercy_s,
-            pymongo=_inside(fetch.pymongo()),
+            threads=str(self.threads).lower(),
             checkout=CHECKOUT_INSIDE,
             uid="" if by_systemd else "uid = www-data\ngid = www-data",
         )
@@ -213,10 +212,3 @@ class Site:
 def _inside(path: Path) -> str:
     """Where a file of the rig's cache is inside."""
     return str(RIG_INSIDE / path.relative_to(fetch.cache_dir()))
-
-
-def _open_the_way_to(box: Box, folder: Path) -> None:
-    """Lets every user inside reach the Python that the rig's uWSGI was made with, which may be below /root."""
-    for parent in (folder, *folder.parents):
-        path = box.path(str(parent))
-        path.chmod(path.stat().st_mode | 0o111)

@@ -3,8 +3,9 @@
 import pytest
 
 from rig.processes import wait_for
+from tests.once import ROOT
 from tests.system.box import Box
-from tests.system.service import HELPER, ROOT, UNIT, Service
+from tests.system.service import HELPER, UNIT, Service
 from tests.system.site import FIFO, WORKERS, Site, Way
 
 CURED_WITHIN_S = 90.0
