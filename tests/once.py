@@ -10,6 +10,10 @@ ROOT = Path(__file__).resolve().parents[1]
 _PLACE = ROOT / ".build" / "tests"
 
 
+class MissingError(Exception):
+    """What making it takes is not on this machine; the message says what, and how to get it."""
+
+
 def once(name: str, content: str, make: Callable[[Path], None]) -> Path:
     """The folder that `make` has filled for this content; other test processes that ask meanwhile wait for it."""
     folder, stamp = _PLACE / name, _PLACE / f"{name}.stamp"

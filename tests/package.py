@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.once import ROOT, digest, once
+from tests.once import ROOT, MissingError, digest, once
 
 BUILD_S = 240  # 6 s on an idle machine
 
@@ -14,17 +14,13 @@ BUILD_S = 240  # 6 s on an idle machine
 _NOT_INHERITED = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHONSAFEPATH"}
 
 
-class CannotBuildError(Exception):
-    """What building it takes is not on this machine; the message says what, and how to get it."""
-
-
 def built() -> Path:
-    """The .deb, built once; its .changes lies beside it. Raises CannotBuildError."""
+    """The .deb, built once; its .changes lies beside it. Raises MissingError."""
     if not shutil.which("dpkg-checkbuilddeps"):
-        raise CannotBuildError("needs dpkg-dev: `make deb` as root installs it")
+        raise MissingError("needs dpkg-dev: `make deb` as root installs it")
     needs = subprocess.run(["dpkg-checkbuilddeps"], cwd=ROOT, capture_output=True, text=True, check=False)
     if needs.returncode != 0:
-        raise CannotBuildError(f"{needs.stderr.strip()}; `make deb` as root installs them")
+        raise MissingError(f"{needs.stderr.strip()}; `make deb` as root installs them")
     found = re.search(r"^DEB_SOURCES := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert found, "the Makefile has no DEB_SOURCES"
     folder = once("deb", digest(ROOT / name for name in ("Makefile", *found[1].split())), _build)

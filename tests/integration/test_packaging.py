@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.once import ROOT
-from tests.package import BUILD_S, CannotBuildError, built
+from tests.once import ROOT, MissingError
+from tests.package import BUILD_S, built
 from watchdogd import __version__
 from watchdogd.install import CONFIG, UNITS, Program, install, uninstall
 
@@ -57,7 +57,7 @@ def package() -> Path:
     """What `make deb` makes."""
     try:
         return built()
-    except CannotBuildError as error:
+    except MissingError as error:
         pytest.skip(str(error))
 
 

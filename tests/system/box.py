@@ -161,6 +161,10 @@ class Box:
         """A file inside, as it is reached from outside."""
         return Path(f"/proc/{self._leader}/root{inside}")
 
+    def files(self) -> set[str]:
+        """All files and folders that last over a reboot, by their paths."""
+        return set(self.run("find", "/", "-xdev").stdout.splitlines())
+
     def write(self, inside: str, text: str, mode: int = 0o644) -> None:
         """Writes a file inside, with its folders; root's."""
         path = self.path(inside)

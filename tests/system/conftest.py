@@ -10,7 +10,7 @@ from typing import NoReturn
 import pytest
 
 from rig import RigError, debian
-from tests.package import CannotBuildError
+from tests.once import MissingError
 from tests.system import machines
 from tests.system import site as sites
 from tests.system.box import Box, sweep
@@ -18,6 +18,7 @@ from tests.system.service import Service
 from tests.system.site import FIFO, Site
 
 RELEASE = debian.RELEASES[0]
+MACHINE = "multi-user.target"
 TIMEOUT_S = 300
 
 
@@ -54,24 +55,40 @@ def why_no_box() -> str:
     return ""
 
 
-def _system(make: Callable[[str], Path], release: str) -> Path:
+def _had(make: Callable[[], Path]) -> Path:
     try:
-        return make(release)
-    except (RigError, CannotBuildError) as error:
+        return make()
+    except (RigError, MissingError) as error:
         _cannot(str(error))
 
 
 @pytest.fixture
-def box() -> Iterator[Box]:
-    """Debian 12 with the package, booted; it shows the rig's components and this checkout."""
-    with Box(_system(machines.installed, RELEASE), sites.shows()) as one:
+def box(request: pytest.FixtureRequest) -> Iterator[Box]:
+    """Debian 12 (or the one that the test asks for) with the package, booted; it shows the rig's components and us."""
+    with Box(_had(lambda: machines.installed(getattr(request, "param", RELEASE))), sites.shows()) as one:
+        yield one
+
+
+@pytest.fixture
+def rebooted() -> Iterator[Box]:
+    """Debian 12 with the package, booted as far as a machine goes: with what the package has enabled."""
+    with Box(_had(lambda: machines.installed(RELEASE)), sites.shows(), target=MACHINE) as one:
         yield one
 
 
 @pytest.fixture(params=debian.RELEASES)
 def fresh(request: pytest.FixtureRequest) -> Iterator[Box]:
     """Each Debian without the package, booted as far as a machine goes; it shows the same."""
-    with Box(_system(debian.fresh, request.param), sites.shows(), target="multi-user.target") as one:
+    with Box(_had(lambda: debian.fresh(request.param)), sites.shows(), target=MACHINE) as one:
+        yield one
+
+
+@pytest.fixture
+def own_python() -> Iterator[Box]:
+    """The Debian of the Python that runs the tests, without the package; pip finds there what README's lines take."""
+    system, wheels = _had(machines.of_this_python), _had(machines.wheels)
+    with Box(system, {**sites.shows(), wheels: machines.WHEELS}, target=MACHINE) as one:
+        one.write("/etc/pip.conf", f"[global]\nno-index = true\nfind-links = {machines.WHEELS}\n")
         yield one
 
 

@@ -42,7 +42,7 @@ _MONGOD_UNIT = """
 User=mongodb
 StateDirectory=mongodb
 Environment=LD_LIBRARY_PATH={library}
-ExecStart={mongod} --dbpath /var/lib/mongodb --bind_ip 127.0.0.1 --wiredTigerCacheSizeGB 0.25 --nounixsocket \
+ExecStart={mongod} --dbpath /var/lib/mongodb --bind_ip_all --wiredTigerCacheSizeGB 0.25 --nounixsocket \
     --setParameter diagnosticDataCollectionEnabled=false
 """
 _UWSGI_UNIT = """
@@ -88,20 +88,9 @@ class Site:
 
     def start(self) -> None:
         """Writes the units and starts both; begins anew where the app is stuck from boot, as the rig does."""
-        self.box.write("/usr/lib/sysusers.d/site.conf", "u mongodb - -\n")
-        self.box.run("systemd-sysusers")
-        # Not RuntimeDirectory=: it is the unit's user's, and uWSGI makes its FIFO as the one that it has become.
-        self.box.write("/usr/lib/tmpfiles.d/site.conf", "d /run/uwsgi/app/shop 0755 www-data www-data -\n")
-        self.box.run("systemd-tmpfiles", "--create", "site.conf")
-        binary = fetch.mongod(own=False)
-        self.box.write(
-            "/etc/systemd/system/mongod.service",
-            _MONGOD_UNIT.format(mongod=_inside(binary.path), library=_inside(binary.path.parent / "lib")),
-        )
+        self.start_mongod()
         self._write_uwsgi()
         self.box.systemctl("daemon-reload")
-        self.box.systemctl("start", "mongod")
-        self.wait_mongod()
         for left in reversed(range(STARTS)):
             self.box.systemctl("restart", "uwsgi")
             try:
@@ -111,6 +100,19 @@ class Site:
                     raise
             else:
                 return
+
+    def start_mongod(self) -> None:
+        """Starts just MongoDB, on every address of the box."""
+        self.box.write("/usr/lib/sysusers.d/site.conf", "u mongodb - -\n")
+        self.box.run("systemd-sysusers")
+        binary = fetch.mongod(own=False)
+        self.box.write(
+            "/etc/systemd/system/mongod.service",
+            _MONGOD_UNIT.format(mongod=_inside(binary.path), library=_inside(binary.path.parent / "lib")),
+        )
+        self.box.systemctl("daemon-reload")
+        self.box.systemctl("start", "mongod")
+        self.wait_mongod()
 
     def wait_mongod(self) -> None:
         """Returns once mongod answers."""
@@ -177,6 +179,9 @@ class Site:
             yield
 
     def _write_uwsgi(self) -> None:
+        # Not RuntimeDirectory=: it is the unit's user's, and uWSGI makes its FIFO as the one that it has become.
+        self.box.write("/usr/lib/tmpfiles.d/site.conf", "d /run/uwsgi/app/shop 0755 www-data www-data -\n")
+        self.box.run("systemd-tmpfiles", "--create", "site.conf")
         by_systemd = self.way is Way.SYSTEMD_USER
         uwsgi_unit = _UWSGI_UNIT.format(
             user="User=www-data\nGroup=www-data" if by_systemd else "",

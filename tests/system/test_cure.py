@@ -36,6 +36,21 @@ def test_the_stuck_app_is_cured_by_the_shipped_units(service: Service, site: Sit
     assert (service.pid, service.restarts) == (pid, 0)
 
 
+def test_where_the_master_holds_the_connection_too_the_whole_stack_is_restarted(service: Service, site: Site) -> None:
+    """Without threads, the default of Debian 12, only `r` helps, where it is allowed; the helper sends it."""
+    site.threads = False
+    service.limits = {"reloads": ["workers", "chain", "restart"]}
+    service.configure()
+    site.start()
+    service.start()
+    site.strand()
+    with site.traffic():
+        service.wait_event("recovered", within=CURED_WITHIN_S)
+    assert service.order(*STEPS, "reload_failed", "gave_up") == list(STEPS)
+    assert service.log(HELPER).count("asked b'r ") == 1
+    assert site.all_good()
+
+
 def test_instances_that_are_found_are_cured_too(service: Service, site: Site) -> None:
     service.fifos = None
     service.configure()

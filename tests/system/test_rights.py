@@ -3,11 +3,14 @@ import re
 
 import pytest
 
+from rig import debian
 from tests.once import ROOT
 from tests.system.box import Box
 from tests.system.service import HELPER, HELPER_SOCKET, UNIT, Service
 from tests.system.site import CHECKOUT_INSIDE
 
+# Another systemd means the same line differently now and then: 252 and 257.
+ON_EACH = pytest.mark.parametrize("box", debian.RELEASES, indirect=True)
 VICTIM = "victim.service"
 FIFO = "/run/victim/fifo"
 FOREVER = 1e9
@@ -48,6 +51,7 @@ def can(outcomes: dict[str, str]) -> set[str]:
     return {name for name, outcome in outcomes.items() if outcome == "done"}
 
 
+@ON_EACH
 @pytest.mark.usefixtures("service")
 def test_the_daemon_can_read_everything_and_change_nothing(box: Box) -> None:
     outcomes = probed(box, UNIT)
@@ -63,6 +67,7 @@ def test_without_its_filter_the_daemon_could_write_the_memory_of_others(box: Box
     assert "write its memory" in can(probed(box, UNIT, (line, "")))
 
 
+@ON_EACH
 @pytest.mark.usefixtures("service")
 def test_the_helper_can_write_fifos_and_see_and_reach_nobody(box: Box) -> None:
     outcomes = probed(box, HELPER)
@@ -71,14 +76,14 @@ def test_the_helper_can_write_fifos_and_see_and_reach_nobody(box: Box) -> None:
     assert outcomes["write a file of its user"] == "EROFS"
 
 
-@pytest.mark.usefixtures("service")
-@pytest.mark.parametrize(("name", "most"), [(UNIT, 25), (HELPER, 20)])
-def test_the_units_are_hardened(box: Box, name: str, most: int) -> None:
-    done = box.run("systemd-analyze", "security", "--no-pager", f"--threshold={most}", name, check=False)
-    assert done.returncode == 0, done.stdout
+@ON_EACH
+def test_the_units_are_hardened(box: Box) -> None:
+    for name, most in ((UNIT, 25), (HELPER, 20)):
+        done = box.run("systemd-analyze", "security", "--no-pager", f"--threshold={most}", name, check=False)
+        assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.usefixtures("service")
+@ON_EACH
 def test_the_units_have_no_mistake(box: Box) -> None:
     names = (UNIT, HELPER, "mongo-watchdog-fifo.socket")
     done = box.run("systemd-analyze", "verify", *names)

@@ -1,51 +1,33 @@
-"""What a user types, taken from README, on a fresh Debian."""
+"""What a user types, taken from README, on a fresh Debian, until the app has recovered and the incident is read."""
 
-import subprocess
-from dataclasses import dataclass
+import re
 
 from tests import package
-from tests.system import machines, readme
+from tests.system import machines
 from tests.system.box import Box
-from tests.system.service import Service
-from tests.system.site import WORKERS, Site
+from tests.system.service import UNIT, Service
+from tests.system.site import CHECKOUT_INSIDE, WORKERS, Site
+from tests.system.user import HOME, User, commands
 
-STEP_S = 120.0
-CURED_WITHIN_S = 60.0
-HOME = "/home/ann"
-
-
-@dataclass(eq=False)
-class User:
-    """ann, who may use sudo, in her login shell; the configuration is what her editor leaves in a file."""
-
-    box: Box
-    writes: str
-
-    def __post_init__(self) -> None:
-        self.box.run("useradd", "--create-home", "--shell=/bin/bash", "ann")
-        self.box.write("/etc/sudoers.d/ann", "ann ALL=(ALL) NOPASSWD: ALL\n", 0o440)
-        self.box.write("/srv/config.yaml", self.writes)
-        self.box.write("/srv/editor", '#!/bin/sh\ncat /srv/config.yaml >"$1"\n', 0o755)
-        self.box.write(f"{HOME}/.profile", "export EDITOR=/srv/editor\n")
-
-    def types(self, command: str) -> "subprocess.CompletedProcess[str]":
-        """One line as it stands; she says yes where she is asked."""
-        return self.box.run("runuser", "--login", "ann", "--command", command, stdin="y\n", within=STEP_S)
+CURED_WITHIN_S = 120.0
 
 
-def test_what_readme_says_cures_the_app_on_a_fresh_debian(fresh: Box) -> None:
-    fresh.run("apt-get", "install", "--yes", "python3-pymongo")  # the app's
-    service, site, user = Service(fresh), Site(fresh), User(fresh, readme.configuration())
+def a_site(box: Box) -> Site:
+    """What the user has before: an app with its own pymongo, and a mongod."""
+    box.run("apt-get", "install", "--yes", "python3-pymongo")
+    site = Site(box)
     site.start()
-    machines.put(package.built(), fresh, f"{HOME}/{package.built().name}")
-    for command in readme.commands("package"):
-        user.types(command)
-    assert service.state == "active"
-    check, restart, journal = readme.commands("try")
+    return site
+
+
+def tried(user: User, site: Site) -> None:
+    """The rest of the way: mongod is restarted, the app recovers, and the journal tells how."""
+    check, restart, journal = commands("try")
     assert "shop" in user.types(check).stdout
-    with site.traffic(rate=6):  # mongod is away for little more than a second: somebody must come meanwhile
+    # mongod is away for little more than a second: somebody must come meanwhile.
+    with site.traffic(rate=6):
         user.types(restart)
-        service.wait_event("recovered", within=CURED_WITHIN_S)
+        Service(user.box).wait_event("recovered", within=CURED_WITHIN_S)
     assert site.all_good()
     assert site.respawned() == WORKERS
     told = user.types(journal).stdout
@@ -53,3 +35,36 @@ def test_what_readme_says_cures_the_app_on_a_fresh_debian(fresh: Box) -> None:
     places = [told.index(f"Subject: {subject}\n") for subject in subjects]
     assert places == sorted(places)
     assert "needs this should make its MongoClient after the fork (`lazy-apps = true`)." in told
+
+
+def test_the_package_cures_the_app(fresh: Box) -> None:
+    site, user = a_site(fresh), User(fresh)
+    machines.put(package.built(), fresh, f"{HOME}/{package.built().name}")
+    for command in commands("package"):
+        user.types(command)
+    assert Service(fresh).state == "active"
+    tried(user, site)
+
+
+def test_a_virtual_environment_cures_the_app_and_uninstall_takes_it_back(own_python: Box) -> None:
+    box = own_python
+    site, user = a_site(box), User(box)
+    before = box.files()
+    make, install = commands("venv")
+    user.types(make, CHECKOUT_INSIDE)
+    told = user.types(install).stdout
+    next_ = re.search(r"next: edit (\S+), then\n((?: +.*\n)+)", told)
+    assert next_, told
+    user.types(f"sudoedit {next_[1]}")
+    for line in next_[2].splitlines():
+        user.types(f"sudo sh -c '{line.strip()}'")
+    assert Service(box).state == "active"
+    assert "Loaded: loaded (/etc/systemd/system/mongo-watchdog.service; enabled" in box.systemctl("status", UNIT)
+    tried(user, site)
+
+    user.types("sudo mongo-watchdog uninstall")
+    kept = ("/etc/mongo-watchdog", "/var/lib/mongo-watchdog", "/opt/mongo-watchdog", "/var/lib/mongodb")
+    left = {path for path in box.files() - before if not path.startswith(kept) and not box.path(path).is_dir()}
+    assert left == set()
+    assert Service(box).state == "inactive"
+    assert "mongo-watchdog" not in box.run("journalctl", "--list-catalog").stdout
