@@ -10,6 +10,14 @@ from tests.once import ROOT, MissingError, digest, once
 
 BUILD_S = 240  # 6 s on an idle machine
 
+# What Debian calls our dependencies.
+NAMES = {
+    "pymongo": "python3-pymongo",
+    "PyYAML": "python3-yaml",
+    "psutil": "python3-psutil",
+    "sdnotify": "python3-sdnotify",
+}
+
 # Of a make around the tests, and of the tests of the wheel: neither is for this build.
 _NOT_INHERITED = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHONSAFEPATH"}
 

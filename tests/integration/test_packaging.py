@@ -11,17 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.once import ROOT, MissingError
-from tests.package import BUILD_S, built
+from tests.package import BUILD_S, NAMES, built
 from watchdogd import __version__
 from watchdogd.install import CONFIG, UNITS, Program, install, uninstall
 
-# What Debian calls our dependencies.
-NAMES = {
-    "pymongo": "python3-pymongo",
-    "PyYAML": "python3-yaml",
-    "psutil": "python3-psutil",
-    "sdnotify": "python3-sdnotify",
-}
 IN_PLACE = {
     "config/config.yaml": "etc/mongo-watchdog/config.yaml",
     "systemd/mongo-watchdog.service": "{units}/mongo-watchdog.service",
@@ -128,6 +121,15 @@ def test_lintian_finds_no_error_and_no_warning(package: Path) -> None:
     (changes,) = package.parent.glob("*.changes")
     told = run("lintian", "--allow-root", "--fail-on=error,warning", changes, timeout=BUILD_S)
     assert told == ""
+
+
+def test_maintainers_are_the_authors_at_an_address_that_is_nobodys() -> None:
+    """Nobody can ever own a name below .invalid (RFC 2606); lintian takes it."""
+    (author,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["authors"]
+    maintainer = f"{author['name']} <maintainers@mongo-watchdog.invalid>"
+    assert f"\nMaintainer: {maintainer}\n" in (ROOT / "debian/control").read_text()
+    assert f"\n -- {maintainer}  " in (ROOT / "debian/changelog").read_text()
+    assert f" {author['name']}\n" in (ROOT / "debian/copyright").read_text()
 
 
 def test_the_version_of_the_package_is_that_of_the_program() -> None:

@@ -1,5 +1,7 @@
 """The story of the stuck app, with everything as it is installed."""
 
+import re
+
 import pytest
 
 from rig.processes import wait_for
@@ -9,6 +11,7 @@ from tests.system.service import HELPER, UNIT, Service
 from tests.system.site import FIFO, WORKERS, Site, Way
 
 CURED_WITHIN_S = 90.0
+RIGHTS = ROOT / "docs/rights.md"
 STEPS = ("leftovers_found", "reload_due", "reload_sent", "reloaded", "recovered")
 
 
@@ -60,8 +63,15 @@ def test_instances_that_are_found_are_cured_too(service: Service, site: Site) ->
     cured(service, site)
 
 
+def add_the_drop_in(box: Box) -> None:
+    """As docs/rights.md says, with what the package brings."""
+    found = re.search(r"^    (install .* same-user\.conf .*)\n    (.*)$", RIGHTS.read_text(), re.MULTILINE)
+    assert found
+    box.run("sh", "-ec", f"cd /usr/share/doc/mongo-watchdog/examples; {found[1]}; {found[2]}")
+
+
 def test_as_the_same_user_it_needs_no_right_and_no_helper(service: Service, site: Site, box: Box) -> None:
-    service.drop_in((ROOT / "systemd" / "same-user.conf").read_text(), name="same-user.conf")
+    add_the_drop_in(box)
     site.start()
     service.start()
     capabilities = box.path(f"/proc/{service.pid}/status").read_text()
@@ -73,9 +83,9 @@ def test_as_the_same_user_it_needs_no_right_and_no_helper(service: Service, site
 
 
 def test_as_the_same_user_it_says_that_it_is_blind_where_uwsgi_changed_its_user_itself(
-    service: Service, site: Site
+    service: Service, site: Site, box: Box
 ) -> None:
-    service.drop_in((ROOT / "systemd" / "same-user.conf").read_text(), name="same-user.conf")
+    add_the_drop_in(box)
     site.way = Way.UWSGI_UID
     site.start()
     service.start()

@@ -3,13 +3,17 @@
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from rig.processes import wait_for
 from tests import package
 from tests.once import ROOT
 from tests.system import machines
 from tests.system.box import Box
+from tests.system.machines import ON_EACH
 from tests.system.service import CONFIG, HELPER, HELPER_SOCKET, UNIT, Service
 from tests.system.site import FIFO, WORKERS, Site
 
@@ -45,6 +49,16 @@ def test_after_a_reboot_it_watches(rebooted: Box) -> None:
     assert service.order("started") == ["started"]
 
 
+@ON_EACH
+def test_the_distribution_has_the_versions_that_we_ask_for(box: Box) -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    for requirement in map(Requirement, wanted):
+        name = package.NAMES[requirement.name]
+        version = box.run("dpkg-query", "--show", "--showformat=${source:Upstream-Version}", name).stdout
+        assert requirement.specifier.contains(version), f"{name} {version}: {requirement}"
+
+
+@ON_EACH
 def test_what_it_installs_is_there_for_its_users(box: Box) -> None:
     for page in ("mongo-watchdog", "mongo-watchdog.yaml"):
         assert "mongo-watchdog" in box.run("man", "--pager=cat", page).stdout

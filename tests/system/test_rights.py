@@ -3,14 +3,12 @@ import re
 
 import pytest
 
-from rig import debian
 from tests.once import ROOT
 from tests.system.box import Box
+from tests.system.machines import ON_EACH
 from tests.system.service import HELPER, HELPER_SOCKET, UNIT, Service
 from tests.system.site import CHECKOUT_INSIDE
 
-# Another systemd means the same line differently now and then: 252 and 257.
-ON_EACH = pytest.mark.parametrize("box", debian.RELEASES, indirect=True)
 VICTIM = "victim.service"
 FIFO = "/run/victim/fifo"
 FOREVER = 1e9

@@ -2,6 +2,7 @@ import time
 
 from rig.processes import wait_for
 from tests.system.box import Box
+from tests.system.machines import ON_EACH
 from tests.system.service import CONFIG, UNIT, Service
 from tests.system.site import Site
 
@@ -9,6 +10,7 @@ QUIET = "mongodb://127.0.0.1:1/"  # nobody listens there
 SOON_S = 30.0
 
 
+@ON_EACH
 def test_a_start_returns_when_the_daemon_is_ready_and_its_status_shows(service: Service, box: Box) -> None:
     service.start()
     assert service.status()["daemon"]["pid"] == service.pid  # at once: it listens before it is ready
@@ -28,6 +30,7 @@ def test_a_stop_is_clean_and_a_start_after_it_too(service: Service, box: Box) ->
     assert service.state == "active"
 
 
+@ON_EACH
 def test_a_configuration_with_mistakes_fails_the_start_for_good_and_says_where(service: Service, box: Box) -> None:
     service.write_config("mongodb:\n  - url: mongodb://127.0.0.1/\n")
     assert "failed" in box.systemctl("start", UNIT, check=False)
@@ -35,6 +38,14 @@ def test_a_configuration_with_mistakes_fails_the_start_for_good_and_says_where(s
     assert f"{CONFIG}:2:5: mongodb[0].url" in service.log()
 
 
+def test_a_second_daemon_is_not_started_again_and_again(service: Service, box: Box) -> None:
+    run = ("--property=User=mongo-watchdog", "--property=RuntimeDirectory=mongo-watchdog", "mongo-watchdog", "run")
+    box.run("systemd-run", "--unit=by-hand", "--property=Type=notify", "--property=StateDirectory=mongo-watchdog", *run)
+    assert "failed" in box.systemctl("start", UNIT, check=False)
+    assert (service.state, box.show(UNIT, "ExecMainStatus"), service.restarts) == ("failed", "75", 0)
+
+
+@ON_EACH
 def test_systemctl_reload_takes_a_good_configuration_over(service: Service, box: Box) -> None:
     service.start()
     pid = service.pid
@@ -46,6 +57,7 @@ def test_systemctl_reload_takes_a_good_configuration_over(service: Service, box:
     assert service.order("config_reloaded") == ["config_reloaded"]
 
 
+@ON_EACH
 def test_systemctl_reload_of_a_bad_configuration_fails_says_why_and_changes_nothing(service: Service, box: Box) -> None:
     service.start()
     pid = service.pid
@@ -83,6 +95,7 @@ def test_the_watchdog_is_fed_also_when_nothing_happens_for_longer_than_its_time(
     assert (service.state, service.restarts) == ("active", 0)
 
 
+@ON_EACH
 def test_journalctl_explains_each_event(service: Service, box: Box) -> None:
     service.configure(mongodb=[{"uri": QUIET}])
     service.start()
