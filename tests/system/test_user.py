@@ -52,6 +52,12 @@ def test_a_virtual_environment_cures_the_app_and_uninstall_takes_it_back(own_pyt
     before = box.files()
     make, install = commands("venv")
     user.types(make, CHECKOUT_INSIDE)
+    user.types("cp -r /opt/mongo-watchdog .")
+    refused = box.run(f"{HOME}/mongo-watchdog/bin/python", "-m", "watchdogd", "install", check=False)
+    assert refused.returncode == 1
+    assert "is below /home, where the user of the service may not go" in refused.stderr
+    assert "sudo /opt/mongo-watchdog/bin/mongo-watchdog install" in refused.stderr
+    box.run("rm", "-r", f"{HOME}/mongo-watchdog")
     told = user.types(install).stdout
     next_ = re.search(r"next: edit (\S+), then\n((?: +.*\n)+)", told)
     assert next_, told
