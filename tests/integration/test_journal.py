@@ -36,6 +36,7 @@ mount -t tmpfs -o mode=0755 tmpfs /run && mkdir -p /run/systemd/journald.conf.d 
 printf '[Journal]\\nStorage=volatile\\nAudit=no\\nReadKMsg=no\\nRateLimitIntervalSec=0\\n' \
   >/run/systemd/journald.conf.d/box.conf && exec "$1"
 """
+BOX_CONF = "/run/systemd/journald.conf.d/box.conf"
 AT_ONCE_S = 5.0  # far above what 5000 writes take; a write that blocks would last for ever
 
 
@@ -212,7 +213,9 @@ class Journald(Process):
 @pytest.fixture
 def journald(tmp_path: Path) -> Iterator[Journald]:
     with Journald(tmp_path) as process:
-        process.wait_until(lambda: Path(process.root + SOCKET).exists(), "journald's socket", within=20)
+        # Until its /run is mounted, the socket of the machine's own journald is seen there.
+        there = (Path(process.root + BOX_CONF), Path(process.root + SOCKET))
+        process.wait_until(lambda: all(path.exists() for path in there), "journald's socket", within=20)
         yield process
 
 
