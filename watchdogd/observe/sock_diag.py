@@ -134,7 +134,7 @@ def stamp(question: bytearray, sequence: int, states: int) -> None:
 
 
 def exact(name: Name, sequence: int) -> bytes:
-    """Return the question for one socket: 6 us each, however many the host has (sockets.md 1c)."""
+    """Return the question for one socket: 6 us each, however many the host has."""
     family, socket_id = name
     header = _EXACT.size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, sequence, 0
     return _EXACT.pack(*header, family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), _ANY_STATE, socket_id)
