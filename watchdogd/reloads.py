@@ -131,24 +131,24 @@ def _take(step: Step, reload: Reload, outcome: Outcome) -> None:
         )
     elif outcome.result is Result.CHANGED:
         if not reload.resent:
-            _drop(step, outcome.detail)
+            _drop(step, outcome.detail, spent=False)
         # Else the first byte was only late, and what changed is its work: the reload is followed to its deadline.
     elif outcome.result is Result.TRY_AGAIN and c.at - reload.asked_at < FIFO_TRIES_S:
         step.state = replace(step.state, reload=replace(reload, try_at=c.at + TRY_EVERY_S))
     else:
-        _fail_unsent(step, reload, outcome.detail)
+        _fail_unsent(step, reload, outcome.detail, spent=reload.resent)
 
 
 def _try_again(step: Step, reload: Reload) -> None:
     """Send what could not be written, if it still is to be sent."""
     if not _wanted(step.case, reload):
-        _drop(step, HEALED)
+        _drop(step, HEALED, spent=reload.resent)
     elif not (blocked := _blocked_anew(step.case, reload.command)):
         _send(step, replace(reload, try_at=None))
     elif reload.resent:
-        _fail_unsent(step, reload, blocked)
+        _fail_unsent(step, reload, blocked, spent=True)
     else:
-        _drop(step, blocked)
+        _drop(step, blocked, spent=False)
 
 
 def _wanted(c: Case, reload: Reload) -> bool:
@@ -162,20 +162,21 @@ def _blocked_anew(c: Case, command: Command) -> str:
     return ", ".join(blocked.reason for blocked in blocked_by(as_new, command))
 
 
-def _drop(step: Step, why: str) -> None:
-    """End a reload that had no effect: as if nothing had been decided. A byte that was written still counts."""
-    state, reload = step.state, step.state.reload
+def _drop(step: Step, why: str, *, spent: bool) -> None:
+    """End a reload that had no effect: as if nothing had been decided. `spent`: a byte of it may have been written."""
+    state = step.state
     last = state.last and replace(state.last, outcome=CHANGED, detail=why)
     retry_at = step.case.at + LOOK_AGAIN_S
-    written = reload is not None and (reload.resent or reload.sent_at is not None)
-    spent = state.spent if written else state.spent[:-1]
-    step.state = replace(state, reload=None, spent=spent, retry_at=retry_at, last=last)
+    step.state = replace(
+        state, reload=None, spent=state.spent if spent else state.spent[:-1], retry_at=retry_at, last=last
+    )
 
 
-def _fail_unsent(step: Step, reload: Reload, why: str) -> None:
+def _fail_unsent(step: Step, reload: Reload, why: str, *, spent: bool) -> None:
     """End a reload whose byte does not arrive; nothing is said by that of what it would have cured.
 
-    It has loaded no worker, so it spends nothing of the budget; each in a row waits twice as long for the next one.
+    `spent`: a byte of it may have been written, which counts against the budget. Each in a row waits twice as long for
+    the next one.
     """
     state, policy = step.state, step.case.config.policy
     wait_s = min(policy.cooldown_s * 2 ** min(state.unsent, 10), max(policy.half_open_after_s, policy.cooldown_s))
@@ -185,7 +186,7 @@ def _fail_unsent(step: Step, reload: Reload, why: str) -> None:
         reload=None,
         retry_at=step.case.at + wait_s,
         last=last,
-        spent=state.spent if reload.resent else state.spent[:-1],
+        spent=state.spent if spent else state.spent[:-1],
         unsent=state.unsent + 1,
     )
     step.say(Event.RELOAD_FAILED, reload.command, reason=why)
@@ -233,9 +234,9 @@ def _miss(step: Step, reload: Reload, left: frozenset[ProcessId], held: bool) ->
     c = step.case
     if left == reload.old and not reload.resent:
         if not _wanted(c, reload):
-            _drop(step, HEALED)
+            _drop(step, HEALED, spent=True)
         elif blocked := _blocked_anew(c, reload.command):
-            _fail_unsent(step, reload, f"the command was lost, and cannot be sent again now: {blocked}")
+            _fail_unsent(step, reload, f"the command was lost, and cannot be sent again now: {blocked}", spent=True)
         else:
             _resend(step, reload)
     elif left:
@@ -297,7 +298,7 @@ def _recover(step: Step, reload: Reload, workers: int) -> None:
 def _overtake(step: Step, reload: Reload) -> None:
     c = step.case
     if reload.try_at is not None and not reload.resent:
-        _drop(step, "MongoDB failed again")
+        _drop(step, "MongoDB failed again", spent=False)
         return
     # Its byte may still be at work: nothing more is sent before it must have ended.
     wait = reload.deadline if reload.complete_at is None else c.at

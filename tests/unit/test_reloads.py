@@ -330,6 +330,20 @@ def test_an_app_that_healed_before_the_deadline_is_not_sent_a_second_byte() -> N
     assert (ticks.phase(), len(ticks.shop.spent)) == (Phase.WATCHING, 1)
 
 
+@pytest.mark.parametrize("result", [Result.WRITTEN, None], ids=["written", "nobody knows"])
+def test_a_lost_byte_that_may_not_be_sent_again_now_has_spent_its_reload(result: Result | None) -> None:
+    ticks = begun(Ticks(result=result))
+    ticks.see(STUCK, *HELD)
+    assert ticks.see(STUCK, *HELD, after=SPAN, ask=Verb.PAUSE)[:2] == [Event.PAUSED, Event.RELOAD_FAILED]
+    assert len(ticks.shop.spent) == 1
+
+
+def test_an_app_that_healed_while_nobody_knew_of_its_byte_has_spent_its_reload() -> None:
+    ticks = begun(Ticks(result=None))
+    assert ticks.see(instance(well(2), well(3)), *HELD, after=SPAN) == [Event.HEALED]
+    assert len(ticks.shop.spent) == 1
+
+
 def test_a_lost_byte_that_may_not_be_sent_again_now_is_not_given_up_for() -> None:
     ticks = begun()
     ticks.see(STUCK, *HELD)
