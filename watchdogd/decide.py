@@ -104,6 +104,7 @@ def _tick(step: Step) -> Outlook:
     command, blocked = step.case.command(), tuple[Blocked, ...]()
     if step.state.phase is not Phase.DUE:
         step.state = replace(step.state, held=())
+        blocked = _foreseen(step.case)
     elif _hopeless(step.case):
         reloads.give_up(step, _fork_sentence(step.case))
         step.enter(Phase.GAVE_UP)
@@ -159,6 +160,12 @@ def _reconsider(step: Step) -> None:
         step.state = replace(state, gave_up_at=None)
     elif c.due and c.at >= state.gave_up_at + c.config.policy.half_open_after_s:
         step.state = replace(state, gave_up_at=None, tried=frozenset(), restarted=frozenset())
+
+
+def _foreseen(c: Case) -> tuple[Blocked, ...]:
+    """Return what would hold a reload if one were due, and does not pass by itself: somebody can mend it beforehand."""
+    waits = c.state.phase in {Phase.WATCHING, Phase.OUTAGE, Phase.SETTLING}
+    return (Blocked("fifo", c.instance.fifo_problem),) if waits and c.instance.fifo_problem else ()
 
 
 def _hopeless(c: Case) -> bool:

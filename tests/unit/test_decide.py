@@ -384,3 +384,19 @@ def test_what_was_given_up_without_any_reload_is_forgotten_with_its_master_too()
     assert ticks.see(instance(master=None), members=long_ago) == [Event.INSTANCE_ABSENT]
     fresh = instance(worker(12, ready=AT), worker(13, ready=AT), master=pid(9))
     assert ticks.see(fresh, members=long_ago) == [Event.INSTANCE_BACK]
+
+
+def test_a_fifo_that_takes_no_byte_is_shown_before_a_reload_is_due() -> None:
+    ticks = Ticks()
+    assert ticks.see(replace(FINE, fifo_problem="deleted: it is gone")) == []
+    assert [(one.gate, one.reason) for one in ticks.outlook.blocked_by] == [("fifo", "deleted: it is gone")]
+    ticks.see(FINE)
+    assert not ticks.outlook.blocked_by
+
+
+def test_a_fifo_that_is_made_anew_by_a_reload_is_no_fault() -> None:
+    ticks = Ticks()
+    ticks.see(FINE, ask=Verb.RELOAD)
+    ticks.see(replace(FINE, fifo_problem="closed"))
+    assert ticks.phase() is Phase.RELOADING
+    assert not ticks.outlook.blocked_by

@@ -228,6 +228,14 @@ def test_1_for_every_blindness() -> None:
     assert exit_code(shown(seen(blind), decided())) == 1
 
 
+def test_1_for_a_fifo_that_takes_no_byte_which_is_named_before_anything_is_due() -> None:
+    decision = decided(Outlook(Phase.WATCHING, blocked_by=(Blocked("fifo", "deleted: it is gone"),), reloads_left=3))
+    made = shown(seen(SHOP), decision)
+    assert exit_code(made) == 1
+    assert "  a reload would be held by fifo: deleted: it is gone\n" in render(made)
+    assert line(seen(SHOP), decision) == "watching 1 instance: nothing to do; no reload can be sent to shop"
+
+
 def test_1_while_mongodb_does_not_serve() -> None:
     down = dataclasses.replace(UP, state=MemberState.DOWN)
     assert exit_code(shown(seen(SHOP, members={MAIN: down}), decided())) == 1

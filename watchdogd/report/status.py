@@ -85,10 +85,12 @@ def answer(document: Document) -> Document:
 
 
 def exit_code(document: Document, instance: str | None = None) -> int:
-    """Return 0 when all is well, 1 for an incident, blindness, or nothing that is watched (of one instance)."""
+    """Return 0 when all is well, 1 for an incident, blindness, a FIFO that takes no byte, or nothing to watch."""
     instances = _chosen(document, instance)
     watched = any(one["state"] != Phase.ABSENT.value for one in instances)
-    troubled = any(one["incident"] or one["blind"] or one["state"] not in _QUIET for one in instances)
+    troubled = any(
+        one["incident"] or one["blind"] or one["blocked_by"] or one["state"] not in _QUIET for one in instances
+    )
     serving = all(one["serving"] for one in document["deployments"])
     return 0 if watched and serving and not troubled and not document["blind"] else 1
 
@@ -103,6 +105,8 @@ def line(snapshot: Snapshot, decision: Decision) -> str:
     blind = [one.scope for one in snapshot.blind] + [one.name for one in snapshot.instances if one.blind]
     parts = [f"watching {count(len(snapshot.instances), 'instance')}: {_some(busy) or 'nothing to do'}"]
     parts += [f"blind: {_some(blind)}"] if blind else []
+    deaf = [name for name, outlook in decision.outlooks.items() if any(b.gate == "fifo" for b in outlook.blocked_by)]
+    parts += [f"no reload can be sent to {_some(deaf)}"] if deaf else []
     parts += ["paused"] if decision.state.paused else []
     return "; ".join(parts)
 
@@ -248,7 +252,8 @@ def _instance_lines(document: Document, one: Document) -> Iterator[str]:
         yield f"  next: {_in_words(following['what'])}" + (f", {at}" if at else "")
     for blocked in one["blocked_by"]:
         until = _when(document, blocked["until"])
-        yield f"  held by {blocked['gate']}: {blocked['reason']}" + (f"; until {until}" if until else "")
+        held = "held by" if one["state"] == Phase.DUE.value else "a reload would be held by"
+        yield f"  {held} {blocked['gate']}: {blocked['reason']}" + (f"; until {until}" if until else "")
     if last := one["last_reload"]:
         proven = ", proven" if last["proven"] else ""
         detail = f": {last['detail']}" if last["detail"] else ""
