@@ -21,8 +21,8 @@ from rig import apps, fetch
 from rig.mongod import Mongod
 from rig.ports import free_port
 from rig.processes import Process, wait_for
-from rig.uwsgi import App, Uwsgi
-from tests.stories.stage import age_s, fail_a_request_of
+from rig.uwsgi import App, Uwsgi, age_s
+from tests.stories.stage import fail_a_request_of
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "schema" / "connections.schema.json").read_text())
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")

@@ -1,6 +1,5 @@
 """A stage for each story, and on failure all that was said on it."""
 
-import inspect
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,11 +8,10 @@ import pytest
 
 from rig import netns
 from rig.netns import Namespace
+from tests.again import HungByForkError, play_again
 from tests.stories.stage import Stage
 
 STAGE = pytest.StashKey[Stage]()
-# With 3 forks after each of some 40 reloads, 2 plays failed one run of four; 4 fail one of some hundred.
-PLAYS = 4
 
 
 @pytest.fixture
@@ -36,43 +34,21 @@ def namespace() -> Iterator[Namespace]:
         yield one
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A fork that hangs says nothing about the daemon."""
+    play_again(item)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Plays a story again that failed because uWSGI forked a worker which waits for the GIL for ever.
-
-    That happens to 1 to 3 of 100 forks of a master with pymongo's threads (2 of 240 with the driver's own heartbeat, 7
-    of 240 with the short one of these stories; pymongo 4.14.1, uWSGI 2.0.30), whoever asks for the fork.
-    """
+    """Says of a story that failed whether a fork is to blame."""
     try:
         return (yield)
-    except Exception:
-        if not _is_to_be_played_again(pyfuncitem):
-            raise
-    play = pyfuncitem.obj
-    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(play).parameters}
-    for _ in range(PLAYS - 2):
-        try:
-            play(**arguments)
-        except Exception:
-            if not _is_to_be_played_again(pyfuncitem):
-                raise
-        else:
-            return True
-    play(**arguments)
-    return True
-
-
-def _is_to_be_played_again(item: pytest.Function) -> bool:
-    """Says whether a fork is to blame for the failure, and clears the stage for the next play if so."""
-    stage = item.stash.get(STAGE, None)
-    if stage is None or not (hung := stage.hung_by_fork()):
-        return False
-    item.add_report_section("call", "played again", hung)
-    item.user_properties.append(("played again", hung))
-    stage.clear()
-    stage.folder = stage.folder / "again"
-    stage.folder.mkdir()
-    return True
+    except Exception as error:
+        stage = pyfuncitem.stash.get(STAGE, None)
+        if stage is not None and (hung := stage.hung_by_fork()):
+            raise HungByForkError(hung) from error
+        raise
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,13 +14,12 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from rig import RigError
 from rig.mongod import Mongod, ReplicaSet
 from rig.processes import wait_for
 from rig.traffic import Request
-from rig.uwsgi import Uwsgi
+from rig.uwsgi import Uwsgi, hung_by_fork
+from tests.again import HUNG_BY_FORK
 from tests.stories.watchdog import Watchdog, shown
 
 # STORY_RUNS=5 plays the stories of what must hold in 5 of 5 runs so often.
@@ -35,8 +34,6 @@ QUICK: Mapping[str, object] = {"linger": f"{LINGER_S:g}s", "cooldown": "5s"}
 # For one story of each command: the policy that is shipped, and a driver with the times that it has by itself.
 SHIPPED: Mapping[str, object] = {"linger": "15s", "cooldown": "60s"}
 DRIVER: Mapping[str, Any] = {"heartbeat_ms": None, "selection_ms": 3000}
-# A forked worker is ready within milliseconds; the rest is for a loaded machine.
-HUNG_AFTER_S = 5.0
 # From the end of `linger` to the proof: mercy, a tick of uWSGI, the new workers' start and first request.
 CURED_WITHIN_S = 60.0
 
@@ -61,15 +58,9 @@ class Stage:
             ended.clear()
 
     def hung_by_fork(self) -> str:
-        """The workers that were forked long ago and are not ready: a forked app has been loaded before."""
-        loading = [
-            pid
-            for app in self.apps
-            if app.running and not app.lazy_apps
-            for pid in set(app.workers()) - set(app.ready_workers())
-        ]
-        hung = [str(pid) for pid in loading if age_s(pid) > HUNG_AFTER_S]
-        return f"hung since they were forked: {', '.join(hung)}" if hung else ""
+        """Which workers hang since their fork; empty when none does."""
+        hung = [pid for app in self.apps if app.running and not app.lazy_apps for pid in hung_by_fork(app.master)]
+        return f"{HUNG_BY_FORK}: {hung}" if hung else ""
 
     def mongod(self, **settings: Any) -> Mongod:  # noqa: ANN401 - what Mongod takes
         """A standalone mongod that answers."""
@@ -169,14 +160,6 @@ def outage(mongod: Mongod, *, seconds: float) -> float:
 
 
 # -- what a story claims
-
-
-def age_s(pid: int) -> float:
-    """For how long a process has been there; 0 for one that has ended."""
-    try:
-        return time.time() - psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        return 0.0
 
 
 def all_good(app: Uwsgi, count: int | None = None) -> list[Request]:

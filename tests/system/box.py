@@ -165,6 +165,16 @@ class Box:
         """All files and folders that last over a reboot, by their paths."""
         return set(self.run("find", "/", "-xdev").stdout.splitlines())
 
+    def outside(self, pid: int) -> int:
+        """The pid outside of a process inside; 0 for one that is not there."""
+        depth = len(_pids(self._leader))
+        for one in psutil.Process(self._leader).children(recursive=True):
+            with contextlib.suppress(OSError):
+                pids = _pids(one.pid)
+                if len(pids) >= depth and pids[depth - 1] == str(pid):
+                    return one.pid
+        return 0
+
     def write(self, inside: str, text: str, mode: int = 0o644) -> None:
         """Writes a file inside, with its folders; root's."""
         path = self.path(inside)
