@@ -56,7 +56,9 @@ def _make(release: str, place: Path) -> None:
         raise fetch.FetchError("only root can make a Debian to boot")
     if not shutil.which("mmdebstrap"):
         raise fetch.FetchError("mmdebstrap is missing: apt-get install mmdebstrap")
-    command = ["mmdebstrap", "--quiet", "--mode=root", *_OPTIONS, release, str(place)]
+    # As root it mounts /proc, /sys and devices inside: in a namespace of its own, so that none can stay behind.
+    apart = ["unshare", "--mount", "--propagation", "private"]
+    command = [*apart, "mmdebstrap", "--quiet", "--mode=root", *_OPTIONS, release, str(place)]
     fetch.run(command, f"make a Debian {release}", {"LC_ALL": "C.UTF-8"})
 
 
