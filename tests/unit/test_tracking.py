@@ -127,6 +127,21 @@ def test_when_it_was_closed_lies_between_the_two_looks_around_it(quiet: bool) ->
     assert place.known(socket).closed == Interval(seen_open, place.clock.now)
 
 
+def test_one_that_vanished_between_two_looks_may_have_had_data_until_then() -> None:
+    place = Place()
+    socket = place.connect(place.workers[0])
+    place.full()
+    seen = place.clock.now
+    place.clock.move(5)
+    socket.hears(10)
+    socket.is_left()
+    socket.dead = True
+    place.full()
+    one = place.known(socket)
+    assert (one.tcp, one.closed) == (Tcp.DEAD, Interval(seen, place.clock.now))
+    assert one.last_data == Interval(seen - GRAIN_S, place.clock.now)
+
+
 def test_the_first_reading_of_when_it_was_closed_is_kept_whatever_keepalive_answers() -> None:
     place = Place()
     socket = place.connect(place.workers[0])

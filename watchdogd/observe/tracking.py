@@ -131,8 +131,10 @@ class Connections:
                 del self._tracks[cookie]
                 changed = True
             elif known.tcp is not Tcp.DEAD:
+                # One that was never seen in CLOSE_WAIT may have had data until it vanished.
                 closed = known.closed or Interval(before_established, moment.hi)
-                track.connection = replace(known, tcp=Tcp.DEAD, closed=closed)
+                last_data = known.last_data if known.closed else Interval(known.last_data.lo, moment.hi)
+                track.connection = replace(known, tcp=Tcp.DEAD, closed=closed, last_data=last_data)
                 changed = True
         if changed:
             self._seen = None
