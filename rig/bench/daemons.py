@@ -24,7 +24,7 @@ from rig.processes import Process, last_lines, wait_for
 from rig.strangers import strangers
 
 UNRELATED = 1_000
-HELD = Load(closing=64, established=64)
+HELD = Load(closing=64)
 MEMBERS, INSTANCES = (1, 3, 50), (1, 50)
 OVER_S = 60.0
 SETTLED_S = 5.0

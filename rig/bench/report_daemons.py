@@ -8,6 +8,7 @@ from rig.bench.daemons import INCIDENT, REST, Effort, Memory, Taken
 from rig.bench.growth import Grown
 from rig.bench.page import Page
 from rig.bench.samples import Sample
+from rig.bench.sites import WORKERS
 
 MEMORY_GROWN = 0.5
 """MB over 90 000 ticks: a leak of a single small object in each tick would be ten times as much."""
@@ -23,8 +24,7 @@ def tell(measured: Iterable[Taken | str], effort: Effort, page: Page) -> None:
             taken.append(one)
     page.say(
         f"CPU in percent of one core over {effort.over_s:g} s, and memory at the end, with {daemons.UNRELATED} "
-        f"unrelated sockets; each worker holds {daemons.HELD.closing // 8} connections that the incident ends, "
-        f"and {daemons.HELD.established // 8} that it does not"
+        f"unrelated sockets; each worker holds {daemons.HELD.closing // WORKERS} connections, which the incident ends"
     )
     rows = []
     for what, members, instances in dict.fromkeys((one.what, one.members, one.instances) for one in taken):

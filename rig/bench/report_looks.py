@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rig.bench import rivals
 from rig.bench.claims import Claim, Relation, worst
-from rig.bench.looks import C_FULL, FULL, NEW, QUIET, Cell, Measured
+from rig.bench.looks import BASE, C_FULL, FULL, NEW, QUIET, Cell, Measured
 from rig.bench.page import Page, ms, plot, times
 from rig.bench.samples import line_fit
 from rig.bench.sites import Load
@@ -14,7 +14,6 @@ SMALL = 100
 """Below 1 000 sockets the kernel's part is so small that Python's own shows."""
 
 NAMES = (QUIET, FULL, NEW, rivals.C_DUMP, C_FULL, rivals.PROC_PARSE, rivals.SS, rivals.PSUTIL, rivals.LSOF)
-BASE = Load()
 CLOSING = Load(closing=64)
 
 
@@ -68,7 +67,9 @@ def _against_c(cells: Sequence[Measured]) -> Iterator[Claim]:
     yield _claim("a quiet look / the same dump in C, from 1 000 sockets up", 1.2, large, pair)
     yield _claim("the same at 100 sockets", 1.6, small, pair)
     holding = [one for one in cells if one.cell == Cell(1_000, CLOSING)]
-    yield _claim("64 CLOSE_WAIT with all holders / the same dump in C, 1 000 sockets", 4, holding, (FULL, C_FULL))
+    yield _claim(
+        "64 CLOSE_WAIT with all holders / the same dump in C, 1 000 sockets", 4, holding, (FULL, rivals.C_DUMP)
+    )
 
 
 def _against_tools(cells: Sequence[Measured]) -> Iterator[Claim]:

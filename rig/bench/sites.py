@@ -132,7 +132,7 @@ class Load:
     """What the workers of one instance hold, all together; `descriptors` of other files, in each."""
 
     closing: int = 0
-    established: int = 500
+    established: int = 0
     descriptors: int = 20
 
 
