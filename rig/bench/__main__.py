@@ -1,7 +1,6 @@
 """The whole bench, or the parts that are named: `python -m rig.bench [looks] [--write]`."""
 
 import argparse
-import contextlib
 import os
 import platform
 import signal
@@ -15,11 +14,12 @@ import pymongo
 
 from rig import RigError
 from rig.bench import daemons, growth, looks, moments, report_daemons, report_looks
-from rig.bench.page import Page
+from rig.bench.page import Page, between, verdict_table
 from rig.bench.sites import Load, many_descriptors, own_network
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "benchmarks.md"
+README = ROOT / "README.md"
 PICTURE = PAGE.with_suffix(".svg")
 
 QUICK = looks.Effort(sizes=(100, 1_000), loads=(Load(), Load(closing=64)), budget_s=0.5, least=1)
@@ -75,9 +75,8 @@ def _progress(what: str) -> None:
 
 
 def _machine(network: str) -> str:
-    with contextlib.suppress(OSError):
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        processor = names[0].partition(":")[2].strip() if names else platform.machine()
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    processor = names[0].partition(":")[2].strip() if names else platform.machine()
     load = os.getloadavg()[0]
     return (
         f"{os.cpu_count()} cores ({processor}), Linux {platform.release()}, CPython {platform.python_version()}, "
@@ -100,8 +99,9 @@ def main() -> int:
     page = Page()
     try:
         with own_network() as network, many_descriptors():
-            page.say("Printed and written by `make bench`: everything in one run, on this machine:")
-            page.say(_machine(network))
+            page.say(
+                f"Printed and written by `make bench`: everything in one run, on this machine: {_machine(network)}"
+            )
             for name in asked.parts or PARTS:
                 PARTS[name](page, quick=asked.quick, picture=PICTURE if asked.write else None)
             page.title("What must hold")
@@ -113,6 +113,7 @@ def main() -> int:
         return 130
     if asked.write:
         PAGE.write_text(page.markdown("What mongo-watchdog costs"))
+        README.write_text(between(README.read_text(), "bench", verdict_table(page.claims)))
     return 0
 
 

@@ -21,9 +21,10 @@ from rig.processes import POLL_S
 from rig.strangers import most_descriptors, strangers
 from watchdogd.conclude import Conclusions
 from watchdogd.config import Config, load
-from watchdogd.model import Blind, Endpoint, Snapshot, State, Tcp
+from watchdogd.model import Blind, Endpoint, ProcessId, Snapshot, State, Tcp
 from watchdogd.observe.observer import Observer, open_edges
 from watchdogd.observe.sockets import Row, Sockets, Table
+from watchdogd.observe.uwsgi import Master, Process, Uwsgi
 
 SIZES = (100, 1_000, 10_000, 50_000, 200_000)
 BASE = Load()
@@ -36,6 +37,7 @@ LOADS = (
     Load(descriptors=2_000),
     Load(closing=64, descriptors=2_000),
 )
+HOLDERS = "our look with holders, without roles"
 QUIET, FULL, NEW = "our quiet look", "our full look", "our full look with a new socket"
 C_FULL = "the same dump in C as a full look's"
 
@@ -67,6 +69,30 @@ class _Depth:
         self._sockets.close()
 
 
+class _Roles:
+    """Passes on, and counts what it takes to see masters and roles: the rest is the connections'."""
+
+    def __init__(self, uwsgi: Uwsgi) -> None:
+        self.find, self.discover = uwsgi.find, uwsgi.discover
+        self.descriptors, self.still, self.netns = uwsgi.descriptors, uwsgi.still, uwsgi.netns
+        self._uwsgi = uwsgi
+        self.took_s = 0.0
+
+    def check(self, master: Master) -> Master | Blind | None:
+        """See Uwsgi.check."""
+        begin = time.thread_time()
+        found = self._uwsgi.check(master)
+        self.took_s += time.thread_time() - begin
+        return found
+
+    def processes(self, master: ProcessId) -> tuple[Process, ...] | Blind:
+        """See Uwsgi.processes."""
+        begin = time.thread_time()
+        found = self._uwsgi.processes(master)
+        self.took_s += time.thread_time() - begin
+        return found
+
+
 class Looks:
     """An Observer with the real edges, which looks as the daemon's does; CPU is that of the thread that looks."""
 
@@ -75,9 +101,9 @@ class Looks:
         self._config = config
         self._state = State()
         self._conclusions = Conclusions()
-        self._depth = _Depth(edges.sockets)
+        self._depth, self._roles = _Depth(edges.sockets), _Roles(edges.uwsgi)
         self._heartbeats = edges.heartbeats
-        self._observer = Observer(config, replace(edges, sockets=self._depth), walk_share=math.inf)
+        self._observer = Observer(config, replace(edges, sockets=self._depth, uwsgi=self._roles), walk_share=math.inf)
 
     def __enter__(self) -> Self:
         return self
@@ -109,15 +135,15 @@ class Looks:
         _, decision = self._conclusions.draw(self._state, snapshot, self._config)
         self._state = decision.state
 
-    def cpu_ms(self, *, full: bool) -> float:
+    def cpu_ms(self, *, full: bool, roles: bool = True) -> float:
         """One look and what it means; where a quiet one turns into a full one (every 10 s), the next one."""
         while True:
-            self._depth.full, self._depth.reads = False, 0
+            self._depth.full, self._depth.reads, self._roles.took_s = False, 0, 0.0
             begin = time.thread_time()
             self._think(self._observer.look(full=full))
             end = time.thread_time()
             if self._depth.full is full and self._depth.reads:
-                return (end - begin) * 1000
+                return (end - begin - (0.0 if roles else self._roles.took_s)) * 1000
 
 
 def all_seen(site: Site, *, ended: bool) -> Callable[[Snapshot], bool]:
@@ -165,7 +191,7 @@ class Effort:
 
     sizes: Sequence[int] = SIZES
     loads: Sequence[Load] = LOADS
-    budget_s: float = 5.0
+    budget_s: float = 3.0
     least: int = 3
     most: int = 100
 
@@ -201,6 +227,7 @@ def _cell(cell: Cell, site: Site, config: Config, program: Path | str, effort: E
         if not cell.load.closing:
             contenders.append(Contender(QUIET, _often(lambda: looks.cpu_ms(full=False))))
         contenders.append(Contender(FULL, _often(lambda: looks.cpu_ms(full=True))))
+        contenders.append(Contender(HOLDERS, _often(lambda: looks.cpu_ms(full=True, roles=False))))
         contenders.append(Contender(NEW, lambda: _with(site.steady.another_connection, looks)))
         if isinstance(program, Path):
             for name, established in ((rivals.C_DUMP, False), (C_FULL, True)):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rig.bench import rivals
 from rig.bench.claims import Claim, Relation, worst
-from rig.bench.looks import BASE, C_FULL, FULL, NEW, QUIET, Cell, Measured
+from rig.bench.looks import BASE, C_FULL, FULL, HOLDERS, NEW, QUIET, Cell, Measured
 from rig.bench.page import Page, ms, plot, times
 from rig.bench.samples import line_fit
 from rig.bench.sites import Load
@@ -13,7 +13,7 @@ from rig.bench.sites import Load
 SMALL = 100
 """Below 1 000 sockets the kernel's part is so small that Python's own shows."""
 
-NAMES = (QUIET, FULL, NEW, rivals.C_DUMP, C_FULL, rivals.PROC_PARSE, rivals.SS, rivals.PSUTIL, rivals.LSOF)
+NAMES = (QUIET, HOLDERS, FULL, NEW, rivals.C_DUMP, C_FULL, rivals.PROC_PARSE, rivals.SS, rivals.PSUTIL, rivals.LSOF)
 CLOSING = Load(closing=64)
 
 
@@ -24,7 +24,7 @@ def tell(cells: Sequence[Measured], page: Page, picture: Path | None) -> None:
     _ratios([one for one in cells if one.cell.load == BASE], page)
     if picture is not None:
         quiet = {one.cell.sockets: one for one in cells if one.cell.load == BASE}
-        shown = [name for name in NAMES if name not in {NEW, C_FULL}]
+        shown = [name for name in NAMES if name not in {NEW, C_FULL, HOLDERS}]
         lines = {
             name: [(size, one.samples[name]) for size, one in sorted(quiet.items()) if name in one.samples]
             for name in shown
@@ -68,7 +68,7 @@ def _against_c(cells: Sequence[Measured]) -> Iterator[Claim]:
     yield _claim("the same at 100 sockets", 1.6, small, pair)
     holding = [one for one in cells if one.cell == Cell(1_000, CLOSING)]
     yield _claim(
-        "64 CLOSE_WAIT with all holders / the same dump in C, 1 000 sockets", 4, holding, (FULL, rivals.C_DUMP)
+        "64 CLOSE_WAIT with all holders / the same dump in C, 1 000 sockets", 4, holding, (HOLDERS, rivals.C_DUMP)
     )
 
 

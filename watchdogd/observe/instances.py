@@ -56,13 +56,15 @@ class Instances:
         self._edge = edge
         self._sites: dict[str, _Site] = {}
         self._config: Config | None = None
-        self._now: tuple[Instance, ...] | None = None
+        self._now: tuple[Instance, ...] = ()
+        self._outdated = False
+        self._latched: tuple[tuple[Connection, ...], Mapping[MemberId, Member], list[ProcessId]] | None = None
         self.not_covered: tuple[str, ...] = ()
         self.blind: tuple[Blind, ...] = ()
 
     def reconfigure(self, config: Config) -> None:
         """Take another configuration; what is known of instances that stay is kept."""
-        self._config, self._now = config, None
+        self._config, self._outdated = config, True
         if config.instances is None:
             sites: dict[str, _Site] = {}
             for site in self._sites.values():
@@ -78,9 +80,10 @@ class Instances:
             self._sites = sites
 
     def now(self) -> tuple[Instance, ...]:
-        """Return every instance as it is known now: the same tuple until they are read again."""
-        if self._now is None:
-            self._now = tuple(_instance(name, site) for name, site in self._sites.items())
+        """Return every instance as it is known now: the same tuple as long as nothing has changed."""
+        if self._outdated:
+            now = tuple(_instance(name, site) for name, site in self._sites.items())
+            self._now, self._outdated = self._now if now == self._now else now, False
         return self._now
 
     def masters(self) -> list[Master]:
@@ -89,7 +92,7 @@ class Instances:
 
     def read(self, at: Mono, members: Mapping[MemberId, Member]) -> None:
         """Read masters and processes."""
-        self._now = None
+        self._outdated = True
         if self._config is not None and self._config.instances is None:
             self._discover(self._config)
         for site in self._sites.values():
@@ -101,16 +104,32 @@ class Instances:
 
     def hide(self, netns: int, why: str) -> None:
         """Make the instances of a network namespace blind, until the next `read`: its sockets cannot be read."""
-        self._now = None
+        self._outdated = True
         for site in self._sites.values():
             if site.master and site.master.netns == netns:
                 site.blind += (why,)
 
     def attribute(self, connections: Connections, members: Mapping[MemberId, Member], at: Mono) -> None:
         """Find who holds which connection, and latch what that says of workers and masters."""
-        self._now = None
+        self._outdated = True
         every = [process for site in self._sites.values() for process in site.processes()]
         unreadable = connections.attribute(every, self._edge)
+        for site in self._sites.values() if unreadable else ():
+            own = set(site.processes())
+            site.blind += tuple(why for process, why in unreadable.items() if process in own)
+        # Of ended connections that are as they were there is nothing more to learn; of an ESTABLISHED one, that it is.
+        now = connections.now()
+        if (
+            self._latched is None
+            or self._latched[0] is not now
+            or self._latched[1] is not members
+            or self._latched[2] != every
+            or any(one.tcp is Tcp.ESTABLISHED and one.holders for one in now)
+        ):
+            self._latched = now, members, every
+            self._latch(now, members, at)
+
+    def _latch(self, connections: Iterable[Connection], members: Mapping[MemberId, Member], at: Mono) -> None:
         by_endpoint: dict[Endpoint, list[Member]] = {}
         for member in members.values():
             for endpoint in member.endpoints:
@@ -122,13 +141,11 @@ class Instances:
 
         # By holder: to show every instance all of them took 99 ms with 40 instances of 80 connections, and takes 6 so.
         held: dict[ProcessId, list[Connection]] = {}
-        for connection in connections.now():
+        for connection in connections:
             for holder in connection.holders:
                 held.setdefault(holder, []).append(connection)
         for site in self._sites.values():
-            own = set(site.processes())
-            site.blind += tuple(why for process, why in unreadable.items() if process in own)
-            known = {one.cookie: one for process in own for one in held.get(process, ())}.values()
+            known = {one.cookie: one for process in site.processes() for one in held.get(process, ())}.values()
             site.workers.connect(known, by_endpoint, over)
             _latch_master(site, known, by_endpoint, at)
 

@@ -92,19 +92,19 @@ class Connections:
     def fold_known(self, found: Mapping[int, Row | None], netns: int, at: Mono) -> None:
         """Take what some known ones are now, in between two readings of the table; None: in no table any more."""
         table = Table(at, tuple(row for row in found.values() if row is not None))
-        self._fold(table, netns, found.keys(), established=False)
+        self._fold(table, netns, found.keys())
 
     def fold(self, table: Table, netns: int, *, established: bool) -> None:
         """Take one reading of a namespace's table. What is missing is DEAD; `attribute` drops what nobody holds."""
         # Where a table of CLOSE_WAIT alone does not show an ESTABLISHED one, it says nothing of it.
         asked = self._tracks.keys() if established else [one.cookie for one in self._known.ended]
-        self._fold(table, netns, asked, established=established)
+        self._fold(table, netns, asked)
         self._read_at[netns, False] = table.at
         if established:
             self._read_at[netns, True] = table.at
 
-    def _fold(self, table: Table, netns: int, asked: Iterable[int], *, established: bool) -> None:
-        changed = established
+    def _fold(self, table: Table, netns: int, asked: Iterable[int]) -> None:
+        changed = False
         before = self._read_at.get((netns, False), -math.inf)
         before_established = self._read_at.get((netns, True), -math.inf)
         moment = Interval(table.at, table.at + table.took_s)
@@ -115,6 +115,8 @@ class Connections:
                 self._tracks[row.cookie] = _Track(_connection(row, moment, since, before), netns)
                 self._unattributed.add(row.inode)
                 changed = True
+            elif not (row.close_wait or track.links or row.inode in self._unattributed):
+                continue  # nobody's whom we watch, such as our own heartbeats': what it hears changes nothing
             else:
                 updated = _updated(track.connection, row, moment, before)
                 changed |= updated is not track.connection
@@ -160,7 +162,7 @@ class Connections:
         """Drop what belongs to network namespaces in which no instance lives any more."""
         for cookie in [cookie for cookie, track in self._tracks.items() if track.netns not in keep]:
             del self._tracks[cookie]
-        self._seen = None
+            self._seen = None
         for key in [key for key in self._read_at if key[0] not in keep]:
             del self._read_at[key]
 
@@ -170,7 +172,6 @@ class Connections:
         Known links are checked with one readlink each. All processes are scanned when a socket is new; else only the
         new processes, since a descriptor comes to another process by a fork alone (4-5 us for each descriptor).
         """
-        self._seen = None
         present = set(processes)
         self._scanned &= present
         by_inode = {track.connection.inode: track for track in self._tracks.values()}
@@ -205,9 +206,11 @@ class Connections:
             track.restored = False
             if track.connection.tcp is Tcp.DEAD and not holders and everybody_was_read:
                 del self._tracks[cookie]
+                self._seen = None
             elif holders != track.connection.holders:
                 shared = track.connection.shared or len(holders) > 1
                 track.connection = replace(track.connection, holders=holders, shared=shared)
+                self._seen = None
 
 
 def _check_links(track: _Track, present: set[ProcessId], edge: Uwsgi, unreadable: dict[ProcessId, str]) -> None:
