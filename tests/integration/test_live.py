@@ -162,7 +162,7 @@ def test_what_a_load_balancer_ended_is_unexplained_unless_any_cause_counts(site:
     mongod = site.mongod()
     with socket.create_server(("127.0.0.1", 0)) as balancer:
         port = balancer.getsockname()[1]
-        held = (f"pythonpath = {Path(apps.__file__).parent}", "import = hold", f"pyargv = 0 1 {port}")
+        held = (f"pythonpath = {Path(apps.__file__).parent}", "import = hold", f"pyargv = 0 {port} 1")
         app = site.app(app=App.NO_CLIENT, processes=1, lazy_apps=True, extra=held)
         connection, _ = balancer.accept()
         # A connection from the first second of mongod's life may be older than it (docs/design.md).
