@@ -2,21 +2,22 @@
 
 import contextlib
 import math
-import statistics
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from rig import RigError
 from rig.bench import rivals
 from rig.bench.rivals import Dump, built_dump, dumping
-from rig.bench.samples import Contender, Sample, median_of, take_turns
+from rig.bench.samples import Contender, Sample, take_turns
 from rig.bench.sites import WITHIN_S, Load, Site, a_mongod, a_site, write_config
+from rig.mongod import Mongod
 from rig.processes import POLL_S
 from rig.strangers import most_descriptors, strangers
 from watchdogd.conclude import Conclusions
@@ -39,10 +40,8 @@ LOADS = (
 )
 HOLDERS = "our look with holders, without roles"
 QUIET, FULL, NEW = "our quiet look", "our full look", "our full look with a new socket"
+QUIET_FEW, FULL_FEW = "our quiet look, 20 descriptors beside it", "our full look, 20 descriptors beside it"
 C_FULL = "the same dump in C as a full look's"
-
-IN_A_ROW = 10
-"""Looks, and dumps, between two of the others: the cheap ones are measured as often as the dear ones allow."""
 
 
 class _Depth:
@@ -211,28 +210,50 @@ def measure(effort: Effort, say: Callable[[str], None]) -> Iterator[Measured | s
                 if one.descriptors + one.established > most_descriptors():
                     yield f"{one.descriptors} descriptors in a worker: this user may have {most_descriptors()}"
                     continue
-                with a_site(mongod, one) as site:
-                    config = load(write_config(folder / f"{size}-{number}.yaml", site))
-                    yield _cell(Cell(size, one), site, config, program, effort)
+                with contextlib.ExitStack() as cell:
+                    place = folder / f"{size}-{number}"
+                    looks = cell.enter_context(_looking(mongod, one, place))
+                    few = None
+                    if one.descriptors != BASE.descriptors:
+                        # On the same host and in the same rounds: what the descriptors cost is what differs.
+                        fewer = replace(one, descriptors=BASE.descriptors)
+                        few = cell.enter_context(_looking(mongod, fewer, place.with_name(f"{place.name}-few"))).looks
+                    yield _cell(Cell(size, one), looks, few, program, effort)
 
 
-def _cell(cell: Cell, site: Site, config: Config, program: Path | str, effort: Effort) -> Measured:
-    skipped: dict[str, str] = {}
-    with contextlib.ExitStack() as stack:
-        looks = stack.enter_context(Looks(config))
+class _Looking(NamedTuple):
+    looks: Looks
+    site: Site
+
+
+@contextlib.contextmanager
+def _looking(mongod: Mongod, held: Load, place: Path) -> Iterator[_Looking]:
+    """Looks at a site that holds this, and has seen all of it, and the end of what ends."""
+    with a_site(mongod, held) as site, Looks(load(write_config(place.with_suffix(".yaml"), site))) as looks:
         looks.wait_until(all_seen(site, ended=False), "every connection of the workers")
         site.closing.end()
         looks.wait_until(all_seen(site, ended=True), "the end of those that end")
-        contenders: list[Contender] = []
-        if not cell.load.closing:
-            contenders.append(Contender(QUIET, _often(lambda: looks.cpu_ms(full=False))))
-        contenders.append(Contender(FULL, _often(lambda: looks.cpu_ms(full=True))))
-        contenders.append(Contender(HOLDERS, _often(lambda: looks.cpu_ms(full=True, roles=False))))
+        yield _Looking(looks, site)
+
+
+def _ours(looks: Looks, load: Load, quiet: str, full: str) -> Iterator[Contender]:
+    if not load.closing:
+        yield Contender(quiet, lambda: looks.cpu_ms(full=False), paired=True)
+    yield Contender(full, lambda: looks.cpu_ms(full=True), paired=True)
+
+
+def _cell(cell: Cell, looking: _Looking, few: Looks | None, program: Path | str, effort: Effort) -> Measured:
+    skipped: dict[str, str] = {}
+    looks, site = looking
+    with contextlib.ExitStack() as stack:
+        contenders = list(_ours(looks, cell.load, QUIET, FULL))
+        contenders += _ours(few, cell.load, QUIET_FEW, FULL_FEW) if few else ()
+        contenders.append(Contender(HOLDERS, lambda: looks.cpu_ms(full=True, roles=False), paired=True))
         contenders.append(Contender(NEW, lambda: _with(site.steady.another_connection, looks)))
         if isinstance(program, Path):
             for name, established in ((rivals.C_DUMP, False), (C_FULL, True)):
                 dump = stack.enter_context(dumping(program, looks.endpoints, established=established))
-                contenders.append(Contender(name, _dumps(dump)))
+                contenders.append(Contender(name, partial(_once, dump), paired=True))
         else:
             skipped[rivals.C_DUMP] = program
         for rival in rivals.rivals(looks.endpoints, site.closing.port):
@@ -247,12 +268,9 @@ def _cell(cell: Cell, site: Site, config: Config, program: Path | str, effort: E
     return Measured(cell, samples, skipped)
 
 
-def _often(measure: Callable[[], float]) -> Callable[[], float]:
-    return lambda: median_of(measure, IN_A_ROW)
-
-
-def _dumps(dump: Dump) -> Callable[[], float]:
-    return lambda: statistics.median(dump.cpu_ms(IN_A_ROW))
+def _once(dump: Dump) -> float:
+    (ms,) = dump.cpu_ms(1)
+    return ms
 
 
 def _with(during: Callable[[], AbstractContextManager[None]], looks: Looks) -> float:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+IN_A_ROW = 10
 # What takes longer than this is not repeated more often than it must be: lsof on 200 000 sockets takes 5 s.
 DEAR_MS = 300.0
 
@@ -36,22 +37,42 @@ class Sample:
 
 @dataclass(frozen=True)
 class Contender:
-    """One way of doing the same thing. `measure`: does it, and gives the CPU that it took in ms."""
+    """One way of doing the same thing. `measure`: does it, and gives the CPU that it took in ms.
+
+    `paired`: it is cheap, and its ratio to the others that are counts: call by call they take turns within a turn.
+    """
 
     name: str
     measure: Callable[[], float]
+    paired: bool = False
 
 
 def take_turns(contenders: Sequence[Contender], *, budget_s: float, least: int, most: int) -> dict[str, Sample]:
-    """Measures all of them, each once a round and in another order each time, within the budget if `least` allows."""
+    """Measures all of them, each once a round and in another order each time: the dear ones `least` times, the others
+    for as long as the budget is after that.
+    """
     taken: dict[str, list[float]] = {one.name: [] for one in contenders}
     begin, rounds = time.monotonic(), 0
     while rounds < least or (rounds < most and time.monotonic() - begin < budget_s):
+        if rounds == least:
+            begin = time.monotonic()
         turn = [one for one in contenders if rounds < least or taken[one.name][0] < DEAR_MS]
-        for one in random.sample(turn, len(turn)):
-            taken[one.name].append(one.measure())
+        pairs = [one for one in turn if one.paired]
+        for unit in random.sample(units := [[one] for one in turn if not one.paired] + [pairs], len(units)):
+            for name, value in _measured(unit).items():
+                taken[name].append(value)
         rounds += 1
     return {name: Sample(tuple(values)) for name, values in taken.items() if values}
+
+
+def _measured(unit: Sequence[Contender]) -> dict[str, float]:
+    """Each of the unit once, or, where they are several, in turns and their medians.
+
+    In another order each time: who comes after the dump of another process finds the caches cold.
+    """
+    calls = IN_A_ROW if len(unit) > 1 else 1
+    values = [{one.name: one.measure() for one in random.sample(unit, len(unit))} for _ in range(calls)]
+    return {one.name: statistics.median(taken[one.name] for taken in values) for one in unit}
 
 
 def median_of(measure: Callable[[], float], count: int) -> float:

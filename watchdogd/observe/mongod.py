@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 from watchdogd.config.addresses import parse_endpoint
@@ -235,11 +235,8 @@ def _client(watch: _Watch) -> _Closable:
 
 
 def _emptied(queue: SimpleQueue[Heartbeat]) -> Iterable[Heartbeat]:
-    try:
-        while True:
-            yield queue.get_nowait()
-    except Empty:
-        return
+    while not queue.empty():  # one thread alone takes
+        yield queue.get_nowait()
 
 
 def process_id_of(hello: Mapping[str, Any]) -> str | None:

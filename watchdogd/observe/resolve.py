@@ -133,11 +133,10 @@ class PoolResolver:
     def drain(self) -> list[Seeds | Addresses]:
         """See `Resolver.drain`."""
         answers = []
-        with contextlib.suppress(Empty):
-            while True:
-                key, answer = self._answers.get_nowait()
-                self._asked.discard(key)
-                answers.append(answer)
+        while not self._answers.empty():  # this thread alone takes
+            key, answer = self._answers.get_nowait()
+            self._asked.discard(key)
+            answers.append(answer)
         return answers
 
     def _ask(self, key: _Question, look: Callable[[], Seeds | Addresses]) -> None:

@@ -150,7 +150,7 @@ class SockDiag:
         at, cpu = time.monotonic(), time.thread_time()
         if not endpoints:
             return Table(at, ())
-        if endpoints != self._endpoints:
+        if endpoints is not self._endpoints:
             self._request = request(endpoints)
             self._endpoints = endpoints
         try:
