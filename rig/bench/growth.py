@@ -15,7 +15,7 @@ from rig.bench.sites import Load, Site, a_mongod, a_site, write_config
 
 TICKS = 100_000
 HELD = Load(closing=16, established=16)
-MONGOD_EVERY = 8
+MONGOD_EVERY = 2
 """Reloads of the workers until mongod is restarted: every leftover and every incident is then of another process."""
 WITHIN_S = 900.0
 LOOK_EVERY_S = 0.05

@@ -67,7 +67,9 @@ def test_the_bench_measures_and_judges_every_line() -> None:
     assert done.returncode == 0, done.stderr
     _, _, verdicts = done.stdout.partition("verdict\n")
     assert [line for line in verdicts.splitlines() if line.startswith("lsof -i:PORT / a quiet look")], done.stdout
-    assert all(verdict in " ".join(verdicts.split()) for verdict in ("holds", "not measured: no such host was measured")), verdicts
+    assert all(
+        verdict in " ".join(verdicts.split()) for verdict in ("holds", "not measured: no such host was measured")
+    ), verdicts
 
 
 # That no process is left is checked after every run of the tests (tests/conftest.py).

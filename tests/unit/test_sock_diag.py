@@ -315,3 +315,17 @@ def test_every_endpoint_is_found_again_in_procs_notation(endpoint: Endpoint) -> 
         (row,) = proc_rows([line], remotes([endpoint]), established=False)
         assert row.local == row.remote == endpoint
         assert ip_address(row.remote.host) == ip_address(endpoint.host)
+
+
+def test_the_ends_of_sockets_that_are_gone_are_forgotten() -> None:
+    answer = Answer()
+    ((first, *_),) = read(answer, Socket(1).row(9))
+    answer.remember(others=False)
+    ((again, *_),) = read(answer, Socket(1).row(9))
+    assert again is first
+    answer.remember(others=True)
+    read(answer, Socket(2).row(9))
+    answer.remember(others=False)
+    ((anew, *_),) = read(answer, Socket(1).row(9))
+    assert anew == first
+    assert anew is not first

@@ -9,7 +9,6 @@ include/uapi/linux/netlink.h, sock_diag.h, inet_diag.h and tcp.h. This module mu
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import socket
 import struct
@@ -54,8 +53,6 @@ _ROW = _NLMSGHDR.size + _MESSAGE_SIZE
 
 _IPV4_SIZE = 4
 _MAPPED = bytes(10) + b"\xff\xff"
-# 4096 ends are 2.5 MB; with more connections than that a look only costs more.
-_REMEMBERED_ENDS = 4096
 
 Name = tuple[int, bytes]
 """What names one socket to the kernel: its family, and its inet_diag_sockid of 48 bytes."""
@@ -152,13 +149,17 @@ def ends(family: int, socket_id: bytes) -> Ends:
 
 
 class Answer:
-    """Reads the parts of answers from `buffer`, which each one is received into; remembers sockets' ends."""
+    """Reads the parts of answers from `buffer`, which each one is received into.
+
+    To print a socket's ends takes 4 us, so they are remembered, 600 bytes each; see `remember`.
+    """
 
     def __init__(self) -> None:
         # Longer than any part, so that reading ahead at the end of one does not run over its end.
         self._memory = bytearray(MAX_PART + 4096)
         self.buffer = memoryview(self._memory)[:MAX_PART]
-        self._ends = functools.lru_cache(_REMEMBERED_ENDS)(ends)
+        self._known: dict[Name, Ends] = {}
+        self._shown: dict[Name, Ends] = {}
         self._info_at, self._row = _ROW, _row(_ROW)
         self.complete = False
 
@@ -194,10 +195,19 @@ class Answer:
         family, state, name, rqueue, inode, room, kind, data_ms, ack_ms = self._row.unpack_from(self._memory, offset)
         if kind != _INET_DIAG_INFO or room < _INFO_SIZE or self._info_at >= length:
             data_ms, ack_ms = self._ages(offset, length)
-        known = self._ends(family, name)
+        key = family, name
+        self._shown[key] = known = self._known.get(key) or ends(family, name)
         if data_ms is None:
-            return known, inode, state, rqueue, None, None, (family, name)
-        return known, inode, state, rqueue, data_ms / 1000, ack_ms / 1000, (family, name)
+            return known, inode, state, rqueue, None, None, key
+        return known, inode, state, rqueue, data_ms / 1000, ack_ms / 1000, key
+
+    def remember(self, *, others: bool) -> None:
+        """Remember the ends of all sockets that were read since the last call; `others`: and those known before."""
+        if others:
+            self._known.update(self._shown)
+        else:
+            self._known = self._shown
+        self._shown = {}
 
     def _ages(self, begin: int, length: int) -> tuple[int, int] | tuple[None, None]:
         """Find TCP_INFO in the row, which is at the same place in all of them: from here on it is read with the row."""

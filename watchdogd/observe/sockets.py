@@ -214,6 +214,7 @@ class SockDiag:
                         names[row.cookie] = seen[-1]
             if time.monotonic() > until:
                 raise TimeoutError(errno.ETIMEDOUT, f"the answer does not end within {_DEADLINE_S} s")
+        answer.remember(others=not established)  # of a table with ESTABLISHED ones too, all others are gone
         return rows.values()
 
 
