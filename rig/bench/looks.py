@@ -262,7 +262,8 @@ def _cell(cell: Cell, looking: _Looking, few: Looks | None, program: Path | str,
             else:
                 skipped[rival[0]] = rival[1]
         for one in contenders:
-            one.measure()  # caches and allocators are warm from here on, as in a daemon
+            if one.paired:
+                one.measure()  # caches and allocators are warm from here on, as in a daemon
         least = effort.least if cell.load == BASE else max(1, effort.least - 1)
         samples = take_turns(contenders, budget_s=effort.budget_s, least=least, most=effort.most)
     return Measured(cell, samples, skipped)
