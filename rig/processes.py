@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -63,7 +64,11 @@ class Process:
         self._popen: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.end(signal.SIGKILL)
+            raise
         return self
 
     def __exit__(
@@ -88,6 +93,12 @@ class Process:
         if self._popen is not None:
             raise RigError(f"{self.argv[0]} is started already (pid {self._popen.pid})")
         _guard()  # before there is anything to guard
+        # By a thread, which no Ctrl-C interrupts between the start and the guard's hearing of it. It is in the network
+        # namespace of the calling one.
+        with ThreadPoolExecutor(1) as starter:
+            starter.submit(self._start).result()
+
+    def _start(self) -> None:
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
                 self.argv,
