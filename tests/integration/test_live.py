@@ -89,10 +89,11 @@ def shown(document: dict[str, Any]) -> set[Held]:
 
 def in_truth(app: Uwsgi, port: int) -> set[Held]:
     """What psutil shows of master and workers."""
+    name = "net_connections" if hasattr(psutil.Process, "net_connections") else "connections"  # before psutil 6
     return {
         Held(pid, "{}:{}".format(*one.laddr), "{}:{}".format(*one.raddr), one.status)
         for pid in (app.master, *app.workers())
-        for one in psutil.Process(pid).net_connections("tcp")
+        for one in getattr(psutil.Process(pid), name)("tcp")
         if tuple(one.raddr)[1:] == (port,)
     }
 
