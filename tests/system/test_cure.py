@@ -7,10 +7,10 @@ import pytest
 from rig.processes import wait_for
 from tests.once import ROOT
 from tests.system.box import Box
+from tests.system.in_flight import CURED_WITHIN_S, reload_in_flight
 from tests.system.service import HELPER, UNIT, Service
-from tests.system.site import FIFO, WORKERS, Site, Way
+from tests.system.site import WORKERS, Site, Way
 
-CURED_WITHIN_S = 90.0
 RIGHTS = ROOT / "docs/rights.md"
 STEPS = ("leftovers_found", "reload_due", "reload_sent", "reloaded", "recovered")
 
@@ -107,22 +107,8 @@ def test_restarts_and_crashes_of_mongod_never_restart_the_watchdog(service: Serv
 def test_a_stopped_daemon_is_restarted_by_the_watchdog_and_sends_no_second_reload(
     service: Service, site: Site, box: Box
 ) -> None:
-    """A reload is in flight, held up by a worker that is busy for longer than the daemon is away."""
-    site.mercy_s = 30
-    service.limits = {"worker_reload_mercy": "30s"}
-    service.configure()
     service.drop_in("[Service]\nWatchdogSec=8\n")
-    site.start()
-    service.start()
-    with site.hanging():
-        site.strand(hanging=1)
-        service.wait_event("reload_sent", within=CURED_WITHIN_S)
+    with reload_in_flight(service, site):
         box.systemctl("kill", "--signal=STOP", "--kill-who=main", UNIT)
         wait_for(lambda: service.restarts == 1 and service.state == "active", "it is restarted", within=60)
         assert "Watchdog timeout" in service.log()
-        assert service.status()["instances"][0]["state"] in {"reloading", "verifying"}
-        with site.traffic():
-            service.wait_event("recovered", within=CURED_WITHIN_S)
-    assert len(service.events("reload_sent")) == 1
-    assert service.log(HELPER).count(f"{FIFO}'") == 1
-    assert site.respawned() == WORKERS

@@ -13,12 +13,12 @@ from tests import package
 from tests.once import ROOT
 from tests.system import machines
 from tests.system.box import Box
+from tests.system.in_flight import reload_in_flight
 from tests.system.machines import ON_EACH
 from tests.system.service import CONFIG, HELPER, HELPER_SOCKET, UNIT, Service
-from tests.system.site import FIFO, WORKERS, Site
+from tests.system.site import FIFO, Site
 
 APT_S = 120.0
-CURED_WITHIN_S = 90.0
 NEXT = "0.1.0+next"
 
 
@@ -78,26 +78,12 @@ def test_what_it_installs_is_there_for_its_users(box: Box) -> None:
 def test_an_upgrade_restarts_what_runs_and_sends_no_second_reload(
     service: Service, site: Site, box: Box, tmp_path: Path
 ) -> None:
-    """A reload is in flight, held up by a worker that is busy."""
-    site.mercy_s = 30
-    service.limits = {"worker_reload_mercy": "30s"}
-    service.configure()
-    site.start()
-    service.start()
-    pid = service.pid
     machines.put(a_next_version(tmp_path), box)
-    with site.hanging():
-        site.strand(hanging=1)
-        service.wait_event("reload_sent", within=CURED_WITHIN_S)
+    with reload_in_flight(service, site):
+        pid = service.pid
         apt(box, "install", machines.PACKAGE)
         assert (service.state, service.restarts) == ("active", 0)
         assert service.pid != pid
-        assert service.status()["instances"][0]["state"] in {"reloading", "verifying"}
-        with site.traffic():
-            service.wait_event("recovered", within=CURED_WITHIN_S)
-    assert len(service.events("reload_sent")) == 1
-    assert service.log(HELPER).count(f"{FIFO}'") == 1
-    assert site.respawned() == WORKERS
 
 
 def test_what_was_edited_survives_an_upgrade_a_removal_and_a_new_installation(
