@@ -24,6 +24,7 @@ from rig.traffic import Request, get
 
 # A start takes 2 s (0.5 s without the pause below); the rest is for a loaded machine.
 START_WITHIN_S = 20.0
+BUSY_WITHIN_S = 60.0  # for the headers, and for the end once it may
 # A client made at import is now and then stuck from boot (1 of 12 to 21 starts), but not 5 times running.
 STARTS = 5
 # So long a started worker keeps each probing request, so that as many at once reach as many workers.
@@ -182,19 +183,24 @@ class Uwsgi:
             return list(pool.map(lambda _: self.get(path, timeout=timeout), range(count)))
 
     @contextlib.contextmanager
-    def busy(self, count: int, *, seconds: float) -> Iterator[list[int]]:
-        """Keeps that many workers busy for so long, without MongoDB, and gives their pids; waits for them.
+    def busy(self, count: int) -> Iterator[list[int]]:
+        """Keeps that many workers busy for as long as the `with` lasts, without MongoDB, and gives their pids.
 
         With all others busy every request goes to the one that is left: so a single worker is stranded.
         """
+        over = self.folder / "over"
+        over.unlink(missing_ok=True)
         with contextlib.ExitStack() as connections:
             answers = []
             for _ in range(count):
-                connection = http.client.HTTPConnection(*self.address, timeout=seconds + 30)
+                connection = http.client.HTTPConnection(*self.address, timeout=BUSY_WITHIN_S)
                 connections.callback(connection.close)
-                connection.request("GET", f"/sleep?s={seconds}")
+                connection.request("GET", f"/busy?until={over}")
                 answers.append(connection.getresponse())
-            yield [int(answer.headers["X-Worker"]) for answer in answers]
+            try:
+                yield [int(answer.headers["X-Worker"]) for answer in answers]
+            finally:
+                over.touch()
             for answer in answers:
                 with contextlib.suppress(OSError, http.client.HTTPException):  # a worker may have been killed
                     answer.read()

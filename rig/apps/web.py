@@ -21,12 +21,14 @@ import threading
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, request
 from pymongo import MongoClient
 
 CLIENT = os.environ["RIG_CLIENT"]
+POLL_S = 0.02
 
 application = Flask(__name__)
 _one_at_a_time = threading.Lock()
@@ -57,24 +59,28 @@ def query() -> tuple[str, int]:
 
 
 def healthz() -> str:
-    """Says that the worker serves, without touching MongoDB."""
+    """Says that the worker serves, after `?hold=S` seconds of being busy, without touching MongoDB."""
+    time.sleep(float(request.args.get("hold", 0)))
     return "ok\n"
 
 
-def sleep() -> Response:
-    """Keeps the worker busy for `?s=S` seconds, without touching MongoDB; the headers go out at once."""
-    return _busy(float(request.args["s"]))
+def busy() -> Response:
+    """Keeps the worker busy until the file `?until=PATH` is there, without touching MongoDB."""
+    return _answered(until=Path(request.args["until"]))
 
 
 def hang() -> Response:
     """Never ends its answer: the worker ends only when its mercy is over."""
-    return _busy(10**6)
+    return _answered(until=None)
 
 
-def _busy(seconds: float) -> Response:
+def _answered(until: Path | None) -> Response:
+    """The headers go out at once, and the end of the answer comes when the file is there."""
+
     def body() -> Iterator[str]:
         yield "busy\n"
-        time.sleep(seconds)
+        while until is None or not until.exists():
+            time.sleep(POLL_S)
 
     return Response(body())
 
@@ -87,7 +93,7 @@ def name_the_worker(response: Response) -> Response:
 
 application.after_request(name_the_worker)
 application.add_url_rule("/", view_func=query)
-for view in (healthz, sleep, hang):
+for view in (healthz, busy, hang):
     application.add_url_rule(f"/{view.__name__}", view_func=view)
 
 if CLIENT == "import":

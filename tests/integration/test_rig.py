@@ -117,7 +117,7 @@ def test_r_executes_the_master_anew_in_its_place(tmp_path: Path) -> None:
 
 
 def test_with_all_others_busy_every_request_reaches_the_worker_that_is_left(tmp_path: Path) -> None:
-    with Uwsgi(tmp_path, app=App.NO_CLIENT) as app, app.busy(2, seconds=1) as busy:
+    with Uwsgi(tmp_path, app=App.NO_CLIENT) as app, app.busy(2) as busy:
         (left,) = set(app.ready_workers()) - set(busy)
         assert {app.get().worker for _ in range(5)} == {left}
 
@@ -234,7 +234,7 @@ def test_a_client_made_after_fork_heals_by_itself(tmp_path: Path) -> None:
 @long
 def test_one_stranded_worker_among_good_ones_is_cured_by_a_chain_reload(tmp_path: Path) -> None:
     with shop(tmp_path) as (mongod, app, traffic):
-        with app.busy(2, seconds=OUTAGE_S + 1) as spared:
+        with app.busy(2) as spared:
             (stranded,) = set(app.workers()) - set(spared)
             back = outage(mongod)
         time.sleep(15)

@@ -84,7 +84,7 @@ def test_workers_with_after_fork_hooks_that_only_answer_health_checks_are_not_st
     checked: set[int | None] = set()
 
     def all_checked() -> bool:
-        checked.update(one.worker for one in app.get_many(16, "/sleep?s=0.1"))
+        checked.update(one.worker for one in app.get_many(16, "/healthz?hold=0.1"))
         return checked >= set(workers)
 
     wait_for(all_checked, "a health check of every worker", within=30)

@@ -75,7 +75,7 @@ def test_as_shipped_one_stranded_worker_among_good_ones_is_cured_by_a_chain_relo
     app = stage.app(mongod.uri, **DRIVER)
     watchdog = stage.watchdog(mongod.uri, app, policy=SHIPPED)
     workers = app.workers()
-    with app.busy(2, seconds=10) as spared:
+    with app.busy(2) as spared:
         mongod.stop()
         (stranded,) = set(workers) - set(spared)
         wait_for(lambda: app.get().worker == stranded, "an error of the worker that is left", within=20)
