@@ -91,6 +91,18 @@ def test_what_the_master_was_seen_to_hold_is_remembered(host: Host) -> None:
     assert instance(watcher).held_by_master == {MAIN}
 
 
+def test_the_master_was_connected_as_long_as_its_connection_was_there_though_nothing_came_over_it(host: Host) -> None:
+    master, _ = host.app()
+    socket = host.connect(master)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(44)
+    assert instance(watcher).master_connected_at == pytest.approx(host.clock.now, abs=10)
+    ended = host.clock.now
+    host.hang_up(socket, master)
+    watcher.tick(44)
+    assert instance(watcher).master_connected_at == pytest.approx(ended, abs=10)
+
+
 def test_a_worker_is_reconnected_from_its_first_own_connection_on(host: Host) -> None:
     _, (worker, other) = host.app()
     socket = host.connect(worker)

@@ -112,6 +112,22 @@ def test_for_who_looks_for_the_first_time_everything_may_have_been_there_for_eve
     assert one.closed == Interval(place.clock.now - 10 - GRAIN_S, place.clock.now - 5 + GRAIN_S)
 
 
+def test_an_idle_connection_is_the_same_until_it_hears_something() -> None:
+    place = Place()
+    socket = place.connect(place.workers[0])
+    place.full()
+    before = place.connections.now()
+    for _ in range(3):
+        place.clock.move(5)
+        place.full()
+        assert place.connections.now() is before
+    socket.hears(10)
+    socket.reads()
+    place.clock.move(1)
+    place.full()
+    assert place.known(socket).last_data == Interval(place.clock.now - 1 - GRAIN_S, place.clock.now - 1)
+
+
 @pytest.mark.parametrize("quiet", [False, True])
 def test_when_it_was_closed_lies_between_the_two_looks_around_it(quiet: bool) -> None:
     place = Place(backend=Backend.PROC)
@@ -404,6 +420,12 @@ class Life(RuleBasedStateMachine):
     def hears(self, data: st.DataObject) -> None:
         if socket := self.any_of(data, open_only=True):
             socket.hears(10)
+            self.looked = False
+
+    @rule(data=st.data())
+    def reads(self, data: st.DataObject) -> None:
+        if socket := self.any_of(data):
+            socket.reads()
             self.looked = False
 
     @rule(data=st.data())

@@ -39,6 +39,7 @@ class _Site:
     others: tuple[ProcessId, ...] = ()
     seen_at: Mono = 0.0
     held_by_master: frozenset[str] = frozenset()
+    connected: bool = False  # the master, to a member that serves
     connected_at: Mono | None = None
     blind: tuple[str, ...] = ()
 
@@ -117,19 +118,21 @@ class Instances:
         for site in self._sites.values() if unreadable else ():
             own = set(site.processes())
             site.blind += tuple(why for process, why in unreadable.items() if process in own)
-        # Of ended connections that are as they were there is nothing more to learn; of an ESTABLISHED one, that it is.
         now = connections.now()
         if (
             self._latched is None
             or self._latched[0] is not now
             or self._latched[1] is not members
             or self._latched[2] != every
-            or any(one.tcp is Tcp.ESTABLISHED and one.holders for one in now)
         ):
             self._latched = now, members, every
-            self._latch(now, members, at)
+            self._latch(now, members)
+        # Of connections that are as they were there is nothing more to learn, but that a master's still is.
+        for site in self._sites.values():
+            if site.connected:
+                site.connected_at = at
 
-    def _latch(self, connections: Iterable[Connection], members: Mapping[MemberId, Member], at: Mono) -> None:
+    def _latch(self, connections: Iterable[Connection], members: Mapping[MemberId, Member]) -> None:
         by_endpoint: dict[Endpoint, list[Member]] = {}
         for member in members.values():
             for endpoint in member.endpoints:
@@ -147,7 +150,7 @@ class Instances:
         for site in self._sites.values():
             known = {one.cookie: one for process in site.processes() for one in held.get(process, ())}.values()
             site.workers.connect(known, by_endpoint, over)
-            _latch_master(site, known, by_endpoint, at)
+            _latch_master(site, known, by_endpoint)
 
     def _read(self, site: _Site, at: Mono, members: Mapping[MemberId, Member]) -> None:
         found = self._edge.check(site.master) if site.master else None
@@ -158,7 +161,7 @@ class Instances:
             return
         if found is None or site.master is None or found.id != site.master.id:
             site.workers, site.others, site.seen_at = Workers(), (), at
-            site.held_by_master, site.connected_at = frozenset(), None
+            site.held_by_master, site.connected, site.connected_at = frozenset(), False, None
         site.master = found
         if found is None:
             return
@@ -202,9 +205,8 @@ def not_covered(masters: Iterable[Master]) -> tuple[str, ...]:
     )
 
 
-def _latch_master(
-    site: _Site, connections: Iterable[Connection], members: Mapping[Endpoint, list[Member]], at: Mono
-) -> None:
+def _latch_master(site: _Site, connections: Iterable[Connection], members: Mapping[Endpoint, list[Member]]) -> None:
+    site.connected = False
     if site.master is None:
         return
     for connection in connections:
@@ -212,7 +214,7 @@ def _latch_master(
             to = members.get(connection.remote, ())
             site.held_by_master |= {member.id.deployment for member in to}
             if connection.tcp is Tcp.ESTABLISHED and any(member.serving for member in to):
-                site.connected_at = at
+                site.connected = True
 
 
 def _instance(name: str, site: _Site) -> Instance:

@@ -252,11 +252,22 @@ def _connection(row: Row, moment: Interval, since: Interval, before: Mono) -> Co
 
 
 def _updated(known: Connection, row: Row, moment: Interval, before: Mono) -> Connection:
+    """Return what the row makes of it, and `known` itself where that is the same."""
     if row.close_wait and known.closed is not None:  # no data comes any more, and the first reading was the best
         if (known.tcp, known.rqueue) == (Tcp.CLOSE_WAIT, row.rqueue):
             return known
         return replace(known, tcp=Tcp.CLOSE_WAIT, rqueue=row.rqueue)
-    # Not replace(): it takes 8 us, and a full look does this for every ESTABLISHED connection.
+    # Data only comes later than data before, so what comes not after `last_data` is in it. That holds for most idle
+    # ones at most looks: anew from the jiffies they would all be a little different each time, at 15 us each.
+    if (
+        known.tcp is Tcp.ESTABLISHED
+        and not row.close_wait
+        and known.rqueue == row.rqueue
+        and row.data_age_s is not None
+        and moment.hi - row.data_age_s <= known.last_data.hi
+    ):
+        return known
+    # Not replace(), which takes 8 us.
     return Connection(
         known.cookie,
         known.inode,
