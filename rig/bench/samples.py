@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 IN_A_ROW = 10
+ROW_MS = 200.0  # what takes long is repeated less often
 # What takes longer than this is not repeated more often than it must be: lsof on 200 000 sockets takes 5 s.
 DEAR_MS = 300.0
 
@@ -39,7 +40,7 @@ class Sample:
 class Contender:
     """One way of doing the same thing. `measure`: does it, and gives the CPU that it took in ms.
 
-    `paired`: it is cheap, and its ratio to the others that are counts: call by call they take turns within a turn.
+    `paired`: it is cheap, and its ratio to the others that are counts: call by call they take turns within a row.
     """
 
     name: str
@@ -48,8 +49,8 @@ class Contender:
 
 
 def take_turns(contenders: Sequence[Contender], *, budget_s: float, least: int, most: int) -> dict[str, Sample]:
-    """Measures all of them, each once a round and in another order each time: the dear ones `least` times, the others
-    for as long as the budget is after that.
+    """Measures all of them, each for a row once a round and in another order each time: the dear ones `least` times,
+    the others for as long as the budget is after that.
     """
     taken: dict[str, list[float]] = {one.name: [] for one in contenders}
     begin, rounds = time.monotonic(), 0
@@ -59,25 +60,23 @@ def take_turns(contenders: Sequence[Contender], *, budget_s: float, least: int, 
         turn = [one for one in contenders if rounds < least or taken[one.name][0] < DEAR_MS]
         pairs = [one for one in turn if one.paired]
         for unit in random.sample(units := [[one] for one in turn if not one.paired] + [pairs], len(units)):
-            for name, value in _measured(unit).items():
+            for name, value in _row(unit).items():
                 taken[name].append(value)
         rounds += 1
     return {name: Sample(tuple(values)) for name, values in taken.items() if values}
 
 
-def _measured(unit: Sequence[Contender]) -> dict[str, float]:
-    """Each of the unit once, or, where they are several, in turns and their medians.
+def _row(unit: Sequence[Contender]) -> dict[str, float]:
+    """Medians of several turns in a row, each in another order, without the first.
 
-    In another order each time: who comes after the dump of another process finds the caches cold.
+    That one found the caches as somebody else left them: after lsof the same dump costs up to twice as much, and lsof
+    after lsof does not. In a row everyone is measured as by itself.
     """
-    calls = IN_A_ROW if len(unit) > 1 else 1
-    values = [{one.name: one.measure() for one in random.sample(unit, len(unit))} for _ in range(calls)]
+    first = {one.name: one.measure() for one in unit}
+    fitting = int(ROW_MS / max(1.0, sum(first.values())))
+    turns = IN_A_ROW if len(unit) > 1 else min(IN_A_ROW, fitting)
+    values = [{one.name: one.measure() for one in random.sample(unit, len(unit))} for _ in range(turns)] or [first]
     return {one.name: statistics.median(taken[one.name] for taken in values) for one in unit}
-
-
-def median_of(measure: Callable[[], float], count: int) -> float:
-    """The median of so many measurements in a row: one value of something that takes well below a millisecond."""
-    return statistics.median(measure() for _ in range(count))
 
 
 def line_fit(points: Iterable[tuple[float, float]]) -> tuple[float, float, float]:

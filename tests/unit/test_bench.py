@@ -40,20 +40,40 @@ def test_the_fit_finds_the_line_that_points_lie_on_whatever_their_size() -> None
     assert line_fit(points) == pytest.approx((0.2, 1e-4, 1.0))
 
 
+def _taking(name: str, turns: list[str], *ms: float, paired: bool = False) -> Contender:
+    """Something that takes so many ms, the last of them from then on."""
+    left = list(ms)
+
+    def measure() -> float:
+        turns.append(name)
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    return Contender(name, measure, paired)
+
+
 def test_contenders_take_turns_and_the_dear_ones_are_spared() -> None:
     turns: list[str] = []
-
-    def taking(name: str, ms: float) -> Contender:
-        def measure() -> float:
-            turns.append(name)
-            return ms
-
-        return Contender(name, measure)
-
-    taken = take_turns([taking("cheap", 1.0), taking("dear", 5_000.0)], budget_s=60, least=2, most=5)
+    cheap, dear = _taking("cheap", turns, 1.0), _taking("dear", turns, 5_000.0)
+    taken = take_turns([cheap, dear], budget_s=60, least=2, most=5)
     assert [len(taken[name].values) for name in ("cheap", "dear")] == [5, 2]
-    assert {*turns[:2]} == {*turns[2:4]} == {"cheap", "dear"}
+    assert turns.count("dear") == 2
+    first = turns[: len(turns) - 3 * 11]
+    assert first.count("cheap") == 2 * 11  # a row is one that is not counted, and ten
     assert taken["dear"].over(taken["cheap"]) == Sample((5_000.0, 5_000.0))
+
+
+def test_of_a_row_the_first_is_not_counted() -> None:
+    taken = take_turns([_taking("lsof", [], 50.0, 20.0, 22.0, 24.0, 26.0)], budget_s=0, least=1, most=1)
+    assert taken == {"lsof": Sample((23.0,))}  # and four of 50 ms fit into one
+
+
+def test_pairs_take_turns_within_a_row() -> None:
+    turns: list[str] = []
+    pair = [_taking(name, turns, 100.0, 1.0, paired=True) for name in ("ours", "C")]
+    taken = take_turns([*pair, _taking("lsof", turns, 20.0)], budget_s=0, least=1, most=1)
+    assert (taken["ours"], taken["C"]) == (Sample((1.0,)), Sample((1.0,)))
+    paired = [name for name in turns if name != "lsof"]
+    assert all({*paired[at : at + 2]} == {"ours", "C"} for at in range(0, 22, 2)), turns
 
 
 def test_a_ratio_shows_its_spread() -> None:
