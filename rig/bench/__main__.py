@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+import psutil
 import pymongo
 
 from rig import RigError
@@ -80,7 +81,8 @@ def _machine(network: str) -> str:
     load = os.getloadavg()[0]
     return (
         f"{os.cpu_count()} cores ({processor}), Linux {platform.release()}, CPython {platform.python_version()}, "
-        f"pymongo {pymongo.version}; load {load:.1f} at the start; {network}; {time.strftime('%Y-%m-%d')}."
+        f"pymongo {pymongo.version}; {len(psutil.pids())} processes and load {load:.1f} at the start; {network}; "
+        f"{time.strftime('%Y-%m-%d')}."
     )
 
 

@@ -93,10 +93,12 @@ def test_nothing_grows_while_workers_and_connections_come_and_go() -> None:
 
 
 BENCH = [sys.executable, "-m", "rig.bench", "looks", "--quick"]
+BENCH_WITHIN_S = 150.0  # it takes 18 s by itself, and 50 s among stories
 
 
+@pytest.mark.timeout(BENCH_WITHIN_S + 10)
 def test_the_bench_measures_and_judges_every_line() -> None:
-    done = subprocess.run(BENCH, capture_output=True, text=True, check=False, timeout=50)
+    done = subprocess.run(BENCH, capture_output=True, text=True, check=False, timeout=BENCH_WITHIN_S)
     assert done.returncode == 0, done.stderr
     _, _, verdicts = done.stdout.partition("verdict\n")
     assert [line for line in verdicts.splitlines() if line.startswith("lsof -i:PORT / a quiet look")], done.stdout
