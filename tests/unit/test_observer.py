@@ -78,7 +78,7 @@ def test_every_ten_seconds_a_look_is_full(host: Host) -> None:
 
 
 def test_at_rest_the_table_is_walked_as_often_as_its_cost_allows(host: Host) -> None:
-    host.sockets.cpu_s = 0.025  # 200 000 sockets
+    host.sockets.cpu_s = 0.005  # 50 000 sockets
     host.app()
     watcher = looking(host)
     watcher.tick(40)
@@ -95,7 +95,7 @@ def test_a_walk_is_not_put_off_while_something_is_wrong(host: Host) -> None:
 
 
 def test_in_between_what_is_known_to_have_ended_is_looked_up(host: Host) -> None:
-    host.sockets.cpu_s = 0.025
+    host.sockets.cpu_s = 0.005
     _, (worker, *_) = host.app()
     kept, closed = host.connect(worker), host.connect(worker)
     watcher = looking(host)
