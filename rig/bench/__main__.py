@@ -13,8 +13,8 @@ from typing import Protocol
 import psutil
 import pymongo
 
-from rig import RigError
-from rig.bench import daemons, growth, looks, moments, report_daemons, report_looks
+from rig import RigError, fetch
+from rig.bench import daemons, growth, looks, moments, packages, report_daemons, report_looks
 from rig.bench.page import Page, between, verdict_table
 from rig.bench.sites import Load, many_descriptors, own_network
 
@@ -100,7 +100,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupted)
     page = Page()
     try:
-        with own_network() as network, many_descriptors():
+        fetch.fetch_defaults(_progress)
+        if {"daemons", "memory"} & {*(asked.parts or PARTS)}:
+            packages.get()
+        with own_network() as network, many_descriptors():  # from here on nothing can be fetched
             page.say(
                 f"Printed and written by `make bench`: everything in one run, on this machine: {_machine(network)}"
             )

@@ -1,5 +1,6 @@
 """Debian's own packages, unpacked into the cache and not installed: monit, and what python3-pymongo brings."""
 
+import contextlib
 import os
 import platform
 import shutil
@@ -53,6 +54,13 @@ class Python:
 def our_python() -> Python:
     """The one that this runs in, with the pinned libraries."""
     return Python(Path(sys.executable), (ROOT,), (), pymongo.version)
+
+
+def get() -> None:
+    """Gets those that can be had, as long as there is a network; who uses one is told why it is missing."""
+    for one in (monit, debian_python):
+        with contextlib.suppress(MissingError):
+            one()
 
 
 def monit() -> Path:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import signal
 import struct
 import subprocess
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from rig.bench import daemons, growth, looks
+from rig import fetch
+from rig.bench import daemons, growth, looks, packages
 from rig.bench.samples import Contender, take_turns
 from rig.bench.sites import Load, Site, a_mongod, a_site, write_config
 from rig.processes import Process, wait_for
@@ -105,6 +107,25 @@ def test_the_bench_measures_and_judges_every_line() -> None:
     assert all(
         verdict in " ".join(verdicts.split()) for verdict in ("holds", "not measured: no such host was measured")
     ), verdicts
+
+
+def test_the_bench_fetches_before_it_goes_where_there_is_no_network(tmp_path: Path) -> None:
+    cache, asked, programs = tmp_path / "cache", tmp_path / "asked", tmp_path / "bin"
+    cache.mkdir()
+    programs.mkdir()
+    fetch.fetch_defaults(lambda _: None)
+    for one in fetch.cache_dir().iterdir():
+        if not one.name.startswith(packages.release()):
+            (cache / one.name).symlink_to(one)
+    apt_get = programs / "apt-get"
+    apt_get.write_text(f"#!/bin/sh\nreadlink /proc/self/ns/net >>{asked}\necho not today >&2\nexit 1\n")
+    apt_get.chmod(0o755)
+    env = {**os.environ, "MONGO_WATCHDOG_CACHE": str(cache), "PATH": f"{programs}:{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "rig.bench", "memory", "--quick"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0, done.stderr
+    assert "not measured: apt-get download python3-pymongo: not today" in done.stdout
+    assert asked.read_text().splitlines()[0] == os.readlink("/proc/self/ns/net")  # noqa: PTH115 - no path
 
 
 # That no process is left is checked after every run of the tests (tests/conftest.py).
