@@ -305,6 +305,24 @@ def test_one_that_is_no_longer_configured_is_gone_and_a_new_one_is_there(host: H
     assert len(instance(watcher, "blog").workers) == 2
 
 
+def test_what_is_seen_of_one_that_is_configured_anew_is_latched_anew(host: Host) -> None:
+    master, (worker, _) = host.app(FIFO)
+    host.app(BLOG)
+    host.connect(master)
+    host.connect(worker)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(4)
+    before = instance(watcher)
+    watcher.observer.reconfigure(config_of(BLOG))
+    watcher.observer.reconfigure(config_of(FIFO))  # before any look: it is another one, with the same processes
+    watcher.tick()
+    seen = instance(watcher)
+    assert seen.held_by_master == before.held_by_master == {MAIN}
+    assert seen.master_connected_at == host.clock.now
+    assert [one.reconnected for one in seen.workers] == [one.reconnected for one in before.workers]
+    assert any(one.reconnected for one in seen.workers)
+
+
 def test_another_policy_leaves_found_instances_their_names(host: Host) -> None:
     host.app("/srv/b/shop/fifo")
     host.app("/srv/a/shop/fifo")
