@@ -22,6 +22,9 @@ from rig.ports import free_port
 from rig.processes import DeadlineError, Process, all_pids, last_lines, stat_fields, wait_for
 from rig.traffic import Request, get
 
+WEB = Path(apps.__file__).with_name("web.py")
+HOLD = Path(apps.__file__).with_name("hold.py")
+
 # A start takes 2 s (0.5 s without the pause below); the rest is for a loaded machine.
 START_WITHIN_S = 20.0
 BUSY_WITHIN_S = 60.0  # for the headers, and for the end once it may
@@ -81,6 +84,7 @@ class Uwsgi:
     # False: no request has touched any worker when `start` returns.
     warm: bool = True
     port: int = field(default_factory=free_port)
+    wsgi_file: Path = WEB
     # More lines for the ini file.
     extra: Sequence[str] = ()
 
@@ -253,7 +257,7 @@ class Uwsgi:
             "master-fifo": self.fifo,
             "worker-reload-mercy": self.mercy_s,
             "pythonpath": fetch.pymongo(self.pymongo),
-            "wsgi-file": Path(apps.__file__).with_name("web.py"),
+            "wsgi-file": self.wsgi_file,
         }
         return [f"{key} = {value}" for key, value in options.items() if value is not None]
 

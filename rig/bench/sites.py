@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from rig import apps
 from rig.mongod import Mongod
 from rig.netns import Namespace, NamespaceError
 from rig.processes import wait_for
 from rig.strangers import most_descriptors
-from rig.uwsgi import App, Uwsgi
+from rig.uwsgi import HOLD, App, Uwsgi
 
 WORKERS = 8
 WITHIN_S = 60.0
@@ -198,9 +197,8 @@ def a_site(mongod: Mongod, load: Load, instances: int = 1) -> Iterator[Site]:
 
 
 def _holding(folder: Path, held: Sequence[int]) -> Uwsgi:
-    arguments = " ".join(map(str, held))
-    extra = [f"pythonpath = {Path(apps.__file__).parent}", "import = hold", f"pyargv = {arguments}"]
-    return Uwsgi(folder, app=App.NO_CLIENT, processes=WORKERS, lazy_apps=True, warm=False, extra=extra)
+    extra = [f"pyargv = {' '.join(map(str, held))}"]
+    return Uwsgi(folder, wsgi_file=HOLD, app=App.NO_CLIENT, processes=WORKERS, lazy_apps=True, warm=False, extra=extra)
 
 
 def write_config(  # noqa: PLR0913 - what a daemon is told

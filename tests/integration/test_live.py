@@ -17,11 +17,11 @@ import psutil
 import pytest
 import yaml
 
-from rig import apps, fetch
+from rig import fetch
 from rig.mongod import Mongod
 from rig.ports import free_port
 from rig.processes import Process, wait_for
-from rig.uwsgi import App, Uwsgi, age_s
+from rig.uwsgi import HOLD, App, Uwsgi, age_s
 from tests.stories.stage import fail_a_request_of
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "schema" / "connections.schema.json").read_text())
@@ -163,8 +163,8 @@ def test_what_a_load_balancer_ended_is_unexplained_unless_any_cause_counts(site:
     mongod = site.mongod()
     with socket.create_server(("127.0.0.1", 0)) as balancer:
         port = balancer.getsockname()[1]
-        held = (f"pythonpath = {Path(apps.__file__).parent}", "import = hold", f"pyargv = 0 {port} 1")
-        app = site.app(app=App.NO_CLIENT, processes=1, lazy_apps=True, extra=held)
+        held = [f"pyargv = 0 {port} 1"]
+        app = site.app(app=App.NO_CLIENT, wsgi_file=HOLD, processes=1, lazy_apps=True, extra=held)
         connection, _ = balancer.accept()
         # A connection from the first second of mongod's life may be older than it (docs/design.md).
         wait_for(lambda: age_s(mongod.pid) > 2, "mongod is older than that", within=WITHIN_S)
