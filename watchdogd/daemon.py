@@ -97,7 +97,7 @@ class Daemon:
             answer = self._reconfigure()
             for one in asked:
                 self.server.answer(one, answer)
-        requests = tuple(request for one in self._incoming if (request := one.request(self.clock())))
+        requests = tuple([request for one in self._incoming if (request := one.request(self.clock()))])
         full = bool(self._incoming) or any(one.phase not in QUIET for one in self.state.instances.values())
         snapshot = self.observer.look(full=full, outcomes=self._outcomes, requests=requests)
         if problem := self.store.problem():  # of what was saved: reloads are blocked while there is one
@@ -110,7 +110,7 @@ class Daemon:
             decision = decide(self.state, findings, snapshot, self.config)
         self.state = decision.state
         performed = map(self._perform, (*snapshot.news, *decision.effects))
-        self._outcomes = tuple(outcome for outcome in performed if outcome)
+        self._outcomes = tuple([outcome for outcome in performed if outcome])
         for one in [one for one in self._incoming if one.verb == "status"]:
             self.server.answer(one, status.answer(status.document(snapshot, findings, decision, self.config)))
         self.notifier.status(status.line(snapshot, decision))

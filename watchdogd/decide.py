@@ -182,7 +182,7 @@ def _fork_sentence(c: Case) -> str:
 
 
 def _hold(step: Step, command: Command, blocked: tuple[Blocked, ...]) -> None:
-    state, names = step.state, tuple(one.gate for one in blocked)
+    state, names = step.state, tuple([one.gate for one in blocked])
     # The second after a reload that was dropped is not worth a line.
     moment = names == ("cooldown",) and state.last is not None and state.last.outcome == CHANGED
     if names and names != state.held and not moment:

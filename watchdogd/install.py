@@ -49,8 +49,10 @@ _UNITS = Path("etc/systemd/system")
 _SHARE = Path("usr/local/share")
 # The main unit comes last: as long as it stands, an uninstallation that was broken off can be done again.
 UNITS = tuple(
-    Shipped(f"systemd/{unit}", _UNITS / unit)
-    for unit in ("mongo-watchdog-fifo.socket", "mongo-watchdog-fifo.service", "mongo-watchdog.service")
+    [
+        Shipped(f"systemd/{unit}", _UNITS / unit)
+        for unit in ("mongo-watchdog-fifo.socket", "mongo-watchdog-fifo.service", "mongo-watchdog.service")
+    ]
 )
 FILES = (
     Shipped("systemd/sysusers.d/mongo-watchdog.conf", Path("etc/sysusers.d/mongo-watchdog.conf")),

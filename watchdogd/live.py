@@ -179,7 +179,7 @@ def _verdict(connection: Connection, finding: Finding, holder: ProcessId, worker
 
 def _missing_rights(config: Config, snapshot: Snapshot) -> Iterator[str]:
     """Yield a sentence for each right that this process lacks for the instances that run; the write is not tried."""
-    found = tuple(InstanceConfig(one.name, Path(one.fifo), one.deployments) for one in snapshot.instances)
+    found = tuple([InstanceConfig(one.name, Path(one.fifo), one.deployments) for one in snapshot.instances])
     uids = {Path(one.fifo): one.uid for one in snapshot.instances}
     return rights.missing(replace(config, instances=found), rights.Rights.of_this_process(), uids.get)
 

@@ -139,7 +139,7 @@ class Case:
     @property
     def spent(self) -> tuple[Spent, ...]:
         """The reloads that count against the budget now."""
-        return tuple(one for one in self.state.spent if one.at + self.config.policy.budget.per_s > self.at)
+        return tuple([one for one in self.state.spent if one.at + self.config.policy.budget.per_s > self.at])
 
     def command(self) -> Command:
         """Choose what to send, from the evidence; whether it is allowed is a gate."""
@@ -380,7 +380,7 @@ GATES: tuple[tuple[str, Callable[[Case, Command], Blocked | None]], ...] = (
 
 def blocked_by(case: Case, command: Command) -> tuple[Blocked, ...]:
     """Return every gate that is shut, in the order of GATES."""
-    return tuple(blocked for _, why_not in GATES if (blocked := why_not(case, command)))
+    return tuple([blocked for _, why_not in GATES if (blocked := why_not(case, command))])
 
 
 def diagram() -> str:

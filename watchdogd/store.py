@@ -17,7 +17,7 @@ import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -251,7 +251,7 @@ def encode(value: object) -> Any:  # noqa: ANN401, PLR0911 - JSON; one return fo
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if is_dataclass(value):
-        return {one.name: encode(getattr(value, one.name)) for one in fields(value)}
+        return {one.name: encode(getattr(value, one.name)) for one in _fields(value.__class__)}
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, frozenset):
@@ -276,7 +276,7 @@ def decode(kind: Any, data: Any, where: str, shift_s: float = 0.0) -> Any:  # no
         return None if data is None else decode(inner, data, where, shift_s)
     if origin in {tuple, frozenset}:
         items = _of(list, data, where)
-        return origin(decode(arguments[0], item, f"{where}[{i}]", shift_s) for i, item in enumerate(items))
+        return origin([decode(arguments[0], item, f"{where}[{i}]", shift_s) for i, item in enumerate(items)])
     if origin is not None and issubclass(origin, Mapping):
         pairs = _of(dict, data, where).items()
         return {key: decode(arguments[1], item, f"{where}.{key}", shift_s) for key, item in pairs}
@@ -296,7 +296,7 @@ def shift(state: State, seconds: float) -> State:
 
 
 def _decode_dataclass(kind: Any, data: dict[str, Any], where: str, shift_s: float) -> Any:  # noqa: ANN401
-    known = {one.name: one for one in fields(kind)}
+    known = {one.name: one for one in _fields(kind)}
     if unknown := data.keys() - known.keys():
         _wrong(where, f"none of {', '.join(sorted(unknown))}", data)
     needed = {n for n, one in known.items() if one.default is MISSING and one.default_factory is MISSING}
@@ -311,7 +311,7 @@ def _decode_named_tuple(kind: Any, data: list[Any], where: str, shift_s: float) 
     if len(data) != len(hints):
         _wrong(where, f"{len(hints)} values", data)
     return kind(
-        *(decode(hints[name], item, f"{where}.{name}", shift_s) for name, item in zip(hints, data, strict=True))
+        *[decode(hints[name], item, f"{where}.{name}", shift_s) for name, item in zip(hints, data, strict=True)]
     )
 
 
@@ -338,6 +338,11 @@ def _of(kind: type, data: Any, where: str) -> Any:  # noqa: ANN401
 
 def _wrong(where: str, expected: str, data: object) -> NoReturn:
     raise CodecError(f"{where}: expected {expected}, found {str(data)[:80]!r}")
+
+
+@functools.cache
+def _fields(kind: Any) -> tuple[Field[Any], ...]:  # noqa: ANN401
+    return fields(kind)  # makes the tuple anew, and of a generator, each time it is asked
 
 
 @functools.cache

@@ -91,7 +91,7 @@ def _config(spot: Spot, path: Path) -> Config:
     known: dict[str, int] = {}
     if "mongodb" in found.spots:
         read = found.spots["mongodb"].read(partial(_deployments, names=known)) or []
-        values["deployments"] = tuple(one for one in read if one)
+        values["deployments"] = tuple([one for one in read if one])
         if len(known) < len(read):
             known.clear()  # a name is wrong: whether an instance names it right cannot be said
     if "uwsgi" in found.spots:
@@ -130,7 +130,7 @@ def _instances(spot: Spot, deployments: Sequence[str]) -> tuple[InstanceConfig, 
     names: dict[str, int] = {}
     fifos: dict[str, int] = {}
     read = [item.read(partial(_instance, deployments=deployments, names=names, fifos=fifos)) for item in items]
-    return tuple(one for one in read if one)
+    return tuple([one for one in read if one])
 
 
 def _instance(spot: Spot, deployments: Sequence[str], names: dict[str, int], fifos: dict[str, int]) -> InstanceConfig:

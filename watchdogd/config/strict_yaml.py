@@ -51,7 +51,7 @@ class Mistakes:
 
     def messages(self) -> tuple[str, ...]:
         """Return each as FILE:LINE:COLUMN: KEY.PATH: what is wrong; what would be right."""
-        return tuple(message for _, _, message in sorted(self._found, key=lambda one: one[:2]))
+        return tuple([message for _, _, message in sorted(self._found, key=lambda one: one[:2])])
 
 
 class Reader(NamedTuple, Generic[T]):

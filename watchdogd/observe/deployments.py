@@ -118,7 +118,7 @@ class Deployments:
     def blind(self) -> tuple[Blind, ...]:
         """Return which deployments cannot be seen at all, which members of others, and which edge raised."""
         if self._blind is None:
-            self._blind = tuple(self._blindness())
+            self._blind = (*self._blindness(),)
         return self._blind
 
     def _blindness(self) -> list[Blind]:
@@ -166,7 +166,7 @@ class Deployments:
     def _places(self) -> set[Place]:
         """Return where members are said to be, and the `endpoints:` beside them."""
         places = {parse_endpoint(key.address) for key in self.members}
-        return places.union(*(deployment.config.endpoints for deployment in self._deployments.values()))
+        return places.union(*[deployment.config.endpoints for deployment in self._deployments.values()])
 
     def _watch(self, wanted: dict[MemberId, Mapping[str, object]]) -> None:
         self._heartbeats.watch(wanted)
@@ -194,7 +194,7 @@ class Deployments:
         """Return the addresses of `endpoints:`; a proxy leads to whichever member serves, so each member has them."""
         known = self._deployments.get(deployment)
         places = known.config.endpoints if known else ()
-        return frozenset().union(*(self._resolved.get(place, frozenset()) for place in places))
+        return frozenset().union(*[self._resolved.get(place, frozenset()) for place in places])
 
     def _try(self, edge: str, call: Callable[[], object]) -> bool:
         """Do it; where it raises, say False and be blind for what that edge shows, until it works again."""

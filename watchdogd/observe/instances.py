@@ -83,7 +83,7 @@ class Instances:
     def now(self) -> tuple[Instance, ...]:
         """Return every instance as it is known now: the same tuple as long as nothing has changed."""
         if self._outdated:
-            now = tuple(_instance(name, site) for name, site in self._sites.items())
+            now = tuple([_instance(name, site) for name, site in self._sites.items()])
             self._now, self._outdated = self._now if now == self._now else now, False
         return self._now
 
@@ -117,7 +117,7 @@ class Instances:
         unreadable = connections.attribute(every, self._edge)
         for site in self._sites.values() if unreadable else ():
             own = set(site.processes())
-            site.blind += tuple(why for process, why in unreadable.items() if process in own)
+            site.blind += tuple([why for process, why in unreadable.items() if process in own])
         now = connections.now()
         if (
             self._latched is None
@@ -172,7 +172,7 @@ class Instances:
         if isinstance(processes, Blind):
             site.blind += (processes.why,)
             return
-        site.others = tuple(process.id for process in processes if process.role is Role.OTHER)
+        site.others = tuple([process.id for process in processes if process.role is Role.OTHER])
         site.workers.fold(processes, at, outage_starts(members, site.limits.deployments))
 
     def _discover(self, config: Config) -> None:
@@ -191,17 +191,19 @@ class Instances:
             self._sites[_unique(limits.name, self._sites)] = _Site(limits)
         watched = {master.id for master in self.masters()}
         hidden = [one for one in masters if one.fifo_problem and not one.fifo and one.id not in watched]
-        self.blind = tuple(Blind(f"instance of master {one.id.pid}", one.fifo_problem or "") for one in hidden)
+        self.blind = tuple([Blind(f"instance of master {one.id.pid}", one.fifo_problem or "") for one in hidden])
         self.not_covered = not_covered(masters)
 
 
 def not_covered(masters: Iterable[Master]) -> tuple[str, ...]:
     """Return a sentence for each master that has no FIFO; one whose descriptors cannot be read may have one."""
     return tuple(
-        f"uWSGI master {one.id.pid} has no master FIFO, so nobody can reload just its workers; "
-        "add `master-fifo = /run/uwsgi/app/NAME/fifo` to its configuration"
-        for one in masters
-        if not one.fifo and not one.fifo_problem
+        [
+            f"uWSGI master {one.id.pid} has no master FIFO, so nobody can reload just its workers; "
+            "add `master-fifo = /run/uwsgi/app/NAME/fifo` to its configuration"
+            for one in masters
+            if not one.fifo and not one.fifo_problem
+        ]
     )
 
 

@@ -64,7 +64,7 @@ class Members:
         while new:
             found |= new
             tracks = [track for address in new if (track := self._tracks.get(MemberId(deployment, address)))]
-            new = set[str]().union(*(track.peers for track in tracks)) - found
+            new = set[str]().union(*[track.peers for track in tracks]) - found
         return frozenset(found)
 
     def forget_others(self, deployments: Iterable[str]) -> None:
@@ -81,7 +81,7 @@ class Members:
             if key not in self._tracks:
                 self._tracks[key] = _Track(Member(key, MemberState.UNKNOWN, since=at))
                 self._now = None
-        known = frozenset[Endpoint]().union(*(self._tracks[key].member.endpoints for key in keep))
+        known = frozenset[Endpoint]().union(*[self._tracks[key].member.endpoints for key in keep])
         for key in self._tracks.keys() - keep.keys():
             if self._tracks[key].member.endpoints & in_use <= known:
                 del self._tracks[key]

@@ -80,7 +80,7 @@ class Observer:
 
     def reconfigure(self, config: Config) -> None:
         """Take another configuration; what is known of members and instances that stay is kept."""
-        self._names = tuple(one.name for one in config.deployments)
+        self._names = tuple([one.name for one in config.deployments])
         self._deployments.reconfigure(config.deployments)
         self._connections.forget_endpoints(self._endpoints - _endpoints(self._deployments.members))
         self._instances.reconfigure(config)
@@ -221,7 +221,7 @@ class Observer:
 
 
 def _endpoints(members: Mapping[MemberId, Member]) -> frozenset[Endpoint]:
-    return frozenset().union(*(member.endpoints for member in members.values()))
+    return frozenset().union(*[member.endpoints for member in members.values()])
 
 
 def _read(reader: Callable[[], Sockets], endpoints: frozenset[Endpoint], *, established: bool) -> Table | Blind:

@@ -52,7 +52,7 @@ class _Seen:
     def __init__(self, connections: tuple[Connection, ...]) -> None:
         self.connections = connections
         self.in_use = frozenset(one.remote for one in connections)
-        self.ended = tuple(one for one in connections if one.tcp is not Tcp.ESTABLISHED)
+        self.ended = tuple([one for one in connections if one.tcp is not Tcp.ESTABLISHED])
 
 
 class Connections:
@@ -75,12 +75,12 @@ class Connections:
 
     def ended(self) -> tuple[Connection, ...]:
         """Return those that ended and are still held: what a later start of the daemon has to know."""
-        return tuple(c for c in self._known.ended if c.holders)
+        return tuple([c for c in self._known.ended if c.holders])
 
     @property
     def _known(self) -> _Seen:
         if self._seen is None:
-            self._seen = _Seen(tuple(track.connection for track in self._tracks.values()))
+            self._seen = _Seen(tuple([track.connection for track in self._tracks.values()]))
         return self._seen
 
     def restore(self, connections: Iterable[Connection], netns: int) -> None:
@@ -91,7 +91,7 @@ class Connections:
 
     def fold_known(self, found: Mapping[int, Row | None], netns: int, at: Mono) -> None:
         """Take what some known ones are now, in between two readings of the table; None: in no table any more."""
-        table = Table(at, tuple(row for row in found.values() if row is not None))
+        table = Table(at, tuple([row for row in found.values() if row is not None]))
         self._fold(table, netns, found.keys())
 
     def fold(self, table: Table, netns: int, *, established: bool) -> None:
@@ -331,7 +331,7 @@ class Workers:
 
     def now(self) -> tuple[Worker, ...]:
         """Return every worker as it is known now, by pid."""
-        return tuple(self._tracks[process].worker for process in sorted(self._tracks))
+        return tuple([self._tracks[process].worker for process in sorted(self._tracks)])
 
     def fold(self, processes: Iterable[Process], at: Mono, outages: object) -> None:
         """Take one reading of the processes; `outages` changes whenever an outage begins.

@@ -176,7 +176,7 @@ class ProcFs:
             return Blind("", procfs.blindness() or f"{error.filename}: {error.strerror}")
         if found[0] is None or found[0].id != master:
             return ()
-        return tuple(process for process in found if process)
+        return tuple([process for process in found if process])
 
     def descriptors(self, pid: int) -> dict[int, int] | Blind:
         """See Uwsgi.descriptors. 4 us for each."""
