@@ -16,6 +16,7 @@ import pytest
 
 from rig import fetch
 from rig.bench import daemons, growth, looks, packages
+from rig.bench.report_daemons import MEMORY_GROWN
 from rig.bench.samples import Contender, take_turns
 from rig.bench.sites import Load, Site, a_mongod, a_site, write_config
 from rig.processes import Process, wait_for
@@ -30,7 +31,6 @@ MOMENTS = 50
 NLMSG_DONE = 3
 MOST_RSS_MB = 45.0
 FEW_TICKS = 5_000
-MOST_GROWTH_MB = 0.5
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_nothing_grows_while_workers_and_connections_come_and_go() -> None:
     first, last = grown.first, grown.last
     assert last.descriptors <= first.descriptors, grown
     assert last.threads <= first.threads, grown
-    assert last.anonymous - first.anonymous < MOST_GROWTH_MB, grown
+    assert last.anonymous - first.anonymous < MEMORY_GROWN, grown
 
 
 BENCH = [sys.executable, "-m", "rig.bench", "looks", "--quick"]

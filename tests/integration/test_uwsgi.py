@@ -16,12 +16,12 @@ from typing import Protocol
 import pytest
 
 import watchdogd
-from rig import apps, fetch
+from rig import fetch
 from rig.netns import Namespace
 from rig.ports import free_port
 from rig.processes import Process as Started
 from rig.processes import stat_fields, wait_for
-from rig.uwsgi import App
+from rig.uwsgi import WEB, App
 from rig.uwsgi import Uwsgi as RigUwsgi
 from tests.world.processes import FakeProcess, FakeUwsgi
 from watchdogd.model import Blind, ProcessId, Role
@@ -522,12 +522,11 @@ def test_a_pipe_at_the_standard_input_is_no_master_fifo(tmp_path: Path) -> None:
 
 
 def uwsgi(*options: str) -> list[str]:
-    app = Path(apps.__file__).with_name("web.py")
     return [
         *fetch.uwsgi(),
         "--need-app",
         "--wsgi-file",
-        str(app),
+        str(WEB),
         "--pythonpath",
         str(fetch.pymongo()),
         *options,
