@@ -76,17 +76,21 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from watchdogd.report.words import count
+    from watchdogd import paths
+    from watchdogd.report.words import count, printable
 
     config = load(arguments.config)
     named = config.instances
     instances = "every instance that is found" if named is None else count(len(named), "instance")
     print(f"{arguments.config}: ok: {count(len(config.deployments), 'deployment')}, {instances}")
-    if not arguments.live:
-        return Exit.OK
-    from watchdogd import live
+    astray = [(one.name, why) for one in named or () if (why := paths.astray(str(one.master_fifo), one.trust_owners))]
+    if arguments.live:
+        from watchdogd import live
 
-    return live.check(config)
+        return live.check(config)  # which meets them where it looks for the masters
+    for name, why in astray:
+        print(printable(f"problem: {name}: {why}"))
+    return Exit.PROBLEM if astray else Exit.OK
 
 
 def _connections(arguments: argparse.Namespace) -> int:
@@ -98,16 +102,22 @@ def _connections(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from watchdogd.report import status
 
-    document, name = _document(arguments), arguments.instance
-    instances = {one["name"]: one for one in document["instances"]}
-    if name is not None and name not in instances:
-        known = ", ".join(instances) or "none"
-        raise _Trouble(Exit.PROBLEM, f"there is no instance {name}; there are: {known}")
-    if arguments.json:
-        print(json.dumps(document if name is None else document | {"instances": [instances[name]]}, indent=2))
-    else:
-        print(status.render(document, name))
+    document, name = _document(arguments), None
+    if arguments.instance is not None:
+        one = _meant(document, arguments.instance)
+        document, name = document | {"instances": [one]}, one["name"]
+    print(json.dumps(document, indent=2) if arguments.json else status.render(document, name))
     return status.exit_code(document, name)
+
+
+def _meant(document: dict[str, Any], instance: str) -> dict[str, Any]:
+    """Return what the status says of an instance that somebody calls by its name, or by its FIFO."""
+    instances: list[dict[str, Any]] = document["instances"]
+    for one in instances:
+        if instance in {one["name"], one["fifo"]}:
+            return one
+    known = ", ".join(one["name"] for one in instances) or "none"
+    raise _Trouble(Exit.PROBLEM, f"there is no instance {instance}; there are: {known}")
 
 
 def _document(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -128,27 +138,28 @@ def _reconfigure(arguments: argparse.Namespace) -> int:
 
 
 def _reload(arguments: argparse.Namespace) -> int:
-    answer = _ask(arguments, "reload", instance=arguments.instance)
+    fifo = _meant(_document(arguments), arguments.instance)["fifo"]
+    answer = _ask(arguments, "reload", instance=fifo)
     code = _say(answer)
     if not arguments.wait or not answer.get("reload"):
         return code
     said = None
     while True:  # the daemon gives every reload a deadline, and control.ask one to every answer
         document = _document(arguments)
-        outcome, told = _outcome(document, arguments.instance, answer["reload"])
+        outcome, told = _outcome(document, arguments.instance, fifo, answer["reload"])
         if told != said:
             print(told, flush=True)
             said = told
         if outcome != "reloading":
             return Exit.OK if outcome in {"reloaded", "recovered"} else Exit.PROBLEM
-        if hidden := _hidden(document, arguments.instance):
+        if hidden := _hidden(document, fifo):
             raise _Trouble(Exit.PROBLEM, f"{arguments.instance}: nobody can see how the reload ends: {hidden}")
         time.sleep(POLL_S)
 
 
-def _outcome(document: dict[str, Any], name: str, reload: str) -> tuple[str, str]:
+def _outcome(document: dict[str, Any], name: str, fifo: str, reload: str) -> tuple[str, str]:
     """Return what has become of a reload, and the line that says it."""
-    last = next((one["last_reload"] for one in document["instances"] if one["name"] == name), None)
+    last = next((one["last_reload"] for one in document["instances"] if one["fifo"] == fifo), None)
     if not last or last["id"] != reload:
         return (
             "unknown",
@@ -160,9 +171,9 @@ def _outcome(document: dict[str, Any], name: str, reload: str) -> tuple[str, str
     return outcome, f"{name}: {outcome}" + (f": {last['detail']}" if last.get("detail") else "")
 
 
-def _hidden(document: dict[str, Any], name: str) -> str | None:
+def _hidden(document: dict[str, Any], fifo: str) -> str | None:
     """Say what keeps the daemon from seeing the end of a reload whose deadline has passed; None before that."""
-    one = next(one for one in document["instances"] if one["name"] == name)
+    one = next(one for one in document["instances"] if one["fifo"] == fifo)
     if one["state"] != "reloading" or one["next"]["at"] is not None:
         return None
     whys = [*one["blind"], *(blind["why"] for blind in document["blind"])]
@@ -204,7 +215,7 @@ def _ask(arguments: argparse.Namespace, verb: str, **details: object) -> dict[st
         # Who may not read the configuration may still ask: the default is right on most hosts.
         socket, note = DEFAULT_CONTROL_SOCKET, f"\nthat is the default socket, since {error.mistakes[0]}"
     try:
-        return control.ask(socket, {"version": 1, "verb": verb, **details})
+        return control.ask(socket, {"version": control.VERSION, "verb": verb, **details})
     except control.NotRunning:
         text = f"mongo-watchdog is not running (no answer on {socket}); start it with"
         raise _Trouble(Exit.NOT_RUNNING, f"{text} `systemctl start mongo-watchdog`{note}") from None

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from watchdogd.config import Config
 from watchdogd.decide import decide
 from watchdogd.detect import detect
-from watchdogd.model import Decision, Finding, Mono, Snapshot, State
+from watchdogd.model import Decision, Finding, InstanceId, Mono, Snapshot, State
 from watchdogd.policy import QUIET
 
-Conclusion = tuple[Mapping[str, Finding], Decision]
+Conclusion = tuple[Mapping[InstanceId, Finding], Decision]
 
 
 class Conclusions:
@@ -60,4 +60,4 @@ class Conclusions:
 def _is_rest(before: State, decision: Decision) -> bool:
     """Say whether nothing came of it, and nothing is going on: then only the time, or something new, changes it."""
     at_rest = all(one.phase in QUIET and one.reload is None for one in before.instances.values())
-    return at_rest and not decision.effects and decision.state == before
+    return at_rest and not decision.effects and not decision.faults and decision.state == before

@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from watchdogd.model import AlreadyRunning, Answer, Mono, Request, Verb, WatchdogError
+from watchdogd.model import AlreadyRunning, Answer, InstanceId, Mono, Request, Verb, WatchdogError
 
-VERSION = 1
+VERSION = 2
+"""2: `instance` of reload is the path of its FIFO, as the status gives it, and no name."""
 MAX_LINE = 64 * 1024
 MAX_CLIENTS = 32
 PATIENCE_S = 5.0
@@ -70,11 +71,11 @@ class Incoming:
         """Return it as an input of the decision, asked at `at`; None for status and reconfigure."""
         if self.verb not in {verb.value for verb in Verb}:
             return None
-        for_s = self.fields.get("for_s")
+        for_s, instance = self.fields.get("for_s"), self.fields.get("instance")
         return Request(
             id=self.id,
             verb=Verb(self.verb),
-            instance=self.fields.get("instance"),
+            instance=None if instance is None else InstanceId(instance),
             until=None if for_s is None else at + for_s,
             reason=self.fields.get("reason") or "",
         )
@@ -241,7 +242,7 @@ def parse(line: bytes) -> tuple[str, dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"a request is one line of JSON: {error}") from None
     if not isinstance(document, dict):
-        raise ValueError("a request is a JSON object, like " + json.dumps({"version": 1, "verb": "status"}))  # noqa: TRY004 - as all others
+        raise ValueError("a request is a JSON object, like " + json.dumps({"version": VERSION, "verb": "status"}))  # noqa: TRY004 - as all others
     if document.get("version") != VERSION or isinstance(document["version"], bool):
         raise ValueError(
             f"this daemon speaks version {VERSION} of the protocol, not {document.get('version')!r}: "
@@ -264,7 +265,7 @@ def _check(verb: str, fields: Mapping[str, Any]) -> None:
             names = " or ".join("null" if one is type(None) else one.__name__ for one in known[name])
             raise ValueError(f"{name} of {verb} must be {names}, not {value!r}")  # noqa: TRY004 - as all others
     if verb == "reload" and not fields.get("instance"):
-        raise ValueError("reload needs the name of an instance in `instance`")
+        raise ValueError("reload needs the FIFO of an instance in `instance`")
     for_s = fields.get("for_s")
     if for_s is not None and not 0 < for_s <= LONGEST_PAUSE_S:
         raise ValueError(f"for_s of pause must be seconds from 0 to {LONGEST_PAUSE_S:.0f}, or null: until resume")

@@ -17,7 +17,7 @@ from watchdogd.conclude import Conclusions
 from watchdogd.config import Config, ConfigError
 from watchdogd.control import Incoming, Server
 from watchdogd.decide import decide
-from watchdogd.model import Answer, Blind, Effect, Event, Mono, Outcome, SendFifo, State, Tell
+from watchdogd.model import Answer, Blind, Effect, Event, Mono, Outcome, SendFifo, State, Tell, fault
 from watchdogd.observe.observer import Observer
 from watchdogd.policy import QUIET
 from watchdogd.report import status
@@ -64,7 +64,7 @@ class Daemon:
                     self._tell(Event.SEEING_AGAIN, scope="loop")
                     self._error = ""
             except Exception as error:  # noqa: BLE001 - no ping for this tick: systemd ends a loop that goes on failing
-                self._fail(f"internal error: {error!r}; please report it")
+                self._fail(fault(error))
             self._incoming.clear()
             self._wait()
         self.notifier.stopping()
@@ -119,7 +119,7 @@ class Daemon:
 
     def _perform(self, effect: Effect) -> Outcome | None:
         if isinstance(effect, SendFifo):
-            return fifo.perform(effect, self.observer.compare, self.clock, helper.attempt)
+            return fifo.perform(effect, self.observer.last_look, self.clock, helper.attempt)
         if isinstance(effect, Answer):
             self.server.reply(effect)
         else:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from watchdogd import reloads
+from watchdogd.claims import claimed
 from watchdogd.config import Config, InstanceConfig, found_instance
 from watchdogd.model import (
     BEFORE_US,
@@ -23,6 +24,7 @@ from watchdogd.model import (
     Finding,
     Incarnation,
     Instance,
+    InstanceId,
     InstanceState,
     Mono,
     Outlook,
@@ -33,60 +35,85 @@ from watchdogd.model import (
     State,
     Tell,
     Verb,
+    fault,
 )
 from watchdogd.policy import FORK_UNSAFE_FOR_S, USED_UNPROVEN_S, Case, blocked_by, phase_of
 from watchdogd.step import CHANGED, Step
 
+_INSTANCE = "instance "
 
-def decide(state: State, findings: Mapping[str, Finding], snapshot: Snapshot, config: Config) -> Decision:
+
+def decide(state: State, findings: Mapping[InstanceId, Finding], snapshot: Snapshot, config: Config) -> Decision:
     """Return the new memory, the effects in order, when to look again at the latest, and what the status shows.
 
     `findings` holds one Finding for each instance of the snapshot. An instance that is there no more is forgotten when
-    no reload of it is in flight or counts against its budget.
+    no reload of it is in flight or counts against its budget. Each instance is decided by itself: where that fails it
+    is blind, its memory stays as it was, and nothing is done to it.
     """
+    first: list[Effect] = []
     effects: list[Effect] = []
-    state = _tell_blind(_pause(state, snapshot, effects), snapshot, effects)
-    state = replace(state, instances=_kept(state, snapshot, config))
-    outlooks: dict[str, Outlook] = {}
+    state = _kept(claimed(_pause(state, snapshot, first), snapshot), snapshot, config)
+    outlooks: dict[InstanceId, Outlook] = {}
+    faults: dict[InstanceId, str] = {}
     wakes: list[Mono] = [state.paused.until] if state.paused and state.paused.until is not None else []
     for instance in snapshot.instances:
-        before = state.instances.get(instance.name, InstanceState())
-        limits, finding = limits_of(instance, config), findings[instance.name]
+        before = state.instances.get(instance.id, InstanceState())
+        limits, finding = limits_of(instance, config), findings[instance.id]
         step = Step(Case(snapshot, config, limits, instance, finding, before, state), state.serial)
-        outlook = _tick(step)
-        for request in snapshot.requests:
-            if request.verb is Verb.RELOAD and request.instance == instance.name:
-                outlook = _operators_reload(step, request, outlook)
+        outlook = _decide_one(step, wakes)
+        if isinstance(outlook, str):
+            faults[instance.id] = outlook
+            outlooks[instance.id] = Outlook(before.phase, blocked_by=(Blocked("blind", outlook),))
+            effects += _refused(instance, snapshot, f"blind: {outlook}")
+            continue
         effects += step.effects
-        state = replace(state, instances={**state.instances, instance.name: step.state}, serial=step.serial)
-        outlooks[instance.name] = outlook
-        wakes += _wake_times(step.case, outlook)
+        state = replace(state, instances={**state.instances, instance.id: step.state}, serial=step.serial)
+        outlooks[instance.id] = outlook
     _refuse_unknown(snapshot, effects)
+    state = _tell_blind(state, snapshot, faults, first)
     wake_at = min((time for time in wakes if time > snapshot.at), default=None)
-    return Decision(state, tuple(effects), wake_at, outlooks)
+    return Decision(state, (*first, *effects), wake_at, outlooks, faults)
+
+
+def _decide_one(step: Step, wakes: list[Mono]) -> Outlook | str:
+    """Do one instance's tick and what operators ask of it; return what is wrong where a bug shows."""
+    case = step.case
+    if case.finding.fault:
+        return case.finding.fault
+    try:
+        outlook = _tick(step)
+        for request in case.snapshot.requests:
+            if request.verb is Verb.RELOAD and request.instance == case.instance.id:
+                outlook = _operators_reload(step, request, outlook)
+        wakes += _wake_times(step.case, outlook)
+    except Exception as error:  # noqa: BLE001 - it must not leave the others undecided
+        return fault(error)
+    return outlook
 
 
 def limits_of(instance: Instance, config: Config) -> InstanceConfig:
     """Return what the configuration says of an instance, or the defaults for one that was found."""
     for one in config.instances or ():
-        if one.name == instance.name:
+        if one.id == instance.id:
             return one
     return found_instance(config.path / instance.fifo, config)  # `/` takes an absolute path as it is
 
 
-def _kept(state: State, snapshot: Snapshot, config: Config) -> Mapping[str, InstanceState]:
-    here = {instance.name for instance in snapshot.instances}
+def _kept(state: State, snapshot: Snapshot, config: Config) -> State:
+    """Forget the instances that are there no more, and of which nothing matters any more."""
+    here = {instance.id for instance in snapshot.instances}
     since = snapshot.at - config.policy.budget.per_s
 
     def matters(one: InstanceState) -> bool:
-        in_flight = one.reload is not None and one.reload.complete_at is None
-        return in_flight and one.reload is not None and one.reload.deadline > snapshot.at
+        reload = one.reload
+        in_flight = reload is not None and reload.complete_at is None and reload.deadline > snapshot.at
+        return in_flight or any(spent.at > since for spent in one.spent)
 
-    return {
-        name: one
-        for name, one in state.instances.items()
-        if name in here or matters(one) or any(spent.at > since for spent in one.spent)
-    }
+    return replace(
+        state,
+        instances={id_: one for id_, one in state.instances.items() if id_ in here or matters(one)},
+        unclaimed={name: one for name, one in state.unclaimed.items() if matters(one)},
+    )
 
 
 # ---- one instance
@@ -269,12 +296,18 @@ def _operators_reload(step: Step, request: Request, outlook: Outlook) -> Outlook
     return _outlook(step.case, command, ())
 
 
+def _refused(instance: Instance, snapshot: Snapshot, why: str) -> list[Effect]:
+    """Answer who asked for a reload of an instance that cannot be decided."""
+    asked = [one for one in snapshot.requests if one.verb is Verb.RELOAD and one.instance == instance.id]
+    return [Answer(one.id, ok=False, text=f"held by {why}") for one in asked]
+
+
 def _refuse_unknown(snapshot: Snapshot, effects: list[Effect]) -> None:
-    known = {instance.name for instance in snapshot.instances}
-    names = ", ".join(sorted(known)) or "none"
+    known = {instance.id for instance in snapshot.instances}
+    fifos = ", ".join(sorted(known)) or "none"
     for request in snapshot.requests:
         if request.verb is Verb.RELOAD and request.instance not in known:
-            text = f"no instance is named {request.instance}; there is: {names}"
+            text = f"no instance has the FIFO {request.instance}; there is: {fifos}"
             effects.append(Answer(request.id, ok=False, text=text))
 
 
@@ -298,12 +331,18 @@ def _pause(state: State, snapshot: Snapshot, effects: list[Effect]) -> State:
     return state
 
 
-def _tell_blind(state: State, snapshot: Snapshot, effects: list[Effect]) -> State:
-    now = frozenset(snapshot.blind) | {
-        Blind(f"instance {instance.name}", why) for instance in snapshot.instances for why in instance.blind[:1]
-    }
+def _tell_blind(state: State, snapshot: Snapshot, faults: Mapping[InstanceId, str], effects: list[Effect]) -> State:
+    """Tell what cannot be seen any more, and what can again: each once, as long as it lasts."""
+    of_instances = {one.id: one.blind[0] for one in snapshot.instances if one.blind} | dict(faults)
+    now = frozenset(snapshot.blind) | {Blind(f"{_INSTANCE}{id_}", why) for id_, why in of_instances.items()}
+    names = {f"{_INSTANCE}{one.id}": f"{_INSTANCE}{one.name}" for one in snapshot.instances}
     before, scopes = {blind.scope for blind in state.blind}, {blind.scope for blind in now}
     whys = {blind.scope: blind.why for blind in sorted(now, key=lambda one: (one.scope, one.why), reverse=True)}
-    effects += [Tell(Event.BLIND, fields={"scope": scope, "reason": whys[scope]}) for scope in sorted(scopes - before)]
-    effects += [Tell(Event.SEEING_AGAIN, fields={"scope": scope}) for scope in sorted(before - scopes)]
+    effects += [
+        Tell(Event.BLIND, fields={"scope": names.get(scope, scope), "reason": whys[scope]})
+        for scope in sorted(scopes - before)
+    ]
+    effects += [
+        Tell(Event.SEEING_AGAIN, fields={"scope": names.get(scope, scope)}) for scope in sorted(before - scopes)
+    ]
     return replace(state, blind=now)

@@ -2,12 +2,14 @@
 
 Whoever asks may have been taken over. So it must never write anything but w, c or r, nor to a FIFO or by a way of
 reloading that the configuration does not allow, nor after the client has stopped waiting; and it must never wait for
-a client. docs/rights.md says what it can prove, and what not. Run by mongo-watchdog-fifo.service:
+a client. It writes through the descriptor that came with the request, and follows a path only to compare what is there.
+docs/rights.md says what it can prove, and what not. Run by mongo-watchdog-fifo.service:
 
     python -m watchdogd.fifo_helper USER CONFIG    standard input is the listening socket (SOCK_SEQPACKET)
 
-One message a connection, `COMMAND UNTIL UID PATH`: UNTIL is the CLOCK_MONOTONIC time after which nothing may be written
-any more, UID the effective one of the process that has the FIFO open. The answer: `RESULT SENTENCE`, as act/fifo.py.
+One message a connection, `COMMAND NOT_BEFORE NOT_AFTER UID PATH` with one descriptor (SCM_RIGHTS): the FIFO, opened
+with O_PATH. Nothing is written before or after these times of CLOCK_MONOTONIC. UID is the effective one of the process
+that has the FIFO open; PATH is the instance's identity. The answer: `RESULT SENTENCE`, as act/fifo.py.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 
 import yaml
 
+from watchdogd import paths
 from watchdogd.act.fifo import attempt
 from watchdogd.model import CHAIN, RESTART, WORKERS, Command, Result
 
@@ -33,6 +36,9 @@ IDLE_S = 60.0
 
 PATIENCE_S = 1.0
 """For a client to send its message."""
+
+AHEAD_S = 2.0
+"""How long before its time a request may come: it is waited for, and nobody else is served meanwhile."""
 
 _MAX_REQUEST = 8192  # PATH_MAX is 4096
 _MAX_CONFIG = 1 << 20
@@ -66,32 +72,45 @@ def main(arguments: list[str]) -> int:
 
 def _serve(client: socket.socket, caller: int, config: str) -> None:
     _, uid, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    request = client.recv(_MAX_REQUEST)
-    if not request:
-        return
+    # Room for a second one: a client that sends two is refused, not taken by the one that fits.
+    request, descriptors, _, _ = socket.recv_fds(client, _MAX_REQUEST, 2)
     try:
-        result, sentence = _perform(request, config) if uid == caller else (Result.REFUSED, _WRONG_CALLER)
-    except _RefusedError as refused:
-        result, sentence = Result.REFUSED, str(refused)
-    _log(uid, request, result, sentence)
-    client.send(f"{result.value} {sentence}".encode(errors="surrogateescape"))
+        if not request:
+            return
+        try:
+            result, sentence = (
+                _perform(request, descriptors, config) if uid == caller else (Result.REFUSED, _WRONG_CALLER)
+            )
+        except _RefusedError as refused:
+            result, sentence = Result.REFUSED, str(refused)
+        _log(uid, request, result, sentence)
+        client.send(f"{result.value} {sentence}".encode(errors="surrogateescape"))
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
-def _perform(request: bytes, config: str) -> tuple[Result, str]:
+def _perform(request: bytes, descriptors: list[int], config: str) -> tuple[Result, str]:
     try:
-        word, until, user, path = os.fsdecode(request).split(" ", 3)
-        command, uid, deadline = Command(word), int(user), float(until)
+        word, earliest, latest, user, path = os.fsdecode(request).split(" ", 4)
+        command, not_before, not_after, uid = Command(word), float(earliest), float(latest), int(user)
+        (fifo,) = descriptors
     except ValueError:
-        raise _RefusedError("a request is `COMMAND UNTIL UID PATH`") from None
-    if objection := _objection(command, uid, path, _read(config)):
+        raise _RefusedError("a request is `COMMAND NOT_BEFORE NOT_AFTER UID PATH` with one descriptor") from None
+    wait_s = not_before - time.monotonic()
+    if not wait_s <= AHEAD_S:  # nor when it is no number
+        raise _RefusedError(f"a request may come {AHEAD_S:g} s before its time at most")
+    if wait_s > 0:
+        time.sleep(wait_s)
+    if objection := _objection(command, uid, path, fifo, _read(config)):
         raise _RefusedError(objection)
-    if not time.monotonic() <= deadline:  # nor when it is no number
+    if not time.monotonic() <= not_after:  # same
         return Result.TRY_AGAIN, "the request came to its turn too late, and nothing was written"
-    return attempt(path, command, uid)
+    return attempt(fifo, path, command, uid)
 
 
-def _objection(command: Command, uid: int, path: str, config: dict[str, Any]) -> str | None:
-    """Say why this command may not be written to this path; None when it may."""
+def _objection(command: Command, uid: int, path: str, fifo: int, config: dict[str, Any]) -> str | None:
+    """Say why this command may not be written to this FIFO; None when it may."""
     if command not in _WAYS.values():
         return f"{command!r} is not a reload: only w, c and r are ever written"
     if config.get("mode", "act") != "act":
@@ -102,10 +121,22 @@ def _objection(command: Command, uid: int, path: str, config: dict[str, Any]) ->
     named = [one for one in instances if isinstance(one, dict) and _is(one.get("master_fifo"), path)]
     if not named:
         return f"the configuration names no `master_fifo: {path}`"
-    ways = named[0].get("reloads", _ALLOWED_WAYS)
-    if not isinstance(ways, list | tuple) or command not in [_WAYS.get(way) for way in ways if isinstance(way, str)]:
+    ways = _texts(named[0].get("reloads", _ALLOWED_WAYS))
+    if command not in [_WAYS.get(way) for way in ways]:
         return f"`reloads` of {path} does not allow {command}"
-    return None
+    return _objection_to_place(path, fifo, _texts(named[0].get("trust_owners", ())))
+
+
+def _objection_to_place(path: str, fifo: int, trusted: list[str]) -> str | None:
+    """Say why the FIFO behind the descriptor is not the one that the configured path may lead to."""
+    try:
+        led = paths.follow(path)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    opened = os.fstat(fifo)
+    if led.found is None or not os.path.samestat(led.found, opened):
+        return f"{path} leads to another file than what was handed over"
+    return paths.objection(led, opened.st_uid, [uid for uid in map(_uid, trusted) if uid is not None])
 
 
 def _objection_to_found(command: Command, uid: int, path: str) -> str | None:
@@ -119,6 +150,17 @@ def _objection_to_found(command: Command, uid: int, path: str) -> str | None:
 
 def _is(named: object, path: str) -> bool:
     return isinstance(named, str) and named.startswith("/") and str(PurePath(named)) == path
+
+
+def _texts(value: object) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list | tuple) else []
+
+
+def _uid(user: str) -> int | None:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return int(user) if user.isdecimal() else None
 
 
 def _read(config: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from watchdogd.model import (
     Connection,
     Finding,
     Instance,
+    InstanceId,
     MemberState,
     Mono,
     ProcessId,
@@ -49,6 +50,7 @@ class Line:
     state: str
     age_s: float | None
     verdict: str
+    fifo: str | None = None
 
 
 def connections(config: Config, *, as_json: bool) -> int:
@@ -69,6 +71,9 @@ def connections(config: Config, *, as_json: bool) -> int:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows if lines else ():
             _say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        fifos = sorted({(line.instance, line.fifo) for line in lines if line.fifo})
+        for text in ["", *[f"{name} is {fifo}" for name, fifo in fifos]] if fifos else ():
+            _say(text)
         if not lines and not blind:
             _say("no connections to the configured MongoDB members")
         for why in blind:
@@ -88,7 +93,7 @@ def check(config: Config) -> int:
         )
         _say(f"{'ok' if up else 'problem'}: {member.id.deployment}: {member.id.address}: {what}")
     for instance in snapshot.instances:
-        objections = list(_objections(instance, findings[instance.name]))
+        objections = list(_objections(instance, findings[instance.id]))
         problems += bool(objections)
         workers = f"master {instance.master.pid}, {len(instance.workers)} workers" if instance.master else "absent"
         _say(f"{'problem' if objections else 'ok'}: {instance.name}: {'; '.join(objections) or workers}")
@@ -112,7 +117,7 @@ def _say(line: str, file: TextIO | None = None) -> None:
     print(printable(line), file=file)
 
 
-def _look(config: Config) -> tuple[Snapshot, dict[str, Finding], Edges]:
+def _look(config: Config) -> tuple[Snapshot, dict[InstanceId, Finding], Edges]:
     woken = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     edges = open_edges(lambda: os.eventfd_write(woken, 1))
     observer = Observer(config, edges)
@@ -128,7 +133,7 @@ def _look(config: Config) -> tuple[Snapshot, dict[str, Finding], Edges]:
     return snapshot, detect(snapshot, config), edges
 
 
-def _lines(snapshot: Snapshot, findings: dict[str, Finding]) -> Iterator[Line]:
+def _lines(snapshot: Snapshot, findings: dict[InstanceId, Finding]) -> Iterator[Line]:
     roles = {process: place for instance in snapshot.instances for process, place in _roles(instance)}
     members = endpoint_map(snapshot.members.values())
     own = ProcFs().descriptors(os.getpid())
@@ -143,7 +148,14 @@ def _lines(snapshot: Snapshot, findings: dict[str, Finding]) -> Iterator[Line]:
             yield Line("-", "-", None, *ends, nobody)
         for holder in one.holders:
             instance, role, worker = roles[holder]
-            yield Line(instance.name, role, holder.pid, *ends, _verdict(one, findings[instance.name], holder, worker))
+            yield Line(
+                instance.name,
+                role,
+                holder.pid,
+                *ends,
+                _verdict(one, findings[instance.id], holder, worker),
+                instance.fifo,
+            )
 
 
 def _roles(instance: Instance) -> Iterator[tuple[ProcessId, tuple[Instance, str, Worker | None]]]:

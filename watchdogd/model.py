@@ -20,6 +20,16 @@ class WatchdogError(Exception):
     """What mongo-watchdog raises on purpose; its text names the thing, what was expected and the mend."""
 
 
+def fault(error: Exception) -> str:
+    """Return what is said of a bug: what it is and where it was raised. That part is blind then, and nothing ends."""
+    place, trace = "", error.__traceback__
+    while trace:
+        _, inside, module = trace.tb_frame.f_code.co_filename.rpartition("/watchdogd/")
+        place = f" in {module}:{trace.tb_lineno}" if inside else place
+        trace = trace.tb_next
+    return f"internal error{place}: {error!r}; please report it"
+
+
 class AlreadyRunning(WatchdogError):
     """Another daemon holds the state folder or the control socket."""
 
@@ -62,6 +72,11 @@ class ProcessId(NamedTuple):
 
     pid: int
     start_ticks: int
+
+
+InstanceId = NewType("InstanceId", str)
+"""Who an instance is: the path of its FIFO as it is configured, or as its master names it. All that is remembered,
+compared or sent of an instance goes by it; a name is for people. Its master tells one life of it from the next."""
 
 
 class Endpoint(NamedTuple):
@@ -202,12 +217,17 @@ class Instance:
     blind: tuple[str, ...] = ()
     uid: int | None = None  # effective uid of the master: who must own the FIFO
 
+    @property
+    def id(self) -> InstanceId:
+        """Who it is."""
+        return InstanceId(self.fifo)
+
 
 @dataclass(frozen=True, slots=True)
 class Blind:
     """A read that failed: never an empty list.
 
-    `scope`: `sockets`, `processes` or `state` (everybody is blind), `instance NAME`, `deployment NAME`, or `member
+    `scope`: `sockets`, `processes` or `state` (everybody is blind), `instance ID`, `deployment NAME`, or `member
     HOST:PORT`, which is told and blocks nothing. `why` ends with the mend.
     """
 
@@ -248,7 +268,7 @@ class Request:
 
     id: str
     verb: Verb
-    instance: str | None = None
+    instance: InstanceId | None = None
     until: Mono | None = None
     reason: str = ""
 
@@ -302,7 +322,7 @@ class SendFifo:
     """Write one byte, if the world still is as the decision saw it: same master, same workers, all of them ready."""
 
     id: str
-    instance: str
+    instance: InstanceId
     fifo: str
     command: Command
     master: ProcessId
@@ -359,10 +379,11 @@ class Finding:
     `inherited`: those leftovers of due workers that the master holds too. `concerned`: the deployments that leftovers
     of due workers led to. `served`: the incarnations that serve now, by deployment; `incarnations` are all of them.
     `fork_unsafe`: why a fork would carry a broken client along, None when it is safe; `fork_safe_at` when it will be,
-    where that is known; `fork_unsafe_since` since when the master has been without a connection.
+    where that is known; `fork_unsafe_since` since when the master has been without a connection. `fault`: why nothing
+    could be found.
     """
 
-    instance: str
+    instance: InstanceId
     leftovers: frozenset[int] = frozenset()
     unexplained: frozenset[int] = frozenset()
     verdicts: Mapping[ProcessId, Verdict] = field(default_factory=dict)
@@ -380,6 +401,7 @@ class Finding:
     fork_unsafe: str | None = None
     fork_safe_at: Mono | None = None
     fork_unsafe_since: Mono | None = None
+    fault: str | None = None
 
 
 class Phase(enum.Enum):
@@ -492,9 +514,10 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Policy's whole memory."""
+    """Policy's whole memory. `unclaimed`: what the first edition remembered by name, until its instance is seen."""
 
-    instances: Mapping[str, InstanceState] = field(default_factory=dict)
+    instances: Mapping[InstanceId, InstanceState] = field(default_factory=dict)
+    unclaimed: Mapping[str, InstanceState] = field(default_factory=dict)
     paused: Pause | None = None
     blind: frozenset[Blind] = frozenset()
     serial: int = 0
@@ -522,9 +545,13 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What decide gives: the new memory (saved first), the effects in order, and when to look again at the latest."""
+    """What decide gives: the new memory (saved first), the effects in order, and when to look again at the latest.
+
+    `faults`: why nothing could be decided, for each instance where that is so.
+    """
 
     state: State
     effects: tuple[Effect, ...]
     wake_at: Mono | None
-    outlooks: Mapping[str, Outlook]
+    outlooks: Mapping[InstanceId, Outlook]
+    faults: Mapping[InstanceId, str] = field(default_factory=dict)

@@ -347,10 +347,11 @@ def _budget(c: Case, _: Command) -> Blocked | None:
 
 def _parallel(c: Case, _: Command) -> Blocked | None:
     # One past its deadline has had its workers' time, whatever keeps us from seeing its end.
+    names = {instance.id: instance.name for instance in c.snapshot.instances}
     busy = [
-        name
-        for name, state in c.whole.instances.items()
-        if name != c.instance.name
+        names.get(one, one)
+        for one, state in c.whole.instances.items()
+        if one != c.instance.id
         and state.reload is not None
         and state.reload.complete_at is None
         and state.reload.deadline > c.at

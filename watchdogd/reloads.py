@@ -112,7 +112,7 @@ def give_up(step: Step, why: str) -> None:
 def _send(step: Step, reload: Reload) -> None:
     it, at = step.case.instance, step.case.at
     step.state = replace(step.state, reload=reload, spent=(*step.state.spent[:-1], Spent(at)))
-    step.effects.append(SendFifo(reload.id, it.name, it.fifo, reload.command, reload.master, reload.old, it.uid))
+    step.effects.append(SendFifo(reload.id, it.id, it.fifo, reload.command, reload.master, reload.old, it.uid))
 
 
 def _take(step: Step, reload: Reload, outcome: Outcome) -> None:

@@ -31,7 +31,8 @@ from watchdogd.model import (
     WatchdogError,
 )
 
-VERSION = 1
+VERSION = 2
+FIRST_EDITION = 1  # remembered instances by their names
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 # A clock that was set (NTP after a boot without a clock) makes the saved pair of times worthless: it is saved anew.
@@ -136,11 +137,13 @@ class Store:
             raise CodecError(f"it is not JSON: {error}") from None
         if not isinstance(document, dict) or not isinstance(document.get("version"), int):
             raise CodecError("it has no version")
-        if document["version"] != VERSION:
+        if document["version"] not in {VERSION, FIRST_EDITION}:
             raise _UnknownVersionError(document["version"])
         missing = {"boot_id", "saved", "state", "observed"} - document.keys()
         if missing:
             raise CodecError(f"it has no {', '.join(sorted(missing))}")
+        if document["version"] == FIRST_EDITION:
+            document["state"] = _by_name(_of(dict, document["state"], "state"))
         saved = decode(_Saved, document["saved"], "saved")
         state = decode(State, document["state"], "state")
         observed = decode(tuple[Connection, ...], document["observed"], "observed")
@@ -149,7 +152,11 @@ class Store:
         # Where the clock is behind what was saved (no battery, no NTP yet), no time at all has passed for certain.
         passed = max(0.0, wall - saved.wall)
         state = shift(state, now - saved.monotonic - passed)
-        return replace(state, instances={name: _replaced(one) for name, one in state.instances.items()}), ()
+        return replace(
+            state,
+            instances={id_: _replaced(one) for id_, one in state.instances.items()},
+            unclaimed={name: _replaced(one) for name, one in state.unclaimed.items()},
+        ), ()
 
     def _keep_aside(self, error: CodecError, wall: float) -> None:
         version = error.version if isinstance(error, _UnknownVersionError) else None
@@ -185,6 +192,16 @@ class _UnknownVersionError(CodecError):
     def __init__(self, version: int) -> None:
         super().__init__(f"it is of version {version}, and this mongo-watchdog knows version {VERSION}")
         self.version = version
+
+
+def _by_name(state: dict[str, Any]) -> dict[str, Any]:
+    """Read what the first edition remembered: claims.py gives each its instance once that is seen."""
+    blind = [one for one in _of(list, state.get("blind", []), "state.blind") if not _is_of_an_instance(one)]
+    return {**state, "instances": {}, "unclaimed": state.get("instances", {}), "blind": blind}
+
+
+def _is_of_an_instance(blind: object) -> bool:
+    return isinstance(blind, dict) and str(blind.get("scope")).startswith("instance ")
 
 
 def _replaced(instance: InstanceState) -> InstanceState:
@@ -253,7 +270,7 @@ def encode(value: object) -> Any:  # noqa: ANN401, PLR0911 - JSON; one return fo
     if is_dataclass(value):
         return {one.name: encode(getattr(value, one.name)) for one in _fields(value.__class__)}
     if isinstance(value, Mapping):
-        return {str(key): encode(item) for key, item in value.items()}
+        return {key: encode(item) for key, item in value.items()}
     if isinstance(value, frozenset):
         return sorted((encode(item) for item in value), key=json.dumps)
     if isinstance(value, tuple):

@@ -72,7 +72,7 @@ class _Roles:
     """Passes on, and counts what it takes to see masters and roles: the rest is the connections'."""
 
     def __init__(self, uwsgi: Uwsgi) -> None:
-        self.find, self.discover = uwsgi.find, uwsgi.discover
+        self.find, self.discover, self.descriptor = uwsgi.find, uwsgi.discover, uwsgi.descriptor
         self.descriptors, self.still, self.netns = uwsgi.descriptors, uwsgi.still, uwsgi.netns
         self._uwsgi = uwsgi
         self.took_s = 0.0

@@ -177,14 +177,14 @@ def is_dropped(client: socket.socket) -> bool:
 
 
 def request(**fields: object) -> bytes:
-    return json.dumps({"version": 1, **fields}).encode() + b"\n"
+    return json.dumps({"version": 2, **fields}).encode() + b"\n"
 
 
 # ------------------------------------------------------------------------------------------------ one request
 
 
 def test_a_request_gets_its_answer(loop: Loop, path: Path) -> None:
-    assert ask(path, {"verb": "status"}) == {"version": 1, **loop.document}
+    assert ask(path, {"verb": "status"}) == {"version": 2, **loop.document}
     one = loop.taken[0]
     assert (one.verb, one.fields, one.uid, one.pid) == ("status", {}, os.geteuid(), os.getpid())
 
@@ -203,7 +203,7 @@ def test_an_answer_may_come_later_and_others_are_served_meanwhile(loop: Loop, pa
     assert answers == []
     loop.call(lambda: loop.server.answer(loop.held[0], {"ok": True, "text": "begun", "exit": 0, "reload": "shop-1"}))
     asking.join(10)
-    assert answers == [{"version": 1, "ok": True, "text": "begun", "exit": 0, "reload": "shop-1"}]
+    assert answers == [{"version": 2, "ok": True, "text": "begun", "exit": 0, "reload": "shop-1"}]
 
 
 def test_requests_become_inputs_of_the_decision() -> None:
@@ -259,23 +259,23 @@ WRONG: list[tuple[bytes, str]] = [
     (b"\xff\xfe\n", "JSON"),
     (b"[" * 60_000 + b"\n", "JSON"),
     (b"[]\n", "JSON object"),
-    (b'{"verb": "status"}\n', "version 1"),
-    (b'{"version": 2, "verb": "status"}\n', "version 1"),
-    (b'{"version": true, "verb": "status"}\n', "version 1"),
+    (b'{"verb": "status"}\n', "version 2"),
+    (b'{"version": 1, "verb": "status"}\n', "version 2"),
+    (b'{"version": true, "verb": "status"}\n', "version 2"),
     (request(), "unknown verb None"),
     (request(verb="format"), "unknown verb 'format': there are status, reconfigure, reload"),
     (request(verb=["status"]), "unknown verb"),
     (request(verb="status", all=True), "status has no field 'all'"),
-    (request(verb="reload"), "needs the name of an instance"),
-    (request(verb="reload", instance=""), "needs the name of an instance"),
+    (request(verb="reload"), "needs the FIFO of an instance"),
+    (request(verb="reload", instance=""), "needs the FIFO of an instance"),
     (request(verb="reload", instance=7), "instance of reload must be str, not 7"),
     (request(verb="pause", for_s="1h"), "for_s of pause must be int or float or null, not '1h'"),
     (request(verb="pause", for_s=True), "for_s of pause must be"),
     (request(verb="pause", for_s=0), "seconds from 0"),
     (request(verb="pause", for_s=-5), "seconds from 0"),
     (request(verb="pause", for_s=10**400), "seconds from 0"),
-    (b'{"version": 1, "verb": "pause", "for_s": 1e999}\n', "seconds from 0"),
-    (b'{"version": 1, "verb": "pause", "for_s": NaN}\n', "NaN is not a number"),
+    (b'{"version": 2, "verb": "pause", "for_s": 1e999}\n', "seconds from 0"),
+    (b'{"version": 2, "verb": "pause", "for_s": NaN}\n', "NaN is not a number"),
 ]
 
 
@@ -535,7 +535,7 @@ def test_a_daemon_that_does_not_answer_in_time_is_a_timeout(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [b"", b'{"version": 1', b"hello\n", b"[]\n", b'{"version": 2}\n', b"[" * 9999 + b"\n"]
+    "answer", [b"", b'{"version": 2', b"hello\n", b"[]\n", b'{"version": 1}\n', b"[" * 9999 + b"\n"]
 )
 def test_an_answer_that_is_none_is_a_connection_error(path: Path, answer: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as server:

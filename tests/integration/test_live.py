@@ -126,7 +126,9 @@ def test_as_text_it_is_a_table(site: Site) -> None:
     app = site.app(mongod.uri, app=App.FIRST_REQUEST)
     site.configure(mongod.uri, app)
     ran = site.run("connections")
-    head, *rows = ran.stdout.splitlines()
+    table, _, fifos = ran.stdout.partition("\n\n")
+    head, *rows = table.splitlines()
+    assert fifos == f"shop is {app.fifo}\n"
     assert head.split() == ["INSTANCE", "ROLE", "PID", "LOCAL", "REMOTE", "STATE", "AGE", "VERDICT"]
     held = in_truth(app, mongod.port)
     assert {Held(int(row.split()[2]), *row.split()[3:6]) for row in rows} == held

@@ -81,6 +81,7 @@ def document(**last: object) -> dict[str, Any]:
     """A status of two instances, the first of which has had a reload."""
     shop = {
         "name": "shop",
+        "fifo": "/run/shop/fifo",
         "state": "watching",
         "blocked_by": [],
         "blind": [],
@@ -98,7 +99,7 @@ def document(**last: object) -> dict[str, Any]:
         "mode": "act",
         "paused": None,
         "deployments": [],
-        "instances": [shop, {**shop, "name": "blog", "last_reload": None}],
+        "instances": [shop, {**shop, "name": "blog", "fifo": "/run/blog/fifo", "last_reload": None}],
         "not_covered": [],
         "blind": [],
     }
@@ -138,7 +139,6 @@ def test_a_file_that_is_not_there_is_exit_code_78(tmp_path: Path, capsys: pytest
     ("argv", "asked"),
     [
         (["reconfigure"], {"verb": "reconfigure"}),
-        (["reload", "shop"], {"verb": "reload", "instance": "shop"}),
         (["pause"], {"verb": "pause", "for_s": None, "reason": ""}),
         (
             ["pause", "--for", "1h30m", "--reason", "deploy"],
@@ -217,16 +217,33 @@ def test_status_of_an_unknown_instance_names_the_known_ones(
     assert capsys.readouterr() == ("", "there is no instance shpo; there are: shop, blog\n")
 
 
+# ---- reload
+
+
+@pytest.mark.parametrize("called", ["blog", "/run/blog/fifo"])
+def test_an_instance_is_called_by_its_name_or_its_fifo_and_sent_by_its_fifo(
+    config: Path, serve: Serve, capsys: pytest.CaptureFixture[str], called: str
+) -> None:
+    daemon = serve(lambda one: done("as you wish") if one.verb == "reload" else done(status=document()))
+    assert cli.main(["--config", str(config), "reload", called]) == 0
+    assert daemon.asked == [{"verb": "reload", "instance": "/run/blog/fifo"}]
+    assert cli.main(["--config", str(config), "reload", "blgo"]) == 1
+    assert capsys.readouterr() == ("as you wish\n", "there is no instance blgo; there are: shop, blog\n")
+
+
 # ---- reload --wait
 
 
 def reloading(*outcomes: dict[str, Any]) -> Callable[[Incoming], Answer]:
     """Begin the reload `r1`, and show these outcomes one after the other; the last one stays."""
-    rest = list(outcomes)
+    rest, begun = list(outcomes), []
 
     def answer(one: Incoming) -> Answer:
         if one.verb == "reload":
+            begun.append(one.fields["instance"])
             return done("shop: workers reload sent", reload="r1")
+        if begun != ["/run/shop/fifo"]:  # the name is looked up first
+            return done(status=document())
         last = rest.pop(0) if len(rest) > 1 else rest[0]
         return done(status=document(**{"id": "r1", **last}))
 

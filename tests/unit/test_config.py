@@ -264,7 +264,7 @@ def test_a_byte_order_mark_is_no_mistake() -> None:
         (ONE + "uwsgi: [{master_fifo: /a/b, reloads: [w]}]", "2:39: uwsgi[0].reloads[0]: `w` is none of"),
         (ONE + "uwsgi: [{master_fifo: /a/b, reloads: [chain, chain]}]", "uwsgi[0].reloads[1]: stands"),
         (ONE + "uwsgi: [{master_fifo: /a/b}, {master_fifo: /a/b, name: c}]", "this FIFO stands in line 2"),
-        (ONE + "uwsgi: [{master_fifo: /a/b}, {master_fifo: /a/c}]", "the name of the FIFO's folder, `a`,"),
+        (ONE + "uwsgi: [{master_fifo: /a/b}, {master_fifo: /a/c}]", "`a`, its name after its FIFO,"),
         (ONE + "uwsgi: [{name: x, master_fifo: /a/b}, {name: x, master_fifo: /b}]", "uwsgi[1].name: this"),
         (TWO + "uwsgi: [{master_fifo: /a/b}]", "4:9: uwsgi[0].mongodb: is missing; write which of main, archive"),
         (TWO.replace("name: main, ", ""), "2:5: mongodb[0].name: is missing; with several deployments"),

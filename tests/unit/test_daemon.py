@@ -19,10 +19,11 @@ import pytest
 
 from tests.world.host import MAIN, Host, config_of, work
 from tests.world.processes import FakeProcess
+from watchdogd import decide
 from watchdogd.config import Config, ConfigError, InstanceConfig, Mode, PolicyConfig
 from watchdogd.control import Server
 from watchdogd.daemon import Daemon
-from watchdogd.model import WORKERS, Connection, Event, Mono, Phase, State, Tell
+from watchdogd.model import WORKERS, Connection, Event, InstanceState, Mono, Phase, Result, SendFifo, State, Tell
 from watchdogd.observe.observer import Observer
 from watchdogd.report.journal import Journal
 from watchdogd.report.notify import Notifier
@@ -83,6 +84,12 @@ class SeenStore(Store):
         if self.error:
             raise self.error
         super().save(state, observed, now, wall)
+
+
+def remembered(state: State) -> InstanceState:
+    """What it remembers of the only instance."""
+    (shop,) = state.instances.values()
+    return shop
 
 
 @dataclass(eq=False)
@@ -184,7 +191,7 @@ class Stage:
         client = self.at_end.enter_context(socket.socket(socket.AF_UNIX))
         client.settimeout(0)
         client.connect(str(self.config.control_socket))
-        client.send(json.dumps({"version": 1, "verb": verb, **fields}).encode() + b"\n")
+        client.send(json.dumps({"version": 2, "verb": verb, **fields}).encode() + b"\n")
         return Asked(client)
 
     # -- what happens in it
@@ -255,7 +262,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 
 def phase(daemon: Daemon) -> Phase:
-    return daemon.state.instances["shop"].phase
+    return remembered(daemon.state).phase
 
 
 # -- the intent before the byte
@@ -268,7 +275,7 @@ def test_the_intent_is_saved_before_the_byte_is_written(stage: Stage) -> None:
 
     stage.play(steps())
     assert stage.written() == "w"
-    first = next(bytes_then for state, bytes_then in stage.saved if state.instances["shop"].reload)
+    first = next(bytes_then for state, bytes_then in stage.saved if remembered(state).reload)
     assert first == 0
 
 
@@ -282,7 +289,7 @@ def test_the_outcome_is_in_the_next_tick_which_follows_at_once(stage: Stage) -> 
         assert Event.RELOAD_SENT.value in stage.events()
 
     daemon = stage.play(steps())
-    reload = daemon.state.instances["shop"].reload
+    reload = remembered(daemon.state).reload
     assert reload is not None
     assert reload.sent_at is not None
 
@@ -355,7 +362,7 @@ def test_a_comparison_that_raises_is_told_as_what_changed_and_nothing_is_written
     compare = Spy(stage)
 
     def steps() -> Iterator[object]:
-        stage.observer.compare = compare  # type: ignore[method-assign]
+        stage.observer.last_look = compare  # type: ignore[method-assign]
         yield from stage.break_the_app()
         yield from stage.until(lambda: compare.called)
         assert stage.in_fifo() == 0
@@ -363,7 +370,10 @@ def test_a_comparison_that_raises_is_told_as_what_changed_and_nothing_is_written
 
     stage.play(steps())
     assert stage.written() == "w"
-    assert compare.said == ["internal error: RuntimeError('processes is broken'); please report it", None]
+    first, second = compare.said
+    assert not isinstance(first, int)
+    assert first[1].endswith("RuntimeError('processes is broken'); please report it")
+    assert isinstance(second, int)
 
 
 class Spy:
@@ -371,17 +381,17 @@ class Spy:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self.said: list[str | None] = []
+        self.said: list[int | tuple[Result, str]] = []
 
     @property
     def called(self) -> int:
         return len(self.said)
 
-    def __call__(self, effect: Any) -> str | None:  # noqa: ANN401 - a SendFifo
+    def __call__(self, effect: SendFifo) -> int | tuple[Result, str]:
         edge = self._stage.host.spied["uwsgi"]
         if not self.called:
             edge.broken.add("processes")
-        self.said.append(Observer.compare(self._stage.observer, effect))
+        self.said.append(Observer.last_look(self._stage.observer, effect))
         edge.broken.clear()
         return self.said[-1]
 
@@ -399,20 +409,42 @@ def test_a_tick_that_fails_is_told_once_and_has_no_ping_and_the_loop_goes_on(sta
         assert stage.notifications().count("WATCHDOG=1") > pings
 
     stage.play(steps())
-    assert [tell.fields for tell in stage.sink.told if tell.event in {Event.BLIND, Event.SEEING_AGAIN}] == [
-        {"scope": "loop", "reason": "internal error: RuntimeError('a bug'); please report it"},
-        {"scope": "loop"},
-    ]
+    blind, again = [tell for tell in stage.sink.told if tell.event in {Event.BLIND, Event.SEEING_AGAIN}]
+    assert (blind.fields["scope"], again.fields) == ("loop", {"scope": "loop"})
+    assert str(blind.fields["reason"]).endswith(": RuntimeError('a bug'); please report it")
+
+
+def test_a_bug_that_shows_with_one_instance_keeps_neither_ready_nor_the_pings_away(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decide, "_tick", lambda _: 1 / 0)
+    answers: list[dict[str, Any]] = []
+
+    def steps() -> Iterator[object]:
+        yield from seconds(5)
+        notified = stage.notifications()
+        assert notified[0] == "READY=1"
+        assert notified.count("WATCHDOG=1") >= 5
+        assert stage.messages[-1].endswith("blind: shop") or stage.messages[-2].endswith("blind: shop")
+        asked = stage.ask("status")
+        yield from asked.wait()
+        answers.append(asked.answer)
+
+    stage.play(steps())
+    assert answers[0]["exit"] == 1
+    (shop,) = answers[0]["status"]["instances"]
+    assert [why.startswith("internal error in decide.py:") for why in shop["blind"]] == [True]
+    assert stage.scopes(Event.BLIND) == ["instance shop"]
 
 
 def test_who_asks_in_a_tick_that_fails_is_told_so(stage: Stage) -> None:
     def steps() -> Iterator[object]:
         yield from seconds(3)
         stage.store.error = RuntimeError("a bug")
-        for asked in (stage.ask("status"), stage.ask("reload", instance="shop")):
+        for asked in (stage.ask("status"), stage.ask("reload", instance=str(stage.fifo))):
             yield from asked.wait()
             assert (asked.answer["ok"], asked.answer["exit"]) == (False, 1)
-            assert "internal error: RuntimeError('a bug')" in asked.answer["text"]
+            assert "RuntimeError('a bug'); please report it" in asked.answer["text"]
 
     stage.play(steps())
 
@@ -472,15 +504,15 @@ def test_an_operators_reload_is_sent_and_its_id_is_the_answer(stage: Stage) -> N
 
     def steps() -> Iterator[object]:
         yield from seconds(20)  # longer than linger
-        asked = stage.ask("reload", instance="shop")
+        asked = stage.ask("reload", instance=str(stage.fifo))
         yield from asked.wait()
         answers.append(asked.answer)
         yield from seconds(2)
 
     daemon = stage.play(steps())
-    reload = daemon.state.instances["shop"].reload
+    reload = remembered(daemon.state).reload
     assert reload is not None
-    assert answers == [{"version": 1, "ok": True, "text": "reload begun", "exit": 0, "reload": reload.id}]
+    assert answers == [{"version": 2, "ok": True, "text": "reload begun", "exit": 0, "reload": reload.id}]
     assert stage.written() == "c"  # nobody is in need of it, so the others go on serving
 
 
@@ -491,7 +523,7 @@ def test_an_operators_reload_that_is_held_says_by_what(stage: Stage) -> None:
         yield from seconds(3)
         stage.host.stop_mongod()
         yield from seconds(2)
-        asked = stage.ask("reload", instance="shop")
+        asked = stage.ask("reload", instance=str(stage.fifo))
         yield from asked.wait()
         answers.append(asked.answer)
 
@@ -511,7 +543,10 @@ def test_an_unknown_instance_is_an_answer_that_names_the_known_ones(stage: Stage
         answers.append(asked.answer)
 
     stage.play(steps())
-    assert (answers[0]["ok"], answers[0]["text"]) == (False, "no instance is named shp; there is: shop")
+    assert (answers[0]["ok"], answers[0]["text"]) == (
+        False,
+        f"no instance has the FIFO shp; there is: {stage.fifo}",
+    )
 
 
 def test_a_pause_holds_reloads_until_resume_and_over_a_restart(stage: Stage) -> None:
@@ -545,7 +580,7 @@ def test_a_good_configuration_takes_effect_and_is_told(stage: Stage, by: str) ->
         else:
             asked = stage.ask("reconfigure")
             yield from asked.wait()
-            assert asked.answer == {"version": 1, "ok": True, "text": "the configuration was read again", "exit": 0}
+            assert asked.answer == {"version": 2, "ok": True, "text": "the configuration was read again", "exit": 0}
         yield from stage.break_the_app()
         yield from seconds(60)
 
@@ -568,7 +603,7 @@ def test_a_bad_configuration_leaves_the_old_one_in_force_and_is_told(stage: Stag
             asked = stage.ask("reconfigure")
             yield from asked.wait()
             text = "a.yaml:1:1: mode: bad\na.yaml:2:1: mongodb: worse"
-            assert asked.answer == {"version": 1, "ok": False, "text": text, "exit": 78}
+            assert asked.answer == {"version": 2, "ok": False, "text": text, "exit": 78}
         yield from seconds(3)
 
     daemon = stage.play(steps())
@@ -675,6 +710,6 @@ def test_a_reload_is_followed_to_its_proof_over_a_restart_of_the_daemon(stage: S
     daemon = stage.play(until_recovered())
     assert stage.written() == ""
     assert phase(daemon) is Phase.WATCHING
-    last = daemon.state.instances["shop"].last
+    last = remembered(daemon.state).last
     assert last is not None
     assert (last.command, last.outcome, last.proven) == (WORKERS, "recovered", True)

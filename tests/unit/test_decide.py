@@ -7,6 +7,9 @@ from tests.world.apps import Kind
 from tests.world.pieces import (
     AT,
     BACK,
+    BLOG_FIFO,
+    BLOG_ID,
+    SHOP_ID,
     config,
     connection,
     down,
@@ -33,6 +36,7 @@ from watchdogd.model import (
     Answer,
     Blind,
     Event,
+    InstanceId,
     InstanceState,
     Phase,
     Request,
@@ -112,8 +116,8 @@ def test_an_absent_instance_cannot_be_reloaded() -> None:
 
 
 def test_an_instance_that_is_not_known_is_answered_with_those_that_are() -> None:
-    _, effects = asked(Request("1", Verb.RELOAD, "shp"))
-    assert effects == [Answer("1", ok=False, text="no instance is named shp; there is: shop")]
+    _, effects = asked(Request("1", Verb.RELOAD, InstanceId("shp")))
+    assert effects == [Answer("1", ok=False, text="no instance has the FIFO shp; there is: /run/uwsgi/app/shop/fifo")]
 
 
 def test_while_linger_goes_on_an_operator_may_not_hurry_it() -> None:
@@ -291,7 +295,7 @@ def test_a_flap_begins_linger_anew() -> None:
 )
 def test_the_outlook_says_what_is_next_and_when(seen: Snapshot, phase: Phase, what: str, at: float | None) -> None:
     decision = decide(State(), detect(seen, config()), seen, config())
-    outlook = decision.outlooks["shop"]
+    outlook = decision.outlooks[SHOP_ID]
     assert (outlook.phase, outlook.next_what, outlook.next_at) == (phase, what, at)
     if at is not None:
         assert decision.wake_at
@@ -313,8 +317,8 @@ def test_a_reload_whose_end_cannot_be_seen_has_no_time_once_its_deadline_has_pas
 def test_the_outlook_counts_the_reloads_that_are_left() -> None:
     spent = (Spent(AT - 9, proven=True), Spent(AT - 5), Spent(AT - 3700))
     seen = snapshot(FINE)
-    state = State({"shop": InstanceState(spent=spent)})
-    assert decide(state, detect(seen, config()), seen, config()).outlooks["shop"].reloads_left == 2
+    state = State({SHOP_ID: InstanceState(spent=spent)})
+    assert decide(state, detect(seen, config()), seen, config()).outlooks[SHOP_ID].reloads_left == 2
 
 
 def test_a_fork_that_is_about_to_be_safe_wakes_the_daemon() -> None:
@@ -329,30 +333,31 @@ def test_an_instance_that_is_there_no_more_is_forgotten_when_nothing_of_it_count
     ticks = Ticks()
     ticks.see(STUCK, *HELD)
     ticks.see(STUCK, *HELD)
-    other = replace(FINE, name="blog")
+    other = replace(FINE, name="blog", fifo=BLOG_FIFO, master=pid(9))
     ticks.see(other)
-    assert set(ticks.state.instances) == {"shop", "blog"}
+    assert set(ticks.state.instances) == {SHOP_ID, BLOG_ID}
     ticks.see(other, after=100)
-    assert "shop" in ticks.state.instances, "its reload counts against its budget for an hour"
+    assert SHOP_ID in ticks.state.instances, "its reload counts against its budget for an hour"
     ticks.see(other, after=3600)
-    assert set(ticks.state.instances) == {"blog"}
+    assert set(ticks.state.instances) == {BLOG_ID}
 
 
 def test_a_reload_of_an_instance_that_is_there_no_more_does_not_keep_others_waiting() -> None:
     ticks = Ticks(config(max_parallel=1))
     ticks.see(STUCK, *HELD)
-    blog = replace(STUCK, name="blog")
-    ticks.see(blog, *HELD)
+    blog = replace(STUCK, name="blog", fifo=BLOG_FIFO, master=pid(9))
+    held = (*HELD, connection(9, cookie=9))
+    ticks.see(blog, *held)
     assert ticks.decision
-    assert [one.gate for one in ticks.decision.outlooks["blog"].blocked_by] == ["parallel"]
-    ticks.see(blog, *HELD, after=42)
+    assert [one.gate for one in ticks.decision.outlooks[BLOG_ID].blocked_by] == ["parallel"]
+    ticks.see(blog, *held, after=42)
     assert ticks.sent
-    assert ticks.sent.instance == "blog"
+    assert ticks.sent.instance == BLOG_ID
 
 
 def test_deciding_changes_nothing_that_it_is_given_and_is_the_same_every_time() -> None:
     seen = snapshot(STUCK, *HELD)
-    state, using = State({"shop": InstanceState(incident=None)}), config([WORKERS, RESTART])
+    state, using = State({SHOP_ID: InstanceState(incident=None)}), config([WORKERS, RESTART])
     found = detect(seen, using)
     before = copy.deepcopy((state, found, seen, using))
     first = decide(state, found, seen, using)
@@ -361,11 +366,11 @@ def test_deciding_changes_nothing_that_it_is_given_and_is_the_same_every_time() 
 
 
 def test_instances_are_decided_one_after_the_other_and_share_what_is_allowed() -> None:
-    blog = replace(STUCK, name="blog")
+    blog = replace(STUCK, name="blog", fifo=BLOG_FIFO)
     seen = replace(snapshot(STUCK, *HELD), instances=(STUCK, blog))
     using = config(max_parallel=1)
     decision = decide(State(), detect(seen, using), seen, using)
-    assert [one.instance for one in decision.effects if isinstance(one, SendFifo)] == ["shop"]
+    assert [one.instance for one in decision.effects if isinstance(one, SendFifo)] == [SHOP_ID]
     assert decision.state.serial == 1
 
 
@@ -373,7 +378,7 @@ def test_linger_is_over_exactly_when_it_is() -> None:
     for later, phase in ((14.99, Phase.SETTLING), (15.0, Phase.RELOADING)):
         seen = replace(snapshot(STUCK, leftover(2, 3), connection(1, last_data=exactly(BACK + 9))), at=BACK + later)
         decision = decide(State(), detect(seen, config()), seen, config())
-        assert decision.outlooks["shop"].phase is phase
+        assert decision.outlooks[SHOP_ID].phase is phase
 
 
 def test_what_was_given_up_without_any_reload_is_forgotten_with_its_master_too() -> None:

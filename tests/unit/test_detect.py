@@ -6,8 +6,11 @@ import pytest
 from tests.world.pieces import (
     AT,
     BACK,
+    BLOG_FIFO,
+    BLOG_ID,
     FIRST,
     MASTER,
+    SHOP_ID,
     config,
     connection,
     down,
@@ -406,11 +409,11 @@ def test_where_two_names_share_an_address_the_member_that_answers_wins() -> None
 
 
 def test_each_instance_is_judged_by_its_own_processes() -> None:
-    shop, blog = instance(stranded(2)), instance(idle(5), name="blog", master=pid(4))
+    shop, blog = instance(stranded(2)), instance(idle(5), name="blog", fifo=BLOG_FIFO, master=pid(4))
     seen = replace(snapshot(shop, leftover(2), connection(5)), instances=(shop, blog))
     found = detect(seen, config())
-    assert found["shop"].due == pids(2)
-    assert found["blog"].verdicts == {pid(5): Verdict.CLEAR}
+    assert found[SHOP_ID].due == pids(2)
+    assert found[BLOG_ID].verdicts == {pid(5): Verdict.CLEAR}
 
 
 def test_the_same_snapshot_gives_the_same_findings() -> None:

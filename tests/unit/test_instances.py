@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.world.host import FIFO, MAIN, MONGOD, Host, Watcher, config_of, stuck_app
+from tests.world.pieces import SHOP_ID
 from watchdogd.config import DeploymentConfig, InstanceConfig
 from watchdogd.model import Event, Instance, Phase, Role
 
@@ -75,7 +76,7 @@ def test_a_problem_with_the_fifo_is_shown_and_blocks(host: Host) -> None:
     host.uwsgi.remove_fifo(master)
     watcher.tick(60)
     assert (instance(watcher).fifo_problem or "").startswith("deleted:")
-    assert watcher.state.instances["shop"].phase is Phase.DUE
+    assert watcher.state.instances[SHOP_ID].phase is Phase.DUE
     assert watcher.sent == []
     host.uwsgi.renew_fifo(master)
     watcher.until(lambda: watcher.sent)
@@ -153,7 +154,7 @@ def test_one_connection_after_the_other_is_no_monitor(host: Host) -> None:
 # -- found ones
 
 
-def test_every_master_with_a_fifo_is_found_and_named_by_its_folder(host: Host) -> None:
+def test_every_master_with_a_fifo_is_found_and_named_after_it(host: Host) -> None:
     host.app(FIFO)
     host.app(BLOG)
     watcher = Watcher(host, config_of())
@@ -175,7 +176,7 @@ def test_two_folders_of_the_same_name_give_two_names(host: Host) -> None:
     host.app("/srv/a/shop/fifo")
     watcher = Watcher(host, config_of())
     watcher.tick()
-    assert found(watcher) == {"shop": "/srv/a/shop/fifo", "shop-2": "/srv/b/shop/fifo"}
+    assert found(watcher) == {"a/shop": "/srv/a/shop/fifo", "b/shop": "/srv/b/shop/fifo"}
 
 
 def test_a_name_never_passes_to_another_instance(host: Host) -> None:
@@ -190,7 +191,7 @@ def test_a_name_never_passes_to_another_instance(host: Host) -> None:
     host.app("/srv/a/shop/fifo")
     host.app("/srv/b/shop/fifo")
     watcher.tick(11)
-    assert found(watcher) == names | {"shop-3": "/srv/a/shop/fifo"}
+    assert found(watcher) == names | {"a/shop": "/srv/a/shop/fifo"}
 
 
 def test_two_masters_at_one_fifo_are_one_instance(host: Host) -> None:
@@ -227,9 +228,9 @@ def test_with_several_deployments_one_is_shown_and_never_acted_on(host: Host) ->
     stuck_app(host, watcher)
     watcher.tick(120)
     assert instance(watcher).deployments == ()
-    assert watcher.findings["shop"].waiting_for.startswith("a `mongodb:` entry")
+    assert watcher.findings[SHOP_ID].waiting_for.startswith("a `mongodb:` entry")
     assert watcher.sent == []
-    assert watcher.state.instances["shop"].phase is Phase.WATCHING
+    assert watcher.state.instances[SHOP_ID].phase is Phase.WATCHING
 
 
 def test_masters_without_a_fifo_are_not_covered_and_the_line_that_mends_it_is_named(host: Host) -> None:

@@ -1,5 +1,7 @@
 """Observer.look on the fakes: how deep it looks, what it does when an edge fails, whose sockets it reads."""
 
+import os
+import re
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -7,15 +9,18 @@ from pathlib import Path
 import pytest
 
 from tests.world.host import ADDRESS, FIFO, MONGOD, Host, Watcher, config_of, stuck_app, work
+from tests.world.pieces import SHOP_ID
 from tests.world.processes import FakeProcess
 from tests.world.sockets import FakeSocket
 from watchdogd.model import (
     WORKERS,
     Connection,
     Event,
+    InstanceId,
     MemberId,
     MemberState,
     Phase,
+    Result,
     Role,
     SendFifo,
     Tcp,
@@ -88,7 +93,7 @@ def test_at_rest_the_table_is_walked_as_often_as_its_cost_allows(host: Host) -> 
 def test_a_walk_is_not_put_off_while_something_is_wrong(host: Host) -> None:
     host.sockets.cpu_s = 0.025
     stuck_app(host, watcher := looking(host))
-    watcher.until(lambda: watcher.state.instances["shop"].phase not in QUIET)
+    watcher.until(lambda: watcher.state.instances[SHOP_ID].phase not in QUIET)
     forget_calls(host)
     watcher.tick(5)
     assert [call.named for call in host.spied["sockets"].calls] == [{"established": True}] * 5
@@ -110,6 +115,12 @@ def test_in_between_what_is_known_to_have_ended_is_looked_up(host: Host) -> None
     watcher.tick()
     assert [call.name for call in host.spied["sockets"].calls] == ["look_up"]
     assert {(one.tcp, one.rqueue) for one in watcher.snapshot.connections} == {(Tcp.CLOSE_WAIT, 0), (Tcp.DEAD, 1)}
+
+
+def is_a_bug(why: str, method: str) -> bool:
+    """Whether it says what was raised, and where."""
+    place = r"internal error in observe/\w+\.py:[0-9]+: "
+    return re.fullmatch(rf"{place}RuntimeError\('{method} is broken'\); please report it", why) is not None
 
 
 @pytest.mark.parametrize("state", [MemberState.DOWN, MemberState.FROZEN])
@@ -262,13 +273,13 @@ def test_while_an_edge_raises_that_part_is_blind_and_loud_and_nothing_is_sent(
 ) -> None:
     watcher = looking(host)
     stuck_app(host, watcher)
-    watcher.until(lambda: watcher.state.instances["shop"].phase is Phase.SETTLING)
+    watcher.until(lambda: watcher.state.instances[SHOP_ID].phase is Phase.SETTLING)
     assert not watcher.blind()
     host.spied[edge].broken.add(method)
     # Descriptors are read again when there is something new to find: a socket of nobody's.
     host.connect().is_left()
     watcher.tick(60)
-    assert watcher.blind()[scope] == f"internal error: RuntimeError('{method} is broken'); please report it"
+    assert is_a_bug(watcher.blind()[scope], method)
     assert watcher.sent == []
     assert watcher.scopes(Event.BLIND) == [scope]
     assert watcher.scopes(Event.SEEING_AGAIN) == []
@@ -286,7 +297,7 @@ def test_an_instance_that_cannot_be_found_does_not_hide_the_others(host: Host) -
     host.spied["uwsgi"].broken.add("find")  # shop is absent, so it is looked for in each full look
     watcher.tick(11)
     shop, blog = watcher.snapshot.instances
-    assert shop.blind == ("internal error: RuntimeError('find is broken'); please report it",)
+    assert [is_a_bug(why, "find") for why in shop.blind] == [True]
     assert (blog.blind, len(blog.workers)) == ((), 2)
     assert watcher.snapshot.connections[0].holders == {worker.id}
     assert watcher.scopes(Event.BLIND) == ["instance shop"]
@@ -302,7 +313,8 @@ def test_a_broken_discovery_makes_everything_blind_and_what_was_found_is_still_r
     host.spied["uwsgi"].broken.add("discover")
     worker.role = Role.LOADING
     watcher.tick(11)
-    assert watcher.blind() == {"processes": "internal error: RuntimeError('discover is broken'); please report it"}
+    assert watcher.blind().keys() == {"processes"}
+    assert is_a_bug(watcher.blind()["processes"], "discover")
     assert [one.ready for one in watcher.snapshot.instances[0].workers] == [False, True]
     host.spied["uwsgi"].broken.clear()
     watcher.tick(11)
@@ -314,7 +326,7 @@ def test_a_resolver_that_cannot_be_asked_is_asked_again_at_the_next_look(host: H
     host.spied["resolver"].broken.add(method)
     watcher = Watcher(host, config_of(FIFO))
     watcher.tick(5)
-    assert watcher.blind()["resolver"] == f"internal error: RuntimeError('{method} is broken'); please report it"
+    assert is_a_bug(watcher.blind()["resolver"], method)
     assert watcher.scopes(Event.BLIND) == ["resolver"]
     host.spied["resolver"].broken.clear()
     watcher.tick(4)
@@ -333,21 +345,34 @@ def test_heartbeats_that_cannot_be_begun_are_begun_at_the_next_look(host: Host) 
     assert not watcher.blind()
 
 
-@pytest.mark.parametrize("method", ["check", "processes"])
+@pytest.mark.parametrize("method", ["check", "processes", "descriptor"])
 def test_what_cannot_be_compared_right_before_the_byte_is_not_as_it_was(host: Host, method: str) -> None:
     master, workers = host.app()
     watcher = looking(host)
     effect = effect_on(master, workers)
-    assert watcher.observer.compare(effect) is None
+    assert last_look(watcher, effect) is None
     host.spied["uwsgi"].broken.add(method)
-    assert watcher.observer.compare(effect) == f"internal error: RuntimeError('{method} is broken'); please report it"
+    changed = last_look(watcher, effect)
+    assert changed
+    assert is_a_bug(changed, method)
 
 
 # -- the last look before the byte
 
 
+def last_look(watcher: Watcher, effect: SendFifo) -> str | None:
+    """What it says has changed; None where it gives the descriptor."""
+    taken = watcher.observer.last_look(effect)
+    if isinstance(taken, int):
+        os.close(taken)
+        return None
+    result, changed = taken
+    assert result is Result.CHANGED
+    return changed
+
+
 def effect_on(master: FakeProcess, workers: list[FakeProcess]) -> SendFifo:
-    return SendFifo("id", "shop", FIFO, WORKERS, master.id, frozenset(worker.id for worker in workers), 33)
+    return SendFifo("id", SHOP_ID, FIFO, WORKERS, master.id, frozenset(worker.id for worker in workers), 33)
 
 
 def test_a_worker_that_was_replaced_since_is_a_change(host: Host) -> None:
@@ -356,14 +381,14 @@ def test_a_worker_that_was_replaced_since_is_a_change(host: Host) -> None:
     effect = effect_on(master, workers)
     host.uwsgi.end(workers[0])
     host.uwsgi.fork(master)
-    assert watcher.observer.compare(effect) == "the workers have changed"
+    assert last_look(watcher, effect) == "the workers have changed"
 
 
 def test_a_worker_that_loads_the_app_is_a_change(host: Host) -> None:
     master, workers = host.app()
     watcher = looking(host)
     workers[1].role = Role.LOADING
-    assert watcher.observer.compare(effect_on(master, workers)) == (f"worker {workers[1].id.pid} is loading the app")
+    assert last_look(watcher, effect_on(master, workers)) == (f"worker {workers[1].id.pid} is loading the app")
 
 
 def test_another_master_is_a_change(host: Host) -> None:
@@ -371,18 +396,18 @@ def test_another_master_is_a_change(host: Host) -> None:
     watcher = looking(host)
     effect = effect_on(master, workers)
     host.uwsgi.end(master)
-    assert watcher.observer.compare(effect) == "the master has changed"
+    assert last_look(watcher, effect) == "the master has changed"
     host.app()
-    assert watcher.observer.compare(effect) == "the master has changed"
+    assert last_look(watcher, effect) == "the master has changed"
 
 
 def test_a_master_that_cannot_be_read_is_a_change_and_hidden_processes_are_the_reason(host: Host) -> None:
     master, workers = host.app()
     watcher = looking(host)
     host.uwsgi.blind = "/proc hides the processes of others"
-    assert watcher.observer.compare(effect_on(master, workers)) == "/proc hides the processes of others"
+    assert last_look(watcher, effect_on(master, workers)) == "/proc hides the processes of others"
     master.refused = "no permission"
-    assert watcher.observer.compare(effect_on(master, workers)) == "the master has changed"
+    assert last_look(watcher, effect_on(master, workers)) == "the master has changed"
 
 
 # -- network namespaces
@@ -397,7 +422,7 @@ def test_an_instance_in_another_namespace_is_seen_through_its_own_table(host: Ho
     watcher.tick(11)
     holders = {one.local: one.holders for one in watcher.snapshot.connections}
     assert sorted(map(len, holders.values())) == [0, 1]
-    assert watcher.findings["shop"].verdicts[worker.id] is Verdict.CLEAR
+    assert watcher.findings[SHOP_ID].verdicts[worker.id] is Verdict.CLEAR
     assert not watcher.blind()
 
 
@@ -521,7 +546,7 @@ def test_an_outage_that_was_watched_leads_to_the_same_verdicts_without_ages_and_
     host.stop_mongod()
     watcher.tick(5)
     assert tcp_of(watcher) == {Tcp.CLOSE_WAIT}
-    assert phases(watcher) == {"heals": Phase.OUTAGE, "stuck": Phase.OUTAGE, "idle": Phase.OUTAGE}
+    assert phases(watcher) == {heals: Phase.OUTAGE, stuck: Phase.OUTAGE, idle: Phase.OUTAGE}
     host.start_mongod()
     watcher.tick()
     for worker, socket in zip(workers[heals], sockets[heals], strict=True):
@@ -544,7 +569,7 @@ def test_an_outage_that_was_watched_leads_to_the_same_verdicts_without_ages_and_
     assert verdicts(watcher, workers)[stuck] == [Verdict.STRANDED, Verdict.STRANDED]
     assert tcp_of(watcher, stuck, workers) == {Tcp.DEAD}
     watcher.until(lambda: len(watcher.sent) == 2)
-    assert {effect.instance for effect in watcher.sent} == {"stuck", "idle"}
+    assert {effect.instance for effect in watcher.sent} == {stuck, idle}
     assert watcher.events(Event.HEALED) == ["healed"]
 
 
@@ -555,7 +580,7 @@ def tcp_of(watcher: Watcher, fifo: str = "", workers: dict[str, list[FakeProcess
 
 def verdicts(watcher: Watcher, workers: dict[str, list[FakeProcess]]) -> dict[str, list[Verdict]]:
     return {
-        fifo: [watcher.findings[Path(fifo).parent.name].verdicts[worker.id] for worker in some]
+        fifo: [watcher.findings[InstanceId(fifo)].verdicts[worker.id] for worker in some]
         for fifo, some in workers.items()
     }
 
@@ -588,7 +613,7 @@ def test_an_app_that_had_healed_before_we_looked_is_left_alone(host: Host, *, mi
         assert watcher.scopes(Event.BLIND) == ["deployment main"]
         host.say()
     watcher.tick(60)
-    assert set(watcher.findings["shop"].verdicts.values()) == {Verdict.RECONNECTED}
+    assert set(watcher.findings[SHOP_ID].verdicts.values()) == {Verdict.RECONNECTED}
     assert watcher.sent == []
 
 
@@ -627,7 +652,7 @@ def test_a_leftover_that_is_in_no_table_is_known_again_by_its_descriptor(host: H
     watcher.tick(4)
     known = {one.inode: one for one in watcher.snapshot.connections}
     assert (known[socket.inode].tcp, known[socket.inode].holders) == (Tcp.DEAD, frozenset({worker.id}))
-    assert watcher.findings["shop"].verdicts[worker.id] in {Verdict.IDLE, Verdict.STRANDED}
+    assert watcher.findings[SHOP_ID].verdicts[worker.id] in {Verdict.IDLE, Verdict.STRANDED}
     watcher.until(lambda: watcher.sent)
 
 
@@ -637,7 +662,7 @@ def test_one_that_was_closed_meanwhile_is_dropped(host: Host, ended: Ended) -> N
     watcher = again(host, folder)
     watcher.tick(4)
     assert socket.inode not in {one.inode for one in watcher.snapshot.connections}
-    assert watcher.findings["shop"].verdicts[worker.id] is Verdict.CLEAR
+    assert watcher.findings[SHOP_ID].verdicts[worker.id] is Verdict.CLEAR
 
 
 def test_one_whose_process_ended_meanwhile_is_dropped(host: Host, ended: Ended) -> None:
@@ -782,7 +807,7 @@ def test_a_daemon_that_was_restarted_in_a_reload_goes_on_verifying_it_where_mong
     again.observer.restore(watcher.observer.ended())
     again.tick(5)
     assert again.events(Event.OVERTAKEN) == []
-    reload = again.state.instances["shop"].reload
+    reload = again.state.instances[SHOP_ID].reload
     assert reload
     assert reload.incarnations == {f"{ADDRESS}@start"}
-    assert again.state.instances["shop"].phase is Phase.RELOADING
+    assert again.state.instances[SHOP_ID].phase is Phase.RELOADING

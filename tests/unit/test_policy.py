@@ -12,6 +12,7 @@ from tests.world.chaos import Chaos
 from tests.world.pieces import (
     AT,
     MASTER,
+    SHOP_ID,
     config,
     connection,
     down,
@@ -39,6 +40,7 @@ from watchdogd.model import (
     Finding,
     Incident,
     Instance,
+    InstanceId,
     InstanceState,
     Pause,
     Phase,
@@ -64,7 +66,7 @@ def case(
 ) -> Case:
     using = using or config()
     (one,) = seen.instances
-    return Case(seen, using, limits_of(one, using), one, detect(seen, using)["shop"], state, whole or State())
+    return Case(seen, using, limits_of(one, using), one, detect(seen, using)[SHOP_ID], state, whole or State())
 
 
 # ---- PHASES
@@ -151,8 +153,8 @@ def test_the_diagram_of_the_documentation_is_drawn_from_the_table() -> None:
 
 def reloading(number: int) -> State:
     """So many other instances are reloading, and one is being verified, which does not count."""
-    others = {f"other{n}": InstanceState(reload=RELOAD) for n in range(number)}
-    return State({**others, "done": InstanceState(reload=replace(RELOAD, complete_at=AT))})
+    others = {InstanceId(f"other{n}"): InstanceState(reload=RELOAD) for n in range(number)}
+    return State({**others, InstanceId("done"): InstanceState(reload=replace(RELOAD, complete_at=AT))})
 
 
 SPENT = tuple(Spent(AT - 100 * n) for n in (3, 2, 1))

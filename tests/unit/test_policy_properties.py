@@ -94,7 +94,7 @@ class Stories(RuleBasedStateMachine):
     @rule(phase=st.sampled_from(Phase), which=WHICH)
     def time_passes_until(self, phase: Phase, which: int) -> None:
         """Let other things happen in every phase."""
-        name, states = self._app(which).name, self.world.daemon.state.instances
+        name, states = self._app(which).id, self.world.daemon.state.instances
         for _ in range(90):
             if name in states and states[name].phase is phase:
                 break
@@ -172,7 +172,7 @@ class Stories(RuleBasedStateMachine):
 
     @rule(verb=st.sampled_from(Verb), which=WHICH, seconds=st.sampled_from([5, 60]))
     def operator(self, verb: Verb, which: int, seconds: int) -> None:
-        self.world.ask(verb, self._app(which).name, seconds)
+        self.world.ask(verb, self._app(which).id, seconds)
 
     @rule(seconds=SECONDS)
     def observe_for(self, seconds: int) -> None:
@@ -215,8 +215,8 @@ class Stories(RuleBasedStateMachine):
 
     def _may_be_sent(self, effect: SendFifo, turn: Turn) -> None:
         at, policy = turn.snapshot.at, self.world.daemon.config.policy
-        app = next(app for app in self.world.apps if app.name == effect.instance)
-        before, after = turn.before.instances.get(app.name), turn.decision.state.instances[app.name]
+        app = next(app for app in self.world.apps if app.id == effect.instance)
+        before, after = turn.before.instances.get(app.id), turn.decision.state.instances[app.id]
         assert self.world.daemon.config.mode is Mode.ACT
         assert turn.decision.state.paused is None
         assert not self.world.daemon.watch.blind & {"sockets", f"instance {app.name}", "deployment main"}
@@ -314,11 +314,11 @@ class Stories(RuleBasedStateMachine):
         while world.clock.now < until and not all(self._is_at_rest(app) for app in world.apps):
             world.run(20, every=2)
         for app in world.apps:
-            assert self._is_at_rest(app), f"{app.name}: {daemon.state.instances[app.name]}"
+            assert self._is_at_rest(app), f"{app.name}: {daemon.state.instances[app.id]}"
 
     def _is_at_rest(self, app: App) -> bool:
         """Whether the app is cured, or what it needs is not allowed or not possible, or nobody could see it."""
-        state = self.world.daemon.state.instances.get(app.name)
+        state = self.world.daemon.state.instances.get(app.id)
         if state is None or app.busy:
             return False
         stuck = [worker for worker in app.ready if worker.stranded]

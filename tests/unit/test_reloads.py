@@ -8,6 +8,7 @@ from tests.world.pieces import (
     BACK,
     FIFO,
     MASTER,
+    SHOP_ID,
     config,
     connection,
     down,
@@ -130,7 +131,7 @@ def test_after_the_first_daemon_is_killed_at_any_point_the_next_one_ends_the_sto
 
 def test_the_effect_names_the_world_that_it_was_decided_on() -> None:
     sent = begun().sent
-    assert sent == SendFifo("shop-1790001000-1", "shop", FIFO, WORKERS, MASTER, pids(2, 3), 33)
+    assert sent == SendFifo("shop-1790001000-1", SHOP_ID, FIFO, WORKERS, MASTER, pids(2, 3), 33)
 
 
 def test_the_intent_is_in_the_memory_that_is_saved_before_the_byte() -> None:
@@ -202,7 +203,7 @@ def test_what_became_of_another_reload_is_not_taken_for_this_one() -> None:
     other = Outcome("another-1", Result.REFUSED, AT, "not a FIFO")
     seen = replace(snapshot(STUCK, *HELD), at=AT + 1, outcomes=(other,))
     decision = decide(ticks.state, detect(seen, ticks.config), seen, ticks.config)
-    assert decision.state.instances["shop"].reload == ticks.shop.reload
+    assert decision.state.instances[SHOP_ID].reload == ticks.shop.reload
     assert decision.effects == ()
 
 
@@ -784,7 +785,7 @@ def test_no_more_instances_reload_at_once_than_allowed() -> None:
     world.run_until(lambda: len(world.daemon.sent) == 1)
     assert [tell.blocked_by for tell in world.daemon.told if tell.event is Event.RELOAD_HELD] == ["parallel"]
     world.run(60)
-    assert {effect.instance for effect in world.daemon.sent} == {"prefork", "hopeless"}
+    assert {effect.instance for effect in world.daemon.sent} == {app.id for app in world.apps}
 
 
 def test_reloads_by_others_cost_nothing_and_begin_linger_anew() -> None:
@@ -794,7 +795,7 @@ def test_reloads_by_others_cost_nothing_and_begin_linger_anew() -> None:
     world.apps[0].fifo.commands.append(WORKERS)
     world.run(14)
     assert world.daemon.sent == []
-    assert world.daemon.state.instances["master_held"].spent == ()
+    assert world.daemon.state.instances[world.apps[0].id].spent == ()
     world.run(60)
     assert world.apps[0].executed == [WORKERS, RESTART]
     assert world.works(world.apps[0])

@@ -20,6 +20,7 @@ from watchdogd.model import (
     Finding,
     Incident,
     Instance,
+    InstanceId,
     InstanceState,
     Interval,
     LastReload,
@@ -51,7 +52,8 @@ SHOP = Instance(
     master=ProcessId(100, 0),
     workers=(Worker(STUCK, Interval(0, 1)), Worker(IDLE, Interval(0, 1)), Worker(ProcessId(103, 3))),
 )
-FINDING = Finding("shop", verdicts={STUCK: Verdict.STRANDED, IDLE: Verdict.IDLE}, counted={STUCK: 2, IDLE: 1})
+BLOG = dataclasses.replace(SHOP, name="blog", fifo="/run/uwsgi/app/blog/fifo")
+FINDING = Finding(SHOP.id, verdicts={STUCK: Verdict.STRANDED, IDLE: Verdict.IDLE}, counted={STUCK: 2, IDLE: 1})
 QUIET = Outlook(Phase.WATCHING, reloads_left=3)
 HELD = Outlook(
     Phase.DUE,
@@ -68,11 +70,11 @@ def seen(*instances: Instance, **other: Any) -> Snapshot:  # noqa: ANN401 - what
 
 
 def decided(outlook: Outlook = QUIET, state: InstanceState = InstanceState(), **of_all: Any) -> Decision:  # noqa: ANN401, B008
-    return Decision(State({"shop": state}, **of_all), (), None, {"shop": outlook})
+    return Decision(State({SHOP.id: state}, **of_all), (), None, {SHOP.id: outlook})
 
 
 def shown(snapshot: Snapshot, decision: Decision, config: Config = CONFIG) -> dict[str, Any]:
-    made = document(snapshot, {"shop": FINDING}, decision, config)
+    made = document(snapshot, {SHOP.id: FINDING}, decision, config)
     VALIDATOR.validate(made)
     assert json.loads(json.dumps(made)) == made
     return made
@@ -116,6 +118,7 @@ def test_the_document_is_what_section_8_of_the_design_says() -> None:
         "instances": [
             {
                 "name": "shop",
+                "fifo": "/run/uwsgi/app/shop/fifo",
                 "state": "due",
                 "blocked_by": [
                     {
@@ -160,8 +163,8 @@ def test_whatever_is_seen_and_decided_fits_the_schema_and_is_shown(
     snapshot: Snapshot, state: State, data: st.DataObject, mode: Mode
 ) -> None:
     snapshot = dataclasses.replace(snapshot, at=AT, wall=WALL)
-    outlooks = {one.name: data.draw(values(Outlook)) for one in snapshot.instances}
-    findings = {one.name: data.draw(values(Finding)) for one in snapshot.instances}
+    outlooks = {one.id: data.draw(values(Outlook)) for one in snapshot.instances}
+    findings = {one.id: data.draw(values(Finding)) for one in snapshot.instances}
     decision = Decision(state, (), None, outlooks)
     made = document(snapshot, findings, decision, dataclasses.replace(CONFIG, mode=mode))
     VALIDATOR.validate(made)
@@ -217,8 +220,8 @@ def test_1_when_nothing_is_watched() -> None:
 
 
 def test_a_stopped_app_beside_a_running_one_is_no_trouble() -> None:
-    blog = dataclasses.replace(SHOP, name="blog", master=None, workers=())
-    decision = Decision(State(), (), None, {"shop": QUIET, "blog": Outlook(Phase.ABSENT)})
+    blog = dataclasses.replace(BLOG, master=None, workers=())
+    decision = Decision(State(), (), None, {SHOP.id: QUIET, BLOG.id: Outlook(Phase.ABSENT)})
     assert exit_code(shown(seen(SHOP, blog), decision)) == 0
 
 
@@ -242,9 +245,8 @@ def test_1_while_mongodb_does_not_serve() -> None:
 
 
 def test_of_one_instance_the_others_do_not_count() -> None:
-    blog = dataclasses.replace(SHOP, name="blog")
-    decision = Decision(State(), (), None, {"shop": QUIET, "blog": HELD})
-    made = shown(seen(SHOP, blog), decision)
+    decision = Decision(State(), (), None, {SHOP.id: QUIET, BLOG.id: HELD})
+    made = shown(seen(SHOP, BLOG), decision)
     assert [exit_code(made), exit_code(made, "shop"), exit_code(made, "blog")] == [1, 0, 1]
 
 
@@ -260,7 +262,7 @@ def test_people_see_what_is_what_comes_next_and_what_holds_it() -> None:
             "main     127.0.0.1:27017  up     yes      1 min  1         65f1c0ffee",
             "",
             "shop: due (it needs a reload)",
-            "  master 100, incident shop-i1",
+            "  master 100, FIFO /run/uwsgi/app/shop/fifo, incident shop-i1",
             "  WORKER  VERDICT   LEFTOVERS",
             "  101     stranded  2",
             "  102     idle      1",
@@ -298,9 +300,8 @@ def test_people_see_why_a_member_is_down() -> None:
 
 
 def test_one_instance_is_shown_alone() -> None:
-    blog = dataclasses.replace(SHOP, name="blog")
-    decision = Decision(State(), (), None, {"shop": QUIET, "blog": QUIET})
-    text = render(shown(seen(SHOP, blog), decision), "blog")
+    decision = Decision(State(), (), None, {SHOP.id: QUIET, BLOG.id: QUIET})
+    text = render(shown(seen(SHOP, BLOG), decision), "blog")
     assert "blog: watching (nothing to do)" in text
     assert "shop" not in text
     assert "127.0.0.1:27017" in text
@@ -328,5 +329,5 @@ def test_systemd_shows_one_line() -> None:
 
 
 def test_of_many_instances_in_trouble_only_some_are_named() -> None:
-    decision = Decision(State(), (), None, {f"app{number}": HELD for number in range(9)})
+    decision = Decision(State(), (), None, {InstanceId(f"app{number}"): HELD for number in range(9)})
     assert line(seen(), decision).endswith(": app0 due, app1 due, app2 due, app3 due, app4 due and 4 more")

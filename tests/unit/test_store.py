@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rig.processes import wait_for
+from tests.world.pieces import SHOP_ID
 from tests.world.values import values
 from watchdogd.model import (
     CHAIN,
@@ -71,7 +73,9 @@ SHOP = InstanceState(
     last=LastReload("shop-1", WORKERS, 4990.0, WALL - 10, "reloading"),
     held=("budget",),
 )
-STATE = State({"shop": SHOP}, Pause(6000.0, "release"), frozenset({Blind("sockets", "no right")}), serial=3)
+STATE = State(
+    {SHOP_ID: SHOP}, paused=Pause(6000.0, "release"), blind=frozenset({Blind("sockets", "no right")}), serial=3
+)
 DEAD = Connection(
     cookie=12,
     inode=34,
@@ -127,7 +131,7 @@ def test_every_state_comes_back_as_it_was_and_fits_the_schema(state: State, obse
     assert decode(State, document["state"], "state") == state
     assert decode(tuple[Connection, ...], document["observed"], "observed") == tuple(observed)
     saved = {"monotonic": 1.0, "wall": 2.0}
-    VALIDATOR.validate({"version": 1, "boot_id": BOOT, "saved": saved, **document})
+    VALIDATOR.validate({"version": 2, "boot_id": BOOT, "saved": saved, **document})
 
 
 def test_the_file_fits_the_schema(folder: Path) -> None:
@@ -165,9 +169,9 @@ def test_the_schema_has_every_field_that_is_saved_and_no_other(kind: Any, where:
 def test_a_state_from_before_a_field_existed_takes_its_default(folder: Path) -> None:
     save(folder)
     document = json.loads((folder / "state.json").read_text())
-    del document["state"]["instances"]["shop"]["held"]
+    del document["state"]["instances"][SHOP_ID]["held"]
     (folder / "state.json").write_text(json.dumps(document))
-    assert loaded(folder).state.instances["shop"] == dataclasses.replace(SHOP, held=())
+    assert loaded(folder).state.instances[SHOP_ID] == dataclasses.replace(SHOP, held=())
 
 
 # ------------------------------------------------------------------------------------------------ another boot
@@ -177,7 +181,7 @@ def test_on_another_boot_every_time_is_as_long_ago_as_before(folder: Path) -> No
     save(folder)
     found = loaded(folder, OTHER_BOOT, now=30.0, wall=WALL + 600)
     moved = 30.0 - (NOW + 600)
-    shop = found.state.instances["shop"]
+    shop = found.state.instances[SHOP_ID]
     assert shop.spent == (Spent(4000.0 + moved, proven=True), Spent(4990.0 + moved))
     assert shop.retry_at == 5100.0 + moved
     assert shop.incident == Incident("shop-i1", 4900.0 + moved, leftovers_told=True)
@@ -188,7 +192,7 @@ def test_on_another_boot_every_time_is_as_long_ago_as_before(folder: Path) -> No
 def test_on_another_boot_a_reload_is_replaced_and_no_connection_is_known(folder: Path) -> None:
     save(folder)
     found = loaded(folder, OTHER_BOOT, now=30.0, wall=WALL + 600)
-    shop = found.state.instances["shop"]
+    shop = found.state.instances[SHOP_ID]
     assert found.observed == ()
     assert shop.reload is None
     assert shop.phase is Phase.WATCHING
@@ -204,8 +208,8 @@ def test_on_another_boot_an_earlier_reload_keeps_its_outcome(folder: Path) -> No
         gave_up_at=4000.0,
         last=LastReload("shop-0", CHAIN, 3900.0, WALL, "failed"),
     )
-    save(folder, State({"shop": quiet}))
-    shop = loaded(folder, OTHER_BOOT, now=30.0, wall=WALL).state.instances["shop"]
+    save(folder, State({SHOP_ID: quiet}))
+    shop = loaded(folder, OTHER_BOOT, now=30.0, wall=WALL).state.instances[SHOP_ID]
     assert (shop.phase, shop.gave_up_at) == (Phase.GAVE_UP, 4000.0 + 30.0 - NOW)
     assert shop.last is not None
     assert shop.last.outcome == "failed"
@@ -214,12 +218,12 @@ def test_on_another_boot_an_earlier_reload_keeps_its_outcome(folder: Path) -> No
 def test_a_clock_that_is_behind_after_a_boot_makes_no_time_pass(folder: Path) -> None:
     save(folder)
     found = loaded(folder, OTHER_BOOT, now=30.0, wall=0.0)
-    assert found.state.instances["shop"].retry_at == 5100.0 - NOW + 30.0
+    assert found.state.instances[SHOP_ID].retry_at == 5100.0 - NOW + 30.0
 
 
 def test_a_monotonic_clock_that_went_back_is_another_boot_whatever_its_id(folder: Path) -> None:
     save(folder)
-    assert loaded(folder, BOOT, now=30.0, wall=WALL + 600).state.instances["shop"].reload is None
+    assert loaded(folder, BOOT, now=30.0, wall=WALL + 600).state.instances[SHOP_ID].reload is None
 
 
 @given(values(State), st.floats(-1e6, 1e6))
@@ -328,9 +332,9 @@ DAMAGED: list[bytes] = [
     b"[]",
     b"null",
     b'{"version": "1"}',
-    b'{"version": 1}',
-    b'{"version": 1, "boot_id": "boot-1", "saved": {}, "state": {}, "observed": []}',
-    b'{"version": 1, "boot_id": "boot-1", "saved": {"monotonic": 1, "wall": NaN}, "state": {}, "observed": []}',
+    b'{"version": 2}',
+    b'{"version": 2, "boot_id": "boot-1", "saved": {}, "state": {}, "observed": []}',
+    b'{"version": 2, "boot_id": "boot-1", "saved": {"monotonic": 1, "wall": NaN}, "state": {}, "observed": []}',
     b"[" * 100_000,
 ]
 
@@ -370,7 +374,7 @@ def test_a_state_of_another_version_is_kept_aside_with_both_versions_named(folde
     problem = loaded(folder).problem
     assert problem is not None
     assert "version 7" in problem
-    assert "version 1" in problem
+    assert "version 2" in problem
     assert (folder / "state.json.unknown-7").read_text() == '{"version": 7, "anything": true}'
 
 
@@ -390,16 +394,16 @@ def test_what_is_kept_aside_is_never_overwritten(folder: Path) -> None:
         (("serial",), "3", "state.serial: expected int, found '3'"),
         (("serial",), True, "state.serial: expected int"),
         (("instances",), [], "state.instances: expected dict"),
-        (("instances", "shop", "phase"), "sleeping", "state.instances.shop.phase: expected one of reloading"),
-        (("instances", "shop", "surprise"), 1, "expected none of surprise"),
-        (("instances", "shop", "retry_at"), "soon", "state.instances.shop.retry_at: expected a number"),
+        (("instances", SHOP_ID, "phase"), "sleeping", f"state.instances.{SHOP_ID}.phase: expected one of reloading"),
+        (("instances", SHOP_ID, "surprise"), 1, "expected none of surprise"),
+        (("instances", SHOP_ID, "retry_at"), "soon", f"state.instances.{SHOP_ID}.retry_at: expected a number"),
         (
-            ("instances", "shop", "reload", "master"),
+            ("instances", SHOP_ID, "reload", "master"),
             [1],
-            "state.instances.shop.reload.master: expected 2 values",
+            f"state.instances.{SHOP_ID}.reload.master: expected 2 values",
         ),
         (
-            ("instances", "shop", "reload", "old"),
+            ("instances", SHOP_ID, "reload", "old"),
             [[1, None]],
             "old[0].start_ticks: expected int, found 'None'",
         ),
@@ -422,9 +426,9 @@ def test_a_wrong_value_is_named_by_its_place(folder: Path, where: tuple[str, ...
 def test_a_missing_value_is_named(folder: Path) -> None:
     save(folder)
     document = json.loads((folder / "state.json").read_text())
-    del document["state"]["instances"]["shop"]["reload"]["deadline"]
+    del document["state"]["instances"][SHOP_ID]["reload"]["deadline"]
     (folder / "state.json").write_text(json.dumps(document))
-    assert "state.instances.shop.reload: expected deadline in it" in str(loaded(folder).problem)
+    assert f"state.instances.{SHOP_ID}.reload: expected deadline in it" in str(loaded(folder).problem)
 
 
 JSON = st.recursive(
@@ -498,3 +502,33 @@ def test_a_folder_of_somebody_else_is_named_with_our_user(folder: Path) -> None:
             Store(folder, BOOT)
     finally:
         os.seteuid(0)
+
+
+# ------------------------------------------------------------------------------------------------ the first edition
+
+
+def test_a_state_of_the_first_edition_is_taken_over_by_name_until_its_instance_is_seen(folder: Path) -> None:
+    save(folder)
+    document = json.loads((folder / "state.json").read_text())
+    state = document["state"]
+    del state["unclaimed"]
+    state["instances"] = {"shop": state["instances"][SHOP_ID]}
+    state["blind"].append({"scope": "instance shop", "why": "hidden"})
+    (folder / "state.json").write_text(json.dumps(document | {"version": 1}))
+    found = loaded(folder)
+    assert (found.problem, found.observed) == (None, (DEAD,))
+    assert found.state == dataclasses.replace(STATE, instances={}, unclaimed={"shop": SHOP})
+    later = loaded(folder, OTHER_BOOT, now=30.0, wall=WALL + 600).state.unclaimed["shop"]
+    assert later.reload is None
+    assert later.last is not None
+    assert later.last.outcome == "replaced"
+
+
+@given(JSON)
+def test_nothing_but_a_codec_error_comes_of_any_state_of_the_first_edition(state: object) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        saved = {"monotonic": NOW, "wall": WALL}
+        document = {"version": 1, "boot_id": BOOT, "saved": saved, "state": state, "observed": []}
+        (Path(name) / "state.json").write_text(json.dumps(document))
+        found = loaded(Path(name))
+        assert found.problem is not None or found.state.instances == {}

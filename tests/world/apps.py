@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tests.world.clock import Clock
 from tests.world.fifo import FakeFifo
 from tests.world.mongo import Mongod
-from watchdogd.model import CHAIN, RESTART, Command, MemberState, Mono, ProcessId
+from watchdogd.model import CHAIN, RESTART, Command, InstanceId, MemberState, Mono, ProcessId
 
 CHECK_S = 1.0  # uWSGI's check interval: an idle worker is gone and replaced within it
 MONITOR_S = 6.0  # until the monitor of a client that lost a member sees it again
@@ -98,6 +98,10 @@ class App:
         self.start()
 
     # -- what is so
+
+    @property
+    def id(self) -> InstanceId:
+        return InstanceId(self.fifo.path)
 
     @property
     def ready(self) -> list[Process]:

@@ -77,6 +77,7 @@ class Chaos:
         snapshot = self._snapshot()
         self.outcomes, self.requests = (), ()
         decision = decide(self.state, detect(snapshot, self.config), snapshot, self.config)
+        assert not decision.faults
         self.state = decision.state
         for effect in decision.effects:
             if isinstance(effect, SendFifo):
@@ -106,7 +107,7 @@ class Chaos:
 
     def _likely(self) -> tuple[Callable[[Chaos], None], ...]:
         """Some phases are left too soon to see much of them, if nothing helps."""
-        known = self.state.instances.get(NAME)
+        known = self.state.instances.get(self.instance.id)
         likely = {
             Phase.RELOADING: (Chaos.obey,),
             Phase.VERIFYING: (Chaos.use, Chaos.reconnect, Chaos.leave, Chaos.back, Chaos.ask, Chaos.master),
@@ -194,7 +195,7 @@ class Chaos:
 
     def ask(self) -> None:
         verb = self.random.choice([Verb.RELOAD, Verb.RELOAD, Verb.RELOAD, Verb.PAUSE, Verb.RESUME])
-        self.requests = (Request("request", verb, NAME, self.at + 30),)
+        self.requests = (Request("request", verb, self.instance.id, self.at + 30),)
 
     def configure(self) -> None:
         """Another configuration, or what stood in the way is gone."""

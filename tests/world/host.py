@@ -20,6 +20,7 @@ from watchdogd.model import (
     Endpoint,
     Event,
     Finding,
+    InstanceId,
     Interval,
     MemberId,
     MemberState,
@@ -184,11 +185,12 @@ class Watcher:
     state: State = field(default_factory=State)
     told: list[Tell] = field(default_factory=list)
     sent: list[SendFifo] = field(default_factory=list)
+    faults: bool = False  # whether a bug is what the test is about
 
     def __post_init__(self) -> None:
         self.observer = Observer(self.config, self.host.edges())
         self.snapshot = Snapshot(-math.inf, 0.0)
-        self.findings: Mapping[str, Finding] = {}
+        self.findings: Mapping[InstanceId, Finding] = {}
         self.conclusions = Conclusions()
 
     def tick(self, times: int = 1, *, every: float = 1.0) -> None:
@@ -199,6 +201,7 @@ class Watcher:
             self.snapshot = self.observer.look(full=busy)
             anew = decide(self.state, detect(self.snapshot, self.config), self.snapshot, self.config)
             self.findings, decision = self.conclusions.draw(self.state, self.snapshot, self.config)
+            assert self.faults or not decision.faults
             assert decision == anew, "a conclusion was kept that does not hold any more"
             self.state = decision.state
             self.told += self.snapshot.news

@@ -21,6 +21,7 @@ from watchdogd.model import (
     Finding,
     Incarnation,
     Instance,
+    InstanceId,
     Interval,
     Member,
     MemberId,
@@ -35,6 +36,9 @@ from watchdogd.model import (
 BACK: Mono = 900.0
 AT: Mono = 1000.0
 FIFO = "/run/uwsgi/app/shop/fifo"
+SHOP_ID = InstanceId(FIFO)
+BLOG_FIFO = "/run/uwsgi/app/blog/fifo"
+BLOG_ID = InstanceId(BLOG_FIFO)
 MASTER = ProcessId(1, 1)
 LOCAL = Endpoint("10.0.0.9", 40000)
 FIRST = Incarnation("10.0.0.1#2")
@@ -169,4 +173,4 @@ def config(
 
 def find(seen: Snapshot, **policy: Any) -> Finding:
     """What detect says of the only instance."""
-    return detect(seen, config(**policy))["shop"]
+    return detect(seen, config(**policy))[SHOP_ID]

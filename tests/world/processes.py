@@ -4,10 +4,12 @@ It stands for `watchdogd.observe.uwsgi.ProcFs`; tests/integration/test_uwsgi.py 
 """
 
 import itertools
+import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
-from watchdogd.model import Blind, ProcessId, Role
+from watchdogd.model import Blind, ProcessId, Result, Role
 from watchdogd.observe.uwsgi import Master, Process
 
 OUR_NETNS: Final = 4026531833
@@ -111,11 +113,11 @@ class FakeUwsgi:
 
     # -- the edge
 
-    def find(self, fifo: str) -> Master | Blind | None:
+    def find(self, fifo: str, trusted: frozenset[int]) -> Master | Blind | None:
         refusals = {master: self.alive[master.pid].refused for master in self.masters}
         reading = [one for one in self.masters.values() if one.fifo == fifo and one.link and not refusals[one.id]]
         if reading:
-            return min(reading, key=lambda master: master.fifo_problem is not None)
+            return replace(min(reading, key=lambda master: master.fifo_problem is not None), trusted=trusted)
         why = next(filter(None, refusals.values()), self.blind)
         return Blind("", why) if why else None
 
@@ -123,7 +125,13 @@ class FakeUwsgi:
         if master.id not in self.masters:
             return None
         refused = self.alive[master.id.pid].refused
-        return Blind("", refused) if refused else self.masters[master.id]
+        return Blind("", refused) if refused else replace(self.masters[master.id], trusted=master.trusted)
+
+    def descriptor(self, master: Master) -> int | tuple[Result, str]:
+        if master.id not in self.masters:
+            return Result.CHANGED, f"master {master.id.pid} has ended"
+        real = Path(master.fifo)  # of a test that has one; whoever takes it closes it
+        return os.open(real if real.exists() else os.devnull, os.O_PATH | os.O_CLOEXEC)
 
     def discover(self) -> tuple[Master, ...] | Blind:
         found = []

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from tests.world.pieces import AT, config, snapshot
+from tests.world.pieces import AT, SHOP_ID, config, snapshot
 from watchdogd.config import Config
 from watchdogd.decide import decide
 from watchdogd.detect import detect
@@ -51,7 +51,7 @@ class Ticks:
     ) -> list[Event]:
         """Let `after` seconds pass, show this, and return what is told of it."""
         self.at += after
-        request = Request("request", ask, one.name, None, "maintenance") if ask else None
+        request = Request("request", ask, one.id, None, "maintenance") if ask else None
         seen = replace(
             snapshot(one, *connections, members=members),
             at=self.at,
@@ -61,13 +61,14 @@ class Ticks:
             blind=(Blind(blind, "no permission"),) if blind else (),
         )
         self.decision = decide(self.state, detect(seen, self.config), seen, self.config)
+        assert not self.decision.faults
         self.state = self.decision.state
         self._outcomes = (Outcome(self.sent.id, self.result, self.at, "as it is"),) if self.sent and self.result else ()
         return self.told
 
     @property
     def shop(self) -> InstanceState:
-        return self.state.instances["shop"]
+        return self.state.instances[SHOP_ID]
 
     def phase(self) -> Phase:
         return self.shop.phase
@@ -75,7 +76,7 @@ class Ticks:
     @property
     def outlook(self) -> Outlook:
         assert self.decision
-        return self.decision.outlooks["shop"]
+        return self.decision.outlooks[SHOP_ID]
 
     @property
     def told(self) -> list[Event]:

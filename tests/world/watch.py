@@ -5,7 +5,8 @@ is not.
 """
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from tests.world.apps import App, Process, Socket
@@ -24,6 +25,7 @@ from watchdogd.model import (
     Finding,
     Incarnation,
     Instance,
+    InstanceId,
     Interval,
     Member,
     MemberId,
@@ -94,14 +96,16 @@ class Watch:
             requests=requests,
         )
 
-    def compare(self, effect: SendFifo) -> str | None:
+    def last_look(self, effect: SendFifo) -> int | tuple[Result, str]:
         """The last look before the byte."""
-        app = next(one for one in self.apps if one.name == effect.instance)
+        app = next(one for one in self.apps if one.fifo.path == effect.instance)
         if app.master is None or app.master.id != effect.master:
-            return "the master has changed"
+            return Result.CHANGED, "the master has changed"
         if {worker.id for worker in app.workers} != effect.workers:
-            return "the workers have changed"
-        return None if len(app.ready) == len(app.workers) else "a worker is loading the app"
+            return Result.CHANGED, "the workers have changed"
+        if len(app.ready) < len(app.workers):
+            return Result.CHANGED, "a worker is loading the app"
+        return os.open(os.devnull, os.O_PATH | os.O_CLOEXEC)
 
     def _member(self, member: Mongod) -> Member:
         seen = member.view()
@@ -193,7 +197,7 @@ class Turn:
 
     before: State
     snapshot: Snapshot
-    findings: dict[str, Finding]
+    findings: Mapping[InstanceId, Finding]
     decision: Decision
     performed: tuple[Effect, ...] = ()
 
@@ -219,6 +223,7 @@ class Daemon:
         self.outcomes, self.requests = (), []
         findings = detect(snapshot, self.config)
         decision = decide(self.state, findings, snapshot, self.config)
+        assert not decision.faults
         dies = self.dies_after is not None and len(decision.effects) >= self.dies_after
         performed = decision.effects[: self.dies_after] if dies else decision.effects
         turn = Turn(self.state, snapshot, findings, decision, performed)
@@ -233,8 +238,8 @@ class Daemon:
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, SendFifo):
             self.sent.append(effect)
-            app = next(one for one in self.watch.apps if one.name == effect.instance)
-            outcome = fifo.perform(effect, self.watch.compare, app.clock, app.fifo.attempt)
+            app = next(one for one in self.watch.apps if one.fifo.path == effect.instance)
+            outcome = fifo.perform(effect, self.watch.last_look, app.clock, app.fifo.attempt)
             self.outcomes = (*self.outcomes, outcome)
             if outcome.result is Result.WRITTEN:
                 self.written.append((outcome.at, effect))

@@ -16,6 +16,7 @@ from watchdogd.model import (
     Command,
     Endpoint,
     Event,
+    InstanceId,
     MemberId,
     MemberState,
     Phase,
@@ -141,7 +142,7 @@ class World:
 
     # -- operators, and what is seen
 
-    def ask(self, verb: Verb, instance: str | None = None, seconds: float | None = None) -> None:
+    def ask(self, verb: Verb, instance: InstanceId | None = None, seconds: float | None = None) -> None:
         until = None if seconds is None else self.clock.now + seconds
         self.daemon.requests.append(Request("request", verb, instance, until))
 
@@ -154,7 +155,7 @@ class World:
         return next(app for app in self.apps if app.kind is kind)
 
     def phase(self, kind: Kind = Kind.PREFORK) -> Phase:
-        return self.daemon.state.instances[self.app(kind).name].phase
+        return self.daemon.state.instances[self.app(kind).id].phase
 
     def events(self) -> list[str]:
         return [tell.event.value for tell in self.daemon.told]

@@ -1,8 +1,9 @@
 """Writes one byte into the master FIFO of a uWSGI instance: the only thing that mongo-watchdog ever changes.
 
-It must never create a file (one that stands at the FIFO's path while uWSGI makes it anew ends the master,
-core/fifo.c), never wait, never repeat a write and never judge whether a reload is right. A privileged helper
-imports this module and nothing else of watchdogd but model: it stays that light.
+It writes through a descriptor that came from the master's own table (Uwsgi.descriptor), so no path is resolved here and
+nobody can lead it elsewhere. It must never create a file (one that stands at the FIFO's path while uWSGI makes it anew
+ends the master, core/fifo.c), never wait, never repeat a write and never judge whether a reload is right. A privileged
+helper imports this module and nothing else of watchdogd but model and paths: it stays that light.
 """
 
 from __future__ import annotations
@@ -15,20 +16,9 @@ from typing import Protocol
 
 from watchdogd.model import CHAIN, RESTART, WORKERS, Command, Mono, Outcome, Result, SendFifo
 
-FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 _COMMANDS = frozenset({WORKERS, CHAIN, RESTART})
-
-_LINK = "is a symbolic link, which is never followed: give the path of the FIFO itself as `master_fifo`"
-_DIRECTORY = "is a directory: give the path of the FIFO itself as `master_fifo`"
-_NO_FIFO = "is not a FIFO: `master_fifo` must be the path that uWSGI's option `master-fifo` names"
-_KINDS = {
-    stat.S_IFLNK: _LINK,
-    stat.S_IFDIR: _DIRECTORY,
-    stat.S_IFREG: (
-        "is a regular file: somebody wrote to it while uWSGI was stopped; remove it and restart the instance"
-    ),
-}
 
 _NO_PERMISSION = (
     "may not be written by uid {uid}: uWSGI makes it with mode 0600 and makes it anew after every command, "
@@ -37,18 +27,10 @@ _NO_PERMISSION = (
 )
 
 # Those that do not mend themselves; policy tries every other one again for some seconds.
-_REFUSALS = {
-    errno.EACCES: _NO_PERMISSION,
-    errno.EPERM: _NO_PERMISSION,
-    errno.ELOOP: _LINK,
-    errno.EISDIR: _DIRECTORY,
-    errno.ENOTDIR: "is below something that is not a directory: correct `master_fifo`",
-    errno.ENAMETOOLONG: "is too long for a path: correct `master_fifo`",
-}
+_REFUSALS = {errno.EACCES: _NO_PERMISSION, errno.EPERM: _NO_PERMISSION}
 
 # Normal while the master makes its FIFO anew, and after `r` for as long as the app loads (3.1 s measured).
 _PASSING = {
-    errno.ENOENT: "does not exist: the master is stopped, or is making it anew",
     errno.ENXIO: "has no reader: the master is stopped, or executes itself anew",
     errno.EPIPE: "lost its reader: the master is making it anew",
     errno.EAGAIN: "is full: the master has not read it for 65536 commands",
@@ -58,67 +40,66 @@ _PASSING = {
 class Attempt(Protocol):
     """The edge: one try to deliver one command. `attempt` is the real one."""
 
-    def __call__(self, path: str, command: Command, uid: int | None) -> tuple[Result, str]:
+    def __call__(self, fifo: int, path: str, command: Command, uid: int | None) -> tuple[Result, str]:
         """See `attempt`."""
 
 
-def attempt(path: str, command: Command, uid: int | None) -> tuple[Result, str]:
-    """Open `path`, check it and write the one byte of `command`, without ever waiting.
+def attempt(fifo: int, path: str, command: Command, uid: int | None) -> tuple[Result, str]:
+    """Check the FIFO behind the descriptor and write the one byte of `command` into it, without ever waiting.
 
-    `uid` is the effective uid of the process that has the FIFO open, who must own it. Gives WRITTEN (the byte
-    is in the pipe: that proves delivery, not execution), else TRY_AGAIN or REFUSED with a sentence. It raises
-    nothing.
+    `fifo`: opened with O_PATH, which its reader does not notice. `path`: what it is called in a sentence. `uid`: the
+    effective one of the process that reads it, who must own it. Gives WRITTEN (the byte is in the pipe: that proves
+    delivery, not execution), else TRY_AGAIN or REFUSED with a sentence. It raises nothing.
     """
     if command not in _COMMANDS:
         return Result.REFUSED, f"{command!r} is not a reload: only w, c and r are ever written to {path}"
     if uid is None:
         return Result.REFUSED, f"{path}: nobody is known to have it open, so its owner cannot be checked"
     try:
-        objection = _deliver(path, command, uid)
+        objection = _deliver(fifo, command, uid)
     except OSError as error:
         return _failed(path, error)
-    except ValueError as error:  # a NUL in the path
-        objection = f"is not a path: {error}"
     return (Result.REFUSED, f"{path} {objection}") if objection else (Result.WRITTEN, "")
 
 
 def perform(
     effect: SendFifo,
-    look: Callable[[SendFifo], str | None],
+    look: Callable[[SendFifo], int | tuple[Result, str]],
     clock: Callable[[], Mono],
     write: Attempt = attempt,
 ) -> Outcome:
     """Take the last look, then make one attempt, and tell what became of the effect.
 
-    `look` gives None while master, workers and readiness are what the effect expects, else what changed. It
+    `look` gives the FIFO's descriptor while master, workers and readiness are what the effect expects, else why not. It
     must read anew: `w` while a worker loads its app kills the healthy ones after mercy.
     """
-    changed = look(effect)
-    if changed is not None:
-        return Outcome(effect.id, Result.CHANGED, clock(), changed)
-    result, detail = write(effect.fifo, effect.command, effect.uid)
+    fifo = look(effect)
+    if not isinstance(fifo, int):
+        return Outcome(effect.id, fifo[0], clock(), fifo[1])
+    try:
+        result, detail = write(fifo, effect.fifo, effect.command, effect.uid)
+    finally:
+        os.close(fifo)
     return Outcome(effect.id, result, clock(), detail)
 
 
-def _deliver(path: str, command: Command, uid: int) -> str | None:
-    """Write the byte, or say what is wrong with the thing at the path. Raises OSError and ValueError."""
-    # Looked at before it is opened, too: to open and close a FIFO already makes a uWSGI renew it.
-    if objection := _objection(os.lstat(path), uid):
+def _deliver(fifo: int, command: Command, uid: int) -> str | None:
+    """Write the byte, or say what is wrong with the thing behind the descriptor. Raises OSError."""
+    # Looked at before it is opened to write: to open and close a FIFO already makes a uWSGI renew it.
+    if objection := _objection(os.fstat(fifo), uid):
         return objection
-    fifo = os.open(path, FLAGS)
+    opened = os.open(f"/proc/self/fd/{fifo}", FLAGS)  # the very same one, wherever its path leads by now
     try:
-        if objection := _objection(os.fstat(fifo), uid):
-            return objection
-        os.write(fifo, command.encode("ascii"))
+        os.write(opened, command.encode("ascii"))
     finally:
-        os.close(fifo)
+        os.close(opened)
     return None
 
 
 def _objection(seen: os.stat_result, uid: int) -> str | None:
     """Say why this is not a FIFO of that owner; None when it is."""
     if not stat.S_ISFIFO(seen.st_mode):
-        return _KINDS.get(stat.S_IFMT(seen.st_mode), _NO_FIFO)
+        return "is not a FIFO"
     if seen.st_uid != uid:
         return (
             f"belongs to uid {seen.st_uid}, but the process that has it open is uid {uid}: "

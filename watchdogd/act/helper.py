@@ -1,7 +1,7 @@
 """Has the byte written by mongo-watchdog-fifo.service where the daemon's own user may not write it.
 
 It must never leave the outcome open: the helper writes nothing after the time that the request names, and nobody here
-waits longer than that and a little more.
+waits longer than that and a little more. What it gets is the descriptor of the FIFO: a path might lead elsewhere.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import socket
 import time
 
-from watchdogd.act import fifo
+from watchdogd.act import fifo as writer
 from watchdogd.model import Command, Result
 
 SOCKET = "/run/mongo-watchdog-fifo.socket"
@@ -23,18 +23,18 @@ _MAX_ANSWER = 16384
 _START = "`systemctl enable --now mongo-watchdog-fifo.socket`"
 
 
-def attempt(path: str, command: Command, uid: int | None, *, helper: str = SOCKET) -> tuple[Result, str]:
+def attempt(fifo: int, path: str, command: Command, uid: int | None, *, helper: str = SOCKET) -> tuple[Result, str]:
     """Make one attempt, as act.fifo.attempt: `write` of act.fifo.perform.
 
     Directly where the FIFO is of our own user or we are root, or where there is no helper (then a capability may
     help); else by the helper.
     """
     if uid is None or os.geteuid() in {0, uid} or not os.path.exists(helper):  # noqa: PTH110 - it is this one call
-        return fifo.attempt(path, command, uid)
-    until = time.monotonic() + WITHIN_S
-    request = b"%s %.3f %d %s" % (command.encode(), until, uid, os.fsencode(path))
+        return writer.attempt(fifo, path, command, uid)
+    now = time.monotonic()
+    request = b"%s %.3f %.3f %d %s" % (command.encode(), now, now + WITHIN_S, uid, os.fsencode(path))
     try:
-        answer = _asked(helper, request)
+        answer = _asked(helper, request, fifo)
     except PermissionError:
         return Result.REFUSED, (
             f"{path} belongs to user id {uid}, and {helper} does not let user id {os.geteuid()} ask for the write: "
@@ -51,9 +51,9 @@ def attempt(path: str, command: Command, uid: int | None, *, helper: str = SOCKE
         return Result.TRY_AGAIN, "mongo-watchdog-fifo ended without an answer: see `systemctl status` of it"
 
 
-def _asked(helper: str, request: bytes) -> bytes:
+def _asked(helper: str, request: bytes, fifo: int) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as connection:
         connection.settimeout(WITHIN_S + _ANSWER_S)
         connection.connect(helper)
-        connection.send(request)
+        socket.send_fds(connection, [request], [fifo])
         return connection.recv(_MAX_ANSWER)

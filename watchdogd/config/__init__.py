@@ -2,6 +2,7 @@
 
 from watchdogd.config.durations import format_duration, parse_duration
 from watchdogd.config.load import ConfigError, ConfigUnreadable, control_socket, found_instance, load
+from watchdogd.config.names import distinct_names
 from watchdogd.config.values import (
     DEFAULT_CONTROL_SOCKET,
     DEFAULT_PATH,
@@ -29,6 +30,7 @@ __all__ = [
     "Mode",
     "PolicyConfig",
     "control_socket",
+    "distinct_names",
     "format_duration",
     "found_instance",
     "load",

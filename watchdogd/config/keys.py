@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import enum
 import os
+import pwd
 import re
 import stat
 from pathlib import Path
 
 from watchdogd.config.addresses import check_uri, parse_endpoint
 from watchdogd.config.readers import absolute_path, choice, duration, list_of, not_empty, whole_number
-from watchdogd.config.strict_yaml import MAX_BYTES, Key, Reader, Spot, Wrong, section
+from watchdogd.config.strict_yaml import MAX_BYTES, Key, Reader, Spot, Wrong, quoted, section
 from watchdogd.config.values import Budget, Cause, Idle, Mode, PolicyConfig
 from watchdogd.model import CHAIN, RESTART, WORKERS
 
@@ -44,6 +45,16 @@ def _endpoint(spot: Spot) -> tuple[str, int]:
         return parse_endpoint(spot.text("host:port"))
     except ValueError as error:
         raise Wrong(str(error)) from None
+
+
+def _user(spot: Spot) -> int:
+    name = spot.text("a user")
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        if name.isdecimal():
+            return int(name)
+        raise Wrong(f"{quoted(name)} is no user of this host; write the name or the number of one") from None
 
 
 def _path(spot: Spot) -> Path:
@@ -178,7 +189,13 @@ DEPLOYMENT = (
     ),
 )
 INSTANCE = (
-    Key("name", "name", NAME, "What status, log and `reload` call it.", absent="the name of the FIFO's folder"),
+    Key(
+        "name",
+        "name",
+        NAME,
+        "What status, log and `reload` call it.",
+        absent="`shop` for `.../shop/fifo` and `.../shop.fifo`",
+    ),
     Key(
         "master_fifo",
         "master_fifo",
@@ -207,6 +224,13 @@ INSTANCE = (
         "mercy_s",
         duration(_S, 24 * _HOUR),
         "The `worker-reload-mercy` that it runs with.",
+    ),
+    Key(
+        "trust_owners",
+        "trust_owners",
+        list_of("a list of users", Reader("a user", _user)),
+        "Whose symbolic links in `master_fifo` count, beside root's and those of the FIFO's owner.",
+        absent="nobody else's",
     ),
 )
 POLICY = (

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from watchdogd.config.keys import COMMANDS, DEPLOYMENT, INSTANCE, ONE_URI, TOP
+from watchdogd.config.names import short_name
 from watchdogd.config.strict_yaml import (
     MAX_BYTES,
     Mistakes,
@@ -62,14 +63,14 @@ def control_socket(path: Path) -> Path:
 
 
 def found_instance(fifo: Path, config: Config) -> InstanceConfig:
-    """Return the defaults for an instance that was found on the host, named by the folder of its FIFO.
+    """Return the defaults for an instance that was found on the host, named after its FIFO.
 
     It belongs to the deployment if there is only one; with several nobody knows to which, so it is shown and
     never reloaded.
     """
     alone = len(config.deployments) == 1
     return InstanceConfig(
-        name=fifo.parent.name or "/",
+        name=short_name(fifo),
         master_fifo=fifo,
         deployments=(config.deployments[0].name,) if alone else (),
     )
@@ -142,8 +143,8 @@ def _instance(spot: Spot, deployments: Sequence[str], names: dict[str, int], fif
     if "name" in found.spots:
         _once(names, found.spots["name"], values["name"], "this name")
     elif "master_fifo" in found.values:
-        values["name"] = values["master_fifo"].parent.name or "/"
-        _once(names, spot, values["name"], f"the name of the FIFO's folder, {quoted(values['name'])},")
+        values["name"] = short_name(values["master_fifo"])
+        _once(names, spot, values["name"], f"{quoted(values['name'])}, its name after its FIFO,")
     if "mongodb" in found.spots:
         _known_only(found.spots["mongodb"], values["deployments"], deployments)
     elif len(deployments) == 1:
@@ -152,6 +153,8 @@ def _instance(spot: Spot, deployments: Sequence[str], names: dict[str, int], fif
         spot.tell(f"is missing; write which of {', '.join(deployments)} its workers connect to", key="mongodb")
     if "reloads" in values:
         values["reloads"] = frozenset(COMMANDS[kind] for kind in values["reloads"])
+    if "trust_owners" in values:
+        values["trust_owners"] = frozenset(values["trust_owners"])
     return InstanceConfig(**values)
 
 

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from watchdogd.model import CHAIN, WORKERS, Command
+from watchdogd.model import CHAIN, WORKERS, Command, InstanceId
 
 DEFAULT_PATH = Path("/etc/mongo-watchdog/config.yaml")
 DEFAULT_CONTROL_SOCKET = Path("/run/mongo-watchdog/control.sock")
@@ -44,13 +44,23 @@ class DeploymentConfig:
 
 @dataclass(frozen=True, slots=True)
 class InstanceConfig:
-    """One entry under `uwsgi:`. `deployments` is empty where none is named and there are several."""
+    """One entry under `uwsgi:`, or what holds for an instance that was found.
+
+    `deployments` is empty where none is named and there are several. `trust_owners`: the users whose symbolic links in
+    the path count, beside root and the owner of the FIFO.
+    """
 
     name: str
     master_fifo: Path
     deployments: tuple[str, ...]
     reloads: frozenset[Command] = frozenset({WORKERS, CHAIN})
     mercy_s: float = 60.0
+    trust_owners: frozenset[int] = frozenset()
+
+    @property
+    def id(self) -> InstanceId:
+        """Who it is: its path as it is configured, or as its master names it, which no link in it changes."""
+        return InstanceId(str(self.master_fifo))
 
 
 @dataclass(frozen=True, slots=True)

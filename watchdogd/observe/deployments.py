@@ -12,8 +12,7 @@ from functools import partial
 
 from watchdogd.config import DeploymentConfig
 from watchdogd.config.addresses import parse_endpoint
-from watchdogd.model import OUT, Blind, Endpoint, Member, MemberId, MemberState, Mono, Tell
-from watchdogd.observe import fault
+from watchdogd.model import OUT, Blind, Endpoint, Member, MemberId, MemberState, Mono, Tell, fault
 from watchdogd.observe.members import Members
 from watchdogd.observe.mongod import Heartbeat, Heartbeats
 from watchdogd.observe.resolve import Addresses, Resolver, Seeds

@@ -1,29 +1,32 @@
 """The uWSGI instances, configured or found: their masters, processes and what keeps us from seeing them.
 
-Reads through the Uwsgi edge and folds into Workers. It must never decide about a reload.
+Reads through the Uwsgi edge and folds into Workers. An instance is known by its identity (model.InstanceId), and two of
+them never have the same master. It must never decide about a reload.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from watchdogd.config import Config, InstanceConfig, found_instance
+from watchdogd.config import Config, InstanceConfig, distinct_names, found_instance
 from watchdogd.model import (
     Blind,
     Connection,
     Endpoint,
     Incarnation,
     Instance,
+    InstanceId,
     Member,
     MemberId,
     Mono,
     ProcessId,
     Role,
     Tcp,
+    fault,
 )
-from watchdogd.observe import fault
 from watchdogd.observe.members import outage_starts
 from watchdogd.observe.tracking import Connections, Workers
 from watchdogd.observe.uwsgi import Master, Uwsgi
@@ -31,9 +34,10 @@ from watchdogd.observe.uwsgi import Master, Uwsgi
 
 @dataclass(slots=True, eq=False)
 class _Site:
-    """What is remembered of one instance between looks."""
+    """What is remembered of one instance between looks. `name`: what people read, which says nothing of who it is."""
 
     limits: InstanceConfig
+    name: str
     master: Master | None = None
     workers: Workers = field(default_factory=Workers)
     others: tuple[ProcessId, ...] = ()
@@ -42,6 +46,16 @@ class _Site:
     connected: bool = False  # the master, to a member that serves
     connected_at: Mono | None = None
     blind: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> InstanceId:
+        """Its identity."""
+        return self.limits.id
+
+    def forget(self, at: Mono) -> None:
+        """Begin anew: with another master, or with none, nothing that was seen of the last one is true."""
+        self.workers, self.others, self.seen_at = Workers(), (), at
+        self.held_by_master, self.connected, self.connected_at = frozenset(), False, None
 
     def processes(self) -> list[ProcessId]:
         """Return the master and everything that it started."""
@@ -55,7 +69,7 @@ class Instances:
 
     def __init__(self, edge: Uwsgi) -> None:
         self._edge = edge
-        self._sites: dict[str, _Site] = {}
+        self._sites: dict[InstanceId, _Site] = {}
         self._config: Config | None = None
         self._now: tuple[Instance, ...] = ()
         self._outdated = False
@@ -67,23 +81,22 @@ class Instances:
         """Take another configuration; what is known of instances that stay is kept."""
         self._config, self._outdated = config, True
         if config.instances is None:
-            sites: dict[str, _Site] = {}
-            for site in self._sites.values():
-                fifo = Path(site.master.fifo) if site.master else site.limits.master_fifo
-                site.limits = found_instance(fifo, config)
-                sites[_unique(site.limits.name, sites)] = site
-            self._sites = sites
+            self._sites, known = {}, self._sites.values()
+            for site in known:
+                named = (
+                    site.master.fifo if site.master and site.master.trusted is None else str(site.limits.master_fifo)
+                )
+                self._add_found(Path(named), config, site)
         else:
-            by_fifo = {site.limits.master_fifo: site for site in self._sites.values()}
-            sites = {one.name: by_fifo.get(one.master_fifo) or _Site(one) for one in config.instances}
+            known_by_id = dict(self._sites)
+            self._sites = {one.id: known_by_id.get(one.id) or _Site(one, one.name) for one in config.instances}
             for one in config.instances:
-                sites[one.name].limits = one
-            self._sites = sites
+                self._sites[one.id].limits, self._sites[one.id].name = one, one.name
 
     def now(self) -> tuple[Instance, ...]:
         """Return every instance as it is known now: the same tuple as long as nothing has changed."""
         if self._outdated:
-            now = tuple([_instance(name, site) for name, site in self._sites.items()])
+            now = tuple([_instance(site) for site in self._sites.values()])
             self._now, self._outdated = self._now if now == self._now else now, False
         return self._now
 
@@ -94,14 +107,14 @@ class Instances:
     def read(self, at: Mono, members: Mapping[MemberId, Member]) -> None:
         """Read masters and processes."""
         self._outdated = True
-        if self._config is not None and self._config.instances is None:
-            self._discover(self._config)
+        masters = self._found_masters() if self._config is not None and self._config.instances is None else None
+        held = {site.master.id: site.id for site in self._sites.values() if site.master}
         for site in self._sites.values():
             site.blind = ()
-            try:
-                self._read(site, at, members)
-            except Exception as error:  # noqa: BLE001 - one instance that cannot be read must not hide the others
-                site.blind = (*site.blind, fault(error))
+            self._guarded(site, partial(self._find, site, at, masters))
+        self._refuse_second_names(held, at)
+        for site in self._sites.values():
+            self._guarded(site, partial(self._read, site, at, members))
 
     def hide(self, netns: int, why: str) -> None:
         """Make the instances of a network namespace blind, until the next `read`: its sockets cannot be read."""
@@ -148,22 +161,54 @@ class Instances:
             for holder in connection.holders:
                 held.setdefault(holder, []).append(connection)
         for site in self._sites.values():
-            known = {one.cookie: one for process in site.processes() for one in held.get(process, ())}.values()
-            site.workers.connect(known, by_endpoint, over)
-            _latch_master(site, known, by_endpoint)
+            self._guarded(site, partial(_latch, site, held, by_endpoint, over))
 
-    def _read(self, site: _Site, at: Mono, members: Mapping[MemberId, Member]) -> None:
-        found = self._edge.check(site.master) if site.master else None
-        if found is None:
-            found = self._edge.find(str(site.limits.master_fifo))
+    def _guarded(self, site: _Site, read: Callable[[], None]) -> None:
+        """Do one instance's part: what cannot be read of it makes it blind, and must not hide the others."""
+        try:
+            read()
+        except Exception as error:  # noqa: BLE001 - same
+            site.blind = (*site.blind, fault(error))
+            self._latched = None  # to be tried again
+
+    def _find(self, site: _Site, at: Mono, masters: Mapping[InstanceId, Master] | None) -> None:
+        """Find its master, or see that it is there no more. `masters`: those that were found, where none is named."""
+        trusted = site.limits.trust_owners if masters is None else None
+        # One that was found by what counted before is found anew.
+        found = self._edge.check(site.master) if site.master and site.master.trusted == trusted else None
+        if found is None and masters is None:
+            found = self._edge.find(str(site.limits.master_fifo), site.limits.trust_owners)
+        elif found is None and masters is not None:
+            found = masters.get(site.id)
         if isinstance(found, Blind):
             site.blind = (found.why,)
+            if site.master is None:
+                site.forget(at)
             return
         if found is None or site.master is None or found.id != site.master.id:
-            site.workers, site.others, site.seen_at = Workers(), (), at
-            site.held_by_master, site.connected, site.connected_at = frozenset(), False, None
+            site.forget(at)
         site.master = found
-        if found is None:
+
+    def _refuse_second_names(self, held: Mapping[ProcessId, InstanceId], at: Mono) -> None:
+        """Leave each master to one instance: to the one that had it in the last look, else to the first."""
+        owners: dict[ProcessId, _Site] = {}
+        for site in sorted(
+            self._sites.values(), key=lambda one: held.get(one.master.id) != one.id if one.master else 1
+        ):
+            if site.master is None:
+                continue
+            owner = owners.setdefault(site.master.id, site)
+            if owner is not site:
+                why = (
+                    f"{site.id} leads to master {site.master.id.pid}, which is {owner.name} already ({owner.id}): "
+                    "remove one of the two"
+                )
+                site.forget(at)
+                site.master, site.blind = None, (why,)
+
+    def _read(self, site: _Site, at: Mono, members: Mapping[MemberId, Member]) -> None:
+        found = site.master
+        if found is None or site.blind:
             return
         if found.netns is None:
             right = "give the daemon CAP_SYS_PTRACE, or run it as the same user"
@@ -175,36 +220,75 @@ class Instances:
         site.others = tuple([process.id for process in processes if process.role is Role.OTHER])
         site.workers.fold(processes, at, outage_starts(members, site.limits.deployments))
 
-    def _discover(self, config: Config) -> None:
+    def _found_masters(self) -> dict[InstanceId, Master]:
+        """Find masters on the whole host, and make an instance of each that has a FIFO and is none yet."""
         try:
             masters = self._edge.discover()
         except Exception as error:  # noqa: BLE001 - the instances that are known go on being read
             masters = Blind("", fault(error))
         if isinstance(masters, Blind):
             self.blind = (Blind("processes", masters.why),)
-            return
-        # One that is gone keeps its name and is shown as absent until the daemon ends: what is remembered of an
-        # instance is remembered by its name, so a name must never pass from one to another.
-        known = {str(site.limits.master_fifo) for site in self._sites.values()}
-        for fifo in sorted({master.fifo for master in masters if master.fifo} - known):
-            limits = found_instance(Path(fifo), config)
-            self._sites[_unique(limits.name, self._sites)] = _Site(limits)
+            return {}
         watched = {master.id for master in self.masters()}
+        found: dict[InstanceId, Master] = {}
+        second: list[str] = []
+        # First the one that its path leads to from here, then the oldest: never by the order of finding.
+        for master in sorted(masters, key=lambda one: (not one.here, one.id.start_ticks, one.id.pid)):
+            if not master.fifo:
+                continue
+            first = found.setdefault(InstanceId(master.fifo), master)
+            if first is not master:
+                second.append(_same_name(master, first))
+            elif master.id not in watched and master.fifo not in self._sites and self._config is not None:
+                self._add_found(Path(master.fifo), self._config)
         hidden = [one for one in masters if one.fifo_problem and not one.fifo and one.id not in watched]
         self.blind = tuple([Blind(f"instance of master {one.id.pid}", one.fifo_problem or "") for one in hidden])
-        self.not_covered = not_covered(masters)
+        self.not_covered = (*not_covered(masters), *second)
+        return found
+
+    def _add_found(self, fifo: Path, config: Config, site: _Site | None = None) -> None:
+        """Watch what was found. One that is gone is shown as absent until the daemon ends."""
+        limits = found_instance(fifo, config)
+        site = site or _Site(limits, limits.name)
+        site.limits = limits
+        self._sites[site.id] = site
+        for one, name in zip(self._sites.values(), distinct_names(self._sites), strict=True):
+            one.name = name
 
 
 def not_covered(masters: Iterable[Master]) -> tuple[str, ...]:
-    """Return a sentence for each master that has no FIFO; one whose descriptors cannot be read may have one."""
-    return tuple(
-        [
-            f"uWSGI master {one.id.pid} has no master FIFO, so nobody can reload just its workers; "
-            "add `master-fifo = /run/uwsgi/app/NAME/fifo` to its configuration"
-            for one in masters
-            if not one.fifo and not one.fifo_problem
-        ]
+    """Return a sentence for each master that nothing can reload; one that hides its descriptors may have a FIFO."""
+    return tuple([_not_covered(one) for one in masters if not one.fifo and not one.fifo_problem])
+
+
+def _not_covered(master: Master) -> str:
+    if master.inside:
+        return (
+            f"uWSGI master {master.id.pid} has its FIFO {master.inside} in a container, where that path is another "
+            "than here; name it under `uwsgi:` by a path of this host, of a volume say"
+        )
+    return (
+        f"uWSGI master {master.id.pid} has no master FIFO, so nobody can reload just its workers; "
+        "add `master-fifo = /run/uwsgi/app/NAME/fifo` to its configuration"
     )
+
+
+def _same_name(master: Master, first: Master) -> str:
+    return (
+        f"uWSGI master {master.id.pid} calls its FIFO {master.fifo}, as master {first.id.pid} does: each has a file "
+        "system of its own (PrivateTmp=, say); give one of them another `master-fifo`"
+    )
+
+
+def _latch(
+    site: _Site,
+    held: Mapping[ProcessId, list[Connection]],
+    by_endpoint: Mapping[Endpoint, list[Member]],
+    over: Callable[[Incarnation], bool],
+) -> None:
+    known = {one.cookie: one for process in site.processes() for one in held.get(process, ())}.values()
+    site.workers.connect(known, by_endpoint, over)
+    _latch_master(site, known, by_endpoint)
 
 
 def _latch_master(site: _Site, connections: Iterable[Connection], members: Mapping[Endpoint, list[Member]]) -> None:
@@ -219,10 +303,10 @@ def _latch_master(site: _Site, connections: Iterable[Connection], members: Mappi
                 site.connected = True
 
 
-def _instance(name: str, site: _Site) -> Instance:
+def _instance(site: _Site) -> Instance:
     master = site.master
     return Instance(
-        name=name,
+        name=site.name,
         fifo=str(site.limits.master_fifo),
         deployments=site.limits.deployments,
         master=master.id if master else None,
@@ -235,12 +319,3 @@ def _instance(name: str, site: _Site) -> Instance:
         blind=site.blind,
         uid=master.uid if master else None,
     )
-
-
-def _unique(name: str, taken: Iterable[str]) -> str:
-    """Return the name, with a number where two folders of found instances are called the same."""
-    number, unique = 1, name
-    while unique in taken:
-        number += 1
-        unique = f"{name}-{number}"
-    return unique

@@ -23,11 +23,12 @@ from watchdogd.model import (
     Mono,
     Outcome,
     Request,
+    Result,
     Role,
     SendFifo,
     Snapshot,
+    fault,
 )
-from watchdogd.observe import fault
 from watchdogd.observe.deployments import Deployments
 from watchdogd.observe.instances import Instances
 from watchdogd.observe.members import outage_starts
@@ -140,18 +141,23 @@ class Observer:
         self._out = any(member.state in OUT for member in members.values())
         return new or begun
 
-    def compare(self, effect: SendFifo) -> str | None:
-        """Look once more right before the byte: return what is not as the decision saw it, None when all is."""
+    def last_look(self, effect: SendFifo) -> int | tuple[Result, str]:
+        """Look once more right before the byte: return the FIFO's descriptor where all is as the decision saw it.
+
+        Else CHANGED with what is not, or what Uwsgi.descriptor says. The caller closes the descriptor.
+        """
         try:
-            return self._difference(effect)
+            known = next((master for master in self._instances.masters() if master.id == effect.master), None)
+            checked = self._edges.uwsgi.check(known) if known else None
+            if not isinstance(checked, Master) or checked.id != effect.master:
+                return Result.CHANGED, "the master has changed"
+            changed = self._difference(effect)
+            return (Result.CHANGED, changed) if changed else self._edges.uwsgi.descriptor(checked)
         except Exception as error:  # noqa: BLE001 - what cannot be compared is not written
-            return fault(error)
+            return Result.CHANGED, fault(error)
 
     def _difference(self, effect: SendFifo) -> str | None:
-        known = next((master for master in self._instances.masters() if master.id == effect.master), None)
-        checked = self._edges.uwsgi.check(known) if known else None
-        if not isinstance(checked, Master) or checked.id != effect.master:
-            return "the master has changed"
+        """Return how its processes are not as the decision saw them, None when they are."""
         processes = self._edges.uwsgi.processes(effect.master)
         if isinstance(processes, Blind):
             return processes.why

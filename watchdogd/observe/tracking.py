@@ -25,8 +25,8 @@ from watchdogd.model import (
     Role,
     Tcp,
     Worker,
+    fault,
 )
-from watchdogd.observe import fault
 from watchdogd.observe.sockets import Row, Table
 from watchdogd.observe.uwsgi import Process, Uwsgi
 

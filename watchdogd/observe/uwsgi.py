@@ -2,7 +2,8 @@
 
 Roles come from the signals that a process has handlers for, never from names or command lines, which uWSGI's
 options change at will. What vanishes while it is read is just absent; what may not be read is
-Blind, with the right that is missing. This module must never decide anything, signal anybody or open a FIFO.
+Blind, with the right that is missing. This module must never decide anything, signal anybody, or open a FIFO but with
+O_PATH, which its reader does not notice.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-from watchdogd.model import Blind, ProcessId, Role
+from watchdogd import paths
+from watchdogd.model import Blind, ProcessId, Result, Role
 from watchdogd.observe import procfs
+from watchdogd.paths import Led, follow
 
 
 def _mask(*signals: signal.Signals) -> int:
@@ -48,12 +51,14 @@ class Process(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Master:
-    """One uWSGI master. `fifo`: the path that it was found by, empty for one without a FIFO.
+    """One uWSGI master. `fifo`: the path that it was found by, or that it has its FIFO at; empty for one without.
 
     `uid`: the effective one. `netns`: the inode of its network namespace, None where it may not be read.
-    `fifo_problem`: why a byte written to `fifo` would not arrive, with the mend; its first word is `deleted`,
-    `moved`, `closed`, `unreachable` or `unreadable`. `fd` and `link`: the descriptor that it reads, and the
-    name /proc has for it.
+    `fifo_problem`: why a byte would not arrive, with the mend; its first word is `deleted`, `moved`, `closed`,
+    `unreachable` or `unreadable`. `fd` and `link`: the descriptor that it reads, and the name /proc has for it.
+    `trusted`: whose links in `fifo` count beside root's and its own; None where the master itself named the path,
+    and its descriptor is all there is to go by. `here`: that path leads to this FIFO from here too. `inside`: the path
+    that it has in a container, and that leads nowhere, or to something else, from here.
     """
 
     id: ProcessId
@@ -63,13 +68,19 @@ class Master:
     fifo_problem: str | None = None
     fd: int = -1
     link: str = ""
+    trusted: frozenset[int] | None = None
+    here: bool = True
+    inside: str = ""
 
 
 class Uwsgi(Protocol):
     """The edge to uWSGI's processes. A Blind of it has no scope: the caller knows whose it is."""
 
-    def find(self, fifo: str) -> Master | Blind | None:
-        """Return the master that reads this FIFO, even where its name was removed or replaced; None: nobody."""
+    def find(self, fifo: str, trusted: frozenset[int]) -> Master | Blind | None:
+        """Return the master that reads this FIFO, even where its name was removed or replaced; None: nobody.
+
+        Blind where a link of another user than root, the FIFO's owner or one of `trusted` leads there.
+        """
 
     def check(self, master: Master) -> Master | Blind | None:
         """Return the master as it is now, None when the process is gone; cheap when nothing has changed.
@@ -78,7 +89,14 @@ class Uwsgi(Protocol):
         """
 
     def discover(self) -> tuple[Master, ...] | Blind:
-        """Return every uWSGI master of the host; those without a FIFO have the path ''."""
+        """Return every uWSGI master of the host; those without a FIFO that can be reached have the path ''."""
+
+    def descriptor(self, master: Master) -> int | tuple[Result, str]:
+        """Return an O_PATH descriptor of the very FIFO that this master reads now, which the caller closes.
+
+        No path leads to it: it comes from the master's own table of descriptors. Else TRY_AGAIN, while the master makes
+        its FIFO anew, CHANGED, where it has ended, or REFUSED, where the configured path may not lead there.
+        """
 
     def processes(self, master: ProcessId) -> tuple[Process, ...] | Blind:
         """Return the master and its children, the master first; nothing when it is gone. Zombies are gone."""
@@ -116,20 +134,26 @@ class _Fifo(NamedTuple):
 class ProcFs:
     """The edge over /proc."""
 
-    def find(self, fifo: str) -> Master | Blind | None:
+    def find(self, fifo: str, trusted: frozenset[int]) -> Master | Blind | None:
         """See Uwsgi.find. Reads the status of every process (11 us each) and the descriptors of masters."""
-        path = os.path.realpath(fifo)
+        led = _follow(fifo)
+        if isinstance(led, Blind):
+            return led
+        if led.found and (objection := paths.objection(led, led.found.st_uid, trusted)):
+            return Blind("", objection)
         found: Master | Blind | None = None
         for pid in _masters(_handlers()):
             fifos = _fifos(pid)
             if isinstance(fifos, Blind):
                 # A FIFO belongs to the effective user of the master that made it, and stays when that has ended.
-                if _owner(path) in {None, procfs.uid(procfs.status(pid))}:
+                if (led.found.st_uid if led.found else None) in {None, procfs.uid(procfs.status(pid))}:
                     found = found or fifos
-            elif read := _of_path(path, fifos):
-                master = _master(pid, path, read)
+            elif read := _of_path(led, fifos, pid):
+                master = _master(pid, fifo, read, trusted)
                 if master and master.fifo_problem is None:
                     return master
+                if master and (objection := paths.objection(led, master.uid, trusted)):
+                    return Blind("", objection)
                 found = master or found
         return found or _blind()
 
@@ -146,7 +170,10 @@ class ProcFs:
         fifos = _fifos(pid)
         if isinstance(fifos, Blind):
             return fifos
-        read = _of_path(master.fifo, fifos) or next(iter(fifos), None)
+        led = _follow(master.fifo)
+        if isinstance(led, Blind):
+            return led
+        read = _of_path(led, fifos, pid) or next(iter(fifos), None)
         if read:
             return _reading(master, read)
         problem = f"closed: master {pid} has no FIFO open; it opens it at the end of its start or restart"
@@ -165,8 +192,28 @@ class ProcFs:
                 master = replace(master, fifo_problem=f"unreadable: {fifos.why}")
             # Without a FIFO these may be the handlers of some other program.
             if master and (read or pid in with_workers):
-                found.append(master)
+                found.append(_placed(master, read) if read else master)
         return tuple(found) or _blind() or ()
+
+    def descriptor(self, master: Master) -> int | tuple[Result, str]:
+        """See Uwsgi.descriptor. 40 us, most of it for the path."""
+        pid = master.id.pid
+        try:
+            fifo = os.open(f"/proc/{pid}/fd/{master.fd}", os.O_PATH | os.O_CLOEXEC)
+        except procfs.GONE:
+            return Result.TRY_AGAIN, f"master {pid} is making its FIFO anew"
+        except PermissionError as error:
+            why = procfs.refusal(pid, error)
+            return (Result.REFUSED, why) if why else (Result.CHANGED, f"master {pid} has ended")
+        try:
+            wrong = _wrong_with(master, os.fstat(fifo))
+        except BaseException:
+            os.close(fifo)
+            raise
+        if wrong is None:
+            return fifo
+        os.close(fifo)
+        return wrong
 
     def processes(self, master: ProcessId) -> tuple[Process, ...] | Blind:
         """See Uwsgi.processes. 40 us for each."""
@@ -239,13 +286,13 @@ def _process(pid: int, master: ProcessId) -> Process | None:
     return process._replace(role=Role.LOADING if newborn else role(caught))
 
 
-def _master(pid: int, fifo: str, read: _Fifo | None) -> Master | None:
+def _master(pid: int, fifo: str, read: _Fifo | None, trusted: frozenset[int] | None = None) -> Master | None:
     """Put together what is known of a master; None when it is gone."""
     uid = procfs.uid(procfs.status(pid))
     known = procfs.stat(pid)
     if known is None or known.ended or uid is None:
         return None
-    master = Master(ProcessId(pid, known.start_ticks), fifo, uid, None)
+    master = Master(ProcessId(pid, known.start_ticks), fifo, uid, None, trusted=trusted)
     with contextlib.suppress(OSError):
         master = replace(master, netns=os.stat(f"/proc/{pid}/ns/net").st_ino)
     return _reading(master, read) if read else master
@@ -253,8 +300,35 @@ def _master(pid: int, fifo: str, read: _Fifo | None) -> Master | None:
 
 def _reading(master: Master, read: _Fifo) -> Master:
     """Return the master with the FIFO that it reads, and what is wrong with that."""
-    problem = _problem(master.id.pid, master.fifo, read)
-    return replace(master, fifo_problem=problem, fd=read.fd, link=read.link)
+    return replace(master, fifo_problem=_problem(master, read), fd=read.fd, link=read.link)
+
+
+def _placed(master: Master, read: _Fifo) -> Master:
+    """Say whether what a master names is that from here too; what only a container has at its path has none here."""
+    led = _follow(master.fifo)
+    here = isinstance(led, Led) and led.found is not None and os.path.samestat(led.found, read.opened)
+    if here or _shares_our_names(master.id.pid):
+        return replace(master, here=here)
+    return replace(master, fifo="", fifo_problem=None, here=False, inside=master.fifo)
+
+
+def _wrong_with(master: Master, opened: os.stat_result) -> tuple[Result, str] | None:
+    """Say why this is not the FIFO of that master, as it is to be found by; None when it is."""
+    pid = master.id.pid
+    known = procfs.stat(pid)  # after the open: a process that is the same now was the same then
+    if known is None or known.ended or known.start_ticks != master.id.start_ticks:
+        return Result.CHANGED, f"master {pid} has ended"
+    if not stat.S_ISFIFO(opened.st_mode) or opened.st_nlink == 0:
+        return Result.TRY_AGAIN, f"master {pid} is making its FIFO anew, or it was deleted"
+    if master.trusted is None:
+        return None
+    led = _follow(master.fifo)
+    if isinstance(led, Blind):
+        return Result.REFUSED, led.why
+    if led.found is None or not os.path.samestat(led.found, opened):
+        return Result.TRY_AGAIN, f"{master.fifo} is not what master {pid} reads"
+    objection = paths.objection(led, opened.st_uid, master.trusted)
+    return (Result.REFUSED, objection) if objection else None
 
 
 def _fifos(pid: int) -> list[_Fifo] | Blind:
@@ -285,41 +359,57 @@ def _opened_fifo(pid: int, fd: int) -> os.stat_result | None:
     return opened if stat.S_ISFIFO(opened.st_mode) else None
 
 
-def _of_path(path: str, fifos: Iterable[_Fifo]) -> _Fifo | None:
-    """Return the FIFO that is at this path, else the one that was.
-
-    By device and inode first: in another mount namespace (a container's) its name is another.
-    """
+def _follow(path: str) -> Led | Blind:
+    """Follow a path; one whose end cannot be reached leads to its own name, as far as anybody can tell from here."""
     try:
-        named = os.stat(path)
+        return follow(path)
+    except paths.LedAstrayError as error:
+        return Blind("", f"{path}: {error.filename} {error.strerror}")
     except OSError:
-        named = None
-    by_inode = (one for one in fifos if named and os.path.samestat(named, one.opened))
-    by_name = (one for one in fifos if one.link.removesuffix(_DELETED) == path)
+        return Led(path, (), None)
+
+
+def _of_path(led: Led, fifos: Iterable[_Fifo], pid: int) -> _Fifo | None:
+    """Return the FIFO that is where a path led, else the one of that name: it may have been there.
+
+    By device and inode first: in another mount namespace (a container's) its name is another. And in a container
+    another FIFO has the same name: there the name says nothing.
+    """
+    by_inode = (one for one in fifos if led.found and os.path.samestat(led.found, one.opened))
+    by_name = (one for one in fifos if one.link.removesuffix(_DELETED) == led.path and _shares_our_names(pid))
     return next(itertools.chain(by_inode, by_name), None)
 
 
-def _owner(path: str) -> int | None:
+def _shares_our_names(pid: int) -> bool:
+    """Say whether a path of this process may mean the same here: it has our root and our process ids.
+
+    A mount namespace of its own makes no container: a service with PrivateTmp= has one, and so has our own.
+    """
     try:
-        return os.stat(path).st_uid
+        same_root = os.path.samestat(os.stat(f"/proc/{pid}/root"), os.stat("/"))
+        return same_root and os.stat(f"/proc/{pid}/ns/pid").st_ino == os.stat("/proc/self/ns/pid").st_ino
     except OSError:
-        return None
+        return False
 
 
-def _problem(pid: int, path: str, read: _Fifo) -> str | None:
+def _problem(master: Master, read: _Fifo) -> str | None:
+    pid, path = master.id.pid, master.fifo
+    anew = f"have it made anew with `: > /proc/{pid}/fd/{read.fd}`"
+    if master.trusted is None:  # nobody but the master names a path, so nothing but its end can be wrong with it
+        gone = read.opened.st_nlink == 0
+        return f"deleted: {path} is gone, and master {pid} still reads the old one; {anew}" if gone else None
     try:
-        named = os.stat(path)
-    except FileNotFoundError:
-        there = "is gone"
+        named = follow(path).found
     except OSError as error:
         return f"unreachable: {path}: {error.strerror}; let the daemon reach that folder"
+    if named is None:
+        there = "is gone"
+    elif os.path.samestat(named, read.opened):
+        return None
     else:
-        if os.path.samestat(named, read.opened):
-            return None
         there = "is another FIFO" if stat.S_ISFIFO(named.st_mode) else "is no FIFO any more"
     if read.opened.st_nlink == 0:
-        mend = f"have it made anew with `: > /proc/{pid}/fd/{read.fd}`"
-        return f"deleted: {path} {there}, and master {pid} still reads the old one; {mend}"
+        return f"deleted: {path} {there}, and master {pid} still reads the old one; {anew}"
     return f"moved: {path} {there}, and master {pid} reads {read.link}; configure that path, as it is seen from here"
 
 

@@ -20,6 +20,7 @@ from watchdogd.model import (
     Decision,
     Finding,
     Instance,
+    InstanceId,
     InstanceState,
     LastReload,
     Member,
@@ -54,7 +55,9 @@ Document = dict[str, Any]
 # ----------------------------------------------------------------------------------------------- for programs
 
 
-def document(snapshot: Snapshot, findings: Mapping[str, Finding], decision: Decision, config: Config) -> Document:
+def document(
+    snapshot: Snapshot, findings: Mapping[InstanceId, Finding], decision: Decision, config: Config
+) -> Document:
     """Return what `status --json` prints, of one tick: its Snapshot, Findings and Decision, and what it decided by."""
     paused = decision.state.paused
     return {
@@ -65,13 +68,7 @@ def document(snapshot: Snapshot, findings: Mapping[str, Finding], decision: Deci
         "paused": paused and {"until": _wall(snapshot, paused.until), "reason": paused.reason},
         "deployments": _deployments(snapshot, config),
         "instances": [
-            _instance(
-                snapshot,
-                instance,
-                findings.get(instance.name, Finding(instance.name)),
-                decision.state.instances.get(instance.name, InstanceState()),
-                decision.outlooks.get(instance.name),
-            )
+            _instance(snapshot, instance, findings.get(instance.id, Finding(instance.id)), decision)
             for instance in snapshot.instances
         ],
         "not_covered": list(snapshot.not_covered),
@@ -97,15 +94,16 @@ def exit_code(document: Document, instance: str | None = None) -> int:
 
 def line(snapshot: Snapshot, decision: Decision) -> str:
     """Return it all in one line, for `systemctl status`."""
-    busy = [
-        f"{name} {outlook.phase.value.replace('_', ' ')}"
-        for name, outlook in decision.outlooks.items()
-        if outlook.phase.value not in _QUIET
-    ]
-    blind = [one.scope for one in snapshot.blind] + [one.name for one in snapshot.instances if one.blind]
+    names = {one.id: one.name for one in snapshot.instances}
+    phases = [(names.get(id_, id_), outlook.phase.value) for id_, outlook in decision.outlooks.items()]
+    busy = [f"{name} {phase.replace('_', ' ')}" for name, phase in phases if phase not in _QUIET]
+    blind = [one.scope for one in snapshot.blind]
+    blind += [one.name for one in snapshot.instances if one.blind or one.id in decision.faults]
     parts = [f"watching {count(len(snapshot.instances), 'instance')}: {_some(busy) or 'nothing to do'}"]
     parts += [f"blind: {_some(blind)}"] if blind else []
-    deaf = [name for name, outlook in decision.outlooks.items() if any(b.gate == "fifo" for b in outlook.blocked_by)]
+    deaf = [
+        names.get(id_, id_) for id_, one in decision.outlooks.items() if any(b.gate == "fifo" for b in one.blocked_by)
+    ]
     parts += [f"no reload can be sent to {_some(deaf)}"] if deaf else []
     parts += ["paused"] if decision.state.paused else []
     return "; ".join(parts)
@@ -141,15 +139,16 @@ def _member(snapshot: Snapshot, member: Member) -> Document:
     }
 
 
-def _instance(
-    snapshot: Snapshot, instance: Instance, finding: Finding, state: InstanceState, outlook: Outlook | None
-) -> Document:
-    outlook = outlook or Outlook(state.phase)
+def _instance(snapshot: Snapshot, instance: Instance, finding: Finding, decision: Decision) -> Document:
+    state = decision.state.instances.get(instance.id, InstanceState())
+    outlook = decision.outlooks.get(instance.id) or Outlook(state.phase)
+    fault = decision.faults.get(instance.id)
     return {
         "name": instance.name,
+        "fifo": instance.fifo,
         "state": outlook.phase.value,
         "blocked_by": [_blocked(snapshot, one) for one in outlook.blocked_by],
-        "blind": list(instance.blind),
+        "blind": [*instance.blind, *filter(None, [fault])],
         "master": instance.master and {"pid": instance.master.pid},
         "workers": [
             {
@@ -240,8 +239,8 @@ def _member_rows(document: Document) -> Iterator[tuple[str, ...]]:
 
 def _instance_lines(document: Document, one: Document) -> Iterator[str]:
     yield f"{one['name']}: {one['state'].replace('_', ' ')} ({_MEANING[one['state']]})"
-    master = f"  master {one['master']['pid']}" if one["master"] else "  no master"
-    yield master + (f", incident {one['incident']}" if one["incident"] else "")
+    master = f"master {one['master']['pid']}" if one["master"] else "no master"
+    yield f"  {master}, FIFO {one['fifo']}" + (f", incident {one['incident']}" if one["incident"] else "")
     rows = [(str(worker["pid"]), worker["verdict"] or "unknown", str(worker["leftovers"])) for worker in one["workers"]]
     if rows:
         yield from (f"  {row}" for row in _table([("WORKER", "VERDICT", "LEFTOVERS"), *rows]))
