@@ -32,7 +32,7 @@ from watchdogd.control import (
     ask,
     parse,
 )
-from watchdogd.model import AlreadyRunning, Request, Verb
+from watchdogd.model import AlreadyRunning, InstanceId, Request, Verb
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "tests/schema/control.schema.json").read_text())
@@ -210,8 +210,8 @@ def test_requests_become_inputs_of_the_decision() -> None:
     def incoming(verb: str, **fields: object) -> Incoming:
         return Incoming("request-7", verb, fields, uid=0, pid=1)
 
-    reload = incoming("reload", instance="shop").request(100.0)
-    assert reload == Request("request-7", Verb.RELOAD, instance="shop")
+    reload = incoming("reload", instance="/run/uwsgi/fifo").request(100.0)
+    assert reload == Request("request-7", Verb.RELOAD, instance=InstanceId("/run/uwsgi/fifo"))
     pause = incoming("pause", for_s=60, reason="release").request(100.0)
     assert pause == Request("request-7", Verb.PAUSE, until=160.0, reason="release")
     assert incoming("pause", for_s=None, reason=None).request(100.0) == Request("request-7", Verb.PAUSE)
@@ -303,7 +303,7 @@ def test_a_line_without_end_gets_an_error_not_memory(dial: Callable[..., socket.
 def test_a_client_that_closes_before_its_line_is_whole_is_dropped(
     path: Path, dial: Callable[..., socket.socket]
 ) -> None:
-    client = dial(b'{"version": 1')
+    client = dial(b'{"version": 2')
     client.shutdown(socket.SHUT_WR)
     assert is_dropped(client)
     assert ask(path, {"verb": "status"})["ok"]
@@ -380,7 +380,7 @@ JSON = st.recursive(
 FIELDS = st.fixed_dictionaries(
     {},
     optional={
-        "version": st.just(1) | JSON,
+        "version": st.just(2) | JSON,
         "verb": st.sampled_from(["status", "reconfigure", "reload", "pause", "resume", "x"]) | JSON,
         "instance": st.text() | JSON,
         "for_s": st.floats() | st.integers() | st.none() | JSON,

@@ -30,6 +30,7 @@ from watchdogd.observe.uwsgi import Master, Process, ProcFs, Uwsgi
 
 WITHIN_S = 20.0
 NOBODY, SOMEBODY = 65534, 64321
+ROOTS_OWN = frozenset[int]()  # nobody's links count but root's, and those of the FIFO's owner
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can take another user or mount")
 
 
@@ -73,19 +74,19 @@ class RealInstance:
 
     def renew_fifo(self) -> None:
         """By the mend that the problem names."""
-        found = ProcFs().find(self.fifo)
+        found = ProcFs().find(self.fifo, ROOTS_OWN)
         assert isinstance(found, Master)
         subprocess.run(["sh", "-c", mend(found)], check=True, timeout=WITHIN_S)
         wait_for(self.rig.fifo.is_fifo, "the FIFO is there again", within=WITHIN_S)
-        wait_for(lambda: problem_of(ProcFs().find(self.fifo)) is None, "it is read", within=WITHIN_S)
+        wait_for(lambda: problem_of(ProcFs().find(self.fifo, ROOTS_OWN)) is None, "it is read", within=WITHIN_S)
 
     def begin_restart(self) -> None:
         self.rig.send(b"r")
-        wait_for(lambda: ProcFs().find(self.fifo) is None, "the master has closed its FIFO", within=WITHIN_S)
+        wait_for(lambda: ProcFs().find(self.fifo, ROOTS_OWN) is None, "the master has closed its FIFO", within=WITHIN_S)
 
     def wait_restarted(self) -> None:
         self.rig.wait_ready()
-        wait_for(lambda: ProcFs().find(self.fifo), "the master has opened its FIFO", within=WITHIN_S)
+        wait_for(lambda: ProcFs().find(self.fifo, ROOTS_OWN), "the master has opened its FIFO", within=WITHIN_S)
 
     def start_again(self) -> None:
         self.rig.kill()
@@ -168,7 +169,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., RigUwsgi]]:
 
 
 def master_of(edge: Uwsgi, fifo: str | Path) -> Master:
-    found = edge.find(str(fifo))
+    found = edge.find(str(fifo), ROOTS_OWN)
     assert isinstance(found, Master)
     return found
 
@@ -214,7 +215,7 @@ def test_the_master_that_reads_a_fifo_is_found(place: Place) -> None:
 
 
 def test_nobody_is_found_at_a_path_that_nobody_reads(place: Place) -> None:
-    assert place.edge.find("/run/uwsgi/app/other/fifo") is None
+    assert place.edge.find("/run/uwsgi/app/other/fifo", ROOTS_OWN) is None
 
 
 def test_the_master_comes_first_and_its_workers_are_ready(place: Place) -> None:
@@ -239,7 +240,8 @@ def test_a_worker_that_ended_is_absent_and_its_successor_is_another(place: Place
 
 
 def test_a_master_is_discovered_with_its_fifo(place: Place) -> None:
-    assert masters_of(place.edge)[place.instance.pid] == place.master()
+    found = masters_of(place.edge)[place.instance.pid]
+    assert found == replace(place.master(), trusted=None)  # it named its path itself, and no link matters
 
 
 def test_a_fifo_without_its_name_is_a_problem_until_it_is_made_anew(place: Place) -> None:
@@ -247,8 +249,8 @@ def test_a_fifo_without_its_name_is_a_problem_until_it_is_made_anew(place: Place
     place.instance.remove_fifo()
     without = place.edge.check(master)
     assert (problem_of(without) or "").startswith("deleted: ")
-    assert place.edge.find(place.instance.fifo) == without
-    assert masters_of(place.edge)[master.id.pid] == without
+    assert place.edge.find(place.instance.fifo, ROOTS_OWN) == without
+    assert (problem_of(masters_of(place.edge)[master.id.pid]) or "").startswith("deleted: ")
     place.instance.renew_fifo()
     assert isinstance(without, Master)
     assert problem_of(place.edge.check(without)) is None
@@ -258,7 +260,7 @@ def test_after_its_end_nothing_is_left_of_an_instance(place: Place) -> None:
     master = place.master()
     place.instance.stop()
     assert place.edge.check(master) is None
-    assert place.edge.find(place.instance.fifo) is None
+    assert place.edge.find(place.instance.fifo, ROOTS_OWN) is None
     assert place.edge.processes(master.id) == ()
     assert place.edge.descriptors(master.id.pid) == {}
     assert master.id.pid not in masters_of(place.edge)
@@ -281,7 +283,7 @@ def test_a_restart_keeps_the_process_and_its_fifo_is_closed_in_between(place: Pl
     assert isinstance(between, Master)
     assert between.id == before.id
     assert (between.fifo_problem or "").startswith("closed: ")
-    assert place.edge.find(place.instance.fifo) is None
+    assert place.edge.find(place.instance.fifo, ROOTS_OWN) is None
     place.instance.wait_restarted()
     after = place.edge.check(between)
     assert isinstance(after, Master)
@@ -430,7 +432,7 @@ def test_workers_that_a_master_has_just_forked_are_loading_and_no_masters(tmp_pa
     os.mkfifo(fifo)
     with Started([sys.executable, "-c", IMITATION, str(fifo)], log=tmp_path / "log") as started:
         edge = ProcFs()
-        master = wait_for(lambda: edge.find(str(fifo)), "the master reads its FIFO", within=WITHIN_S)
+        master = wait_for(lambda: edge.find(str(fifo), ROOTS_OWN), "the master reads its FIFO", within=WITHIN_S)
         assert isinstance(master, Master)
         assert master.id.pid == started.pid
         child = wait_for(lambda: procfs.children(started.pid), "the child", within=WITHIN_S).pop()
@@ -465,15 +467,16 @@ def test_a_file_in_place_of_the_fifo_is_a_problem_with_a_mend_that_works(
     rig.fifo.write_text("w")
     found = ProcFs().check(master)
     assert "is no FIFO any more" in (problem_of(found) or "")
-    assert ProcFs().find(str(rig.fifo)) == found
+    assert ProcFs().find(str(rig.fifo), ROOTS_OWN) == found
     RealInstance(rig).renew_fifo()
-    assert ProcFs().find(str(rig.fifo)) == master
+    assert ProcFs().find(str(rig.fifo), ROOTS_OWN) == master
 
 
 def test_a_fifo_is_found_through_a_link_to_its_folder(start: Callable[..., RigUwsgi], tmp_path: Path) -> None:
     rig = start(processes=1)
     (tmp_path / "link").symlink_to(rig.fifo.parent)
-    assert ProcFs().find(str(tmp_path / "link" / "fifo")) == master_of(ProcFs(), rig.fifo)
+    by_link = str(tmp_path / "link" / "fifo")
+    assert ProcFs().find(by_link, ROOTS_OWN) == replace(master_of(ProcFs(), rig.fifo), fifo=by_link)
 
 
 def test_a_master_that_switched_to_another_slot_does_not_read_the_first(
@@ -483,11 +486,11 @@ def test_a_master_that_switched_to_another_slot_does_not_read_the_first(
     rig = start(processes=1, extra=[f"master-fifo = {second}"])
     edge, master = ProcFs(), master_of(ProcFs(), rig.fifo)
     rig.send(b"1")
-    wait_for(lambda: edge.find(str(second)), "the second slot is read", within=WITHIN_S)
+    wait_for(lambda: edge.find(str(second), ROOTS_OWN), "the second slot is read", within=WITHIN_S)
     problem = problem_of(edge.check(master)) or ""
     assert problem.startswith("moved: ")
     assert str(second) in problem
-    assert edge.find(str(rig.fifo)) is None
+    assert edge.find(str(rig.fifo), ROOTS_OWN) is None
 
 
 def test_commands_do_not_disturb_what_is_known_of_the_master(start: Callable[..., RigUwsgi]) -> None:
@@ -514,7 +517,7 @@ def test_a_pipe_at_the_standard_input_is_no_master_fifo(tmp_path: Path) -> None:
     with Started(["sh", "-c", command, reading[0], script], log=tmp_path / "log") as started:
         wait_for(lambda: procfs.children(started.pid), "its handlers are set", within=WITHIN_S)
         os.close(descriptor)
-        assert ProcFs().find(str(fifo)) is None
+        assert ProcFs().find(str(fifo), ROOTS_OWN) is None
         assert started.pid not in masters_of(ProcFs())
 
 
@@ -555,7 +558,7 @@ def test_an_emperor_is_no_master_and_its_vassal_is_one(tmp_path: Path) -> None:
     (vassals / "shop.ini").write_text("[uwsgi]\n")
     emperor_options = ["--emperor", str(vassals), "--emperor-wrapper", str(wrapper)]
     with running([*fetch.uwsgi(), *emperor_options], tmp_path) as emperor:
-        vassal = wait_for(lambda: ProcFs().find(str(fifo)), "the vassal", within=WITHIN_S)
+        vassal = wait_for(lambda: ProcFs().find(str(fifo), ROOTS_OWN), "the vassal", within=WITHIN_S)
         assert isinstance(vassal, Master)
         assert (procfs.stat(vassal.id.pid) or (None, None))[1] == emperor
         assert emperor not in masters_of(ProcFs())
@@ -569,7 +572,7 @@ def test_a_master_in_another_network_namespace_is_told_by_its_netns(tmp_path: Pa
         with namespace.entered(), ExitStack() as at_end:
             inside = Path("/proc/thread-self/ns/net").stat().st_ino
             at_end.enter_context(running(command, tmp_path))
-            master = wait_for(lambda: ProcFs().find(str(fifo)), "the master", within=WITHIN_S)
+            master = wait_for(lambda: ProcFs().find(str(fifo), ROOTS_OWN), "the master", within=WITHIN_S)
             assert isinstance(master, Master)
             assert master.netns == inside
 
@@ -591,11 +594,12 @@ def test_a_fifo_is_found_in_another_mount_namespace_where_it_has_another_name(tm
     command = uwsgi("--master", "--http-socket", f"127.0.0.1:{free_port()}", "--master-fifo", str(theirs / "fifo"))
     with running([*mounted, *command], tmp_path):
         edge = ProcFs()
-        master = wait_for(lambda: edge.find(str(ours / "fifo")), "the master", within=WITHIN_S)
+        master = wait_for(lambda: edge.find(str(ours / "fifo"), ROOTS_OWN), "the master", within=WITHIN_S)
         assert isinstance(master, Master)
         assert master.fifo_problem is None
         assert edge.check(master) == master
-        assert (problem_of(masters_of(edge)[master.id.pid]) or "").startswith("moved: ")
+        found = masters_of(edge)[master.id.pid]
+        assert (found.fifo, found.here, found.fifo_problem) == (str(theirs / "fifo"), False, None)
 
 
 # -- rights
@@ -667,7 +671,7 @@ def test_both_capabilities_or_the_same_user_are_enough(user: int, rights: int) -
 @needs_root
 def test_without_rights_a_master_is_blind_and_never_absent(start: Callable[..., RigUwsgi]) -> None:
     rig = start(processes=1)
-    found = as_nobody(f"ProcFs().find({str(rig.fifo)!r})")
+    found = as_nobody(f"ProcFs().find({str(rig.fifo)!r}, frozenset())")
     assert found.startswith("Blind(")
     assert "CAP_DAC_READ_SEARCH is missing" in found
     master = master_of(ProcFs(), rig.fifo)
@@ -684,16 +688,16 @@ def test_an_unreadable_master_is_not_taken_for_the_reader_of_another_users_fifo(
     with tempfile.TemporaryDirectory() as folder:
         fifo = Path(folder) / "fifo"
         Path(folder).chmod(0o755)
-        assert as_nobody(f"ProcFs().find({str(fifo)!r})").startswith("Blind(")
+        assert as_nobody(f"ProcFs().find({str(fifo)!r}, frozenset())").startswith("Blind(")
         os.mkfifo(fifo)
         os.chown(fifo, SOMEBODY, SOMEBODY)
-        assert as_nobody(f"ProcFs().find({str(fifo)!r})") == "None"
+        assert as_nobody(f"ProcFs().find({str(fifo)!r}, frozenset())") == "None"
 
 
 @needs_root
 def test_a_proc_that_hides_the_processes_of_others_is_blind() -> None:
     hidden = ("unshare", "--mount", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$0" "$@"')
-    for expression in ("ProcFs().find('/run/uwsgi/fifo')", "ProcFs().discover()"):
+    for expression in ("ProcFs().find('/run/uwsgi/fifo', frozenset())", "ProcFs().discover()"):
         answer = as_nobody(expression, before=hidden)
         assert answer.startswith("Blind(")
         assert "hidepid" in answer
