@@ -84,7 +84,7 @@ def objection(led: Led, owner: int, trusted: Collection[int]) -> str | None:
     A link counts if root owns it, or `owner` does, who could put anything at his own path, or one of `trusted`. Who
     made a hard link nobody can tell, and uWSGI's FIFO has none.
     """
-    if led.found is not None and led.found.st_nlink > 1:
+    if led.found is not None and led.found.st_nlink > 1 and not stat.S_ISDIR(led.found.st_mode):
         return f"{led.path} has another name too (a hard link), and who gave it that is not known: remove the other one"
     astray = next((link for link in led.links if link.uid not in {0, owner, *trusted}), None)
     if astray is None:
