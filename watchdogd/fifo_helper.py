@@ -102,29 +102,39 @@ def _perform(request: bytes, descriptors: list[int], config: str) -> tuple[Resul
         raise _RefusedError(f"a request may come {AHEAD_S:g} s before its time at most")
     if wait_s > 0:
         time.sleep(wait_s)
-    if objection := _objection(command, uid, path, fifo, _read(config)):
+    document = _read(config)
+    named = _named(document, path)
+    if objection := _objection(command, uid, path, document, named):
+        raise _RefusedError(objection)
+    if os.fstat(fifo).st_nlink == 0:  # as it is after each command, of an operator say
+        return Result.TRY_AGAIN, f"{path} was made anew, or removed, since it was looked at"
+    if named and (objection := _objection_to_place(path, fifo, _texts(named.get("trust_owners", ())))):
         raise _RefusedError(objection)
     if not time.monotonic() <= not_after:  # same
         return Result.TRY_AGAIN, "the request came to its turn too late, and nothing was written"
     return attempt(fifo, path, command, uid)
 
 
-def _objection(command: Command, uid: int, path: str, fifo: int, config: dict[str, Any]) -> str | None:
-    """Say why this command may not be written to this FIFO; None when it may."""
+def _named(config: dict[str, Any], path: str) -> dict[str, Any] | None:
+    """Return what the configuration says of the instance at this path."""
+    instances = config["uwsgi"] if isinstance(config.get("uwsgi"), list) else []
+    return next((one for one in instances if isinstance(one, dict) and _is(one.get("master_fifo"), path)), None)
+
+
+def _objection(
+    command: Command, uid: int, path: str, config: dict[str, Any], named: dict[str, Any] | None
+) -> str | None:
+    """Say why this command may not be written to the instance of this path, wherever it leads; None when it may."""
     if command not in _WAYS.values():
         return f"{command!r} is not a reload: only w, c and r are ever written"
     if config.get("mode", "act") != "act":
         return "the configuration does not say `mode: act`, so nothing is written"
     if "uwsgi" not in config:
         return _objection_to_found(command, uid, path)
-    instances = config["uwsgi"] if isinstance(config["uwsgi"], list) else []
-    named = [one for one in instances if isinstance(one, dict) and _is(one.get("master_fifo"), path)]
-    if not named:
+    if named is None:
         return f"the configuration names no `master_fifo: {path}`"
-    ways = _texts(named[0].get("reloads", _ALLOWED_WAYS))
-    if command not in [_WAYS.get(way) for way in ways]:
-        return f"`reloads` of {path} does not allow {command}"
-    return _objection_to_place(path, fifo, _texts(named[0].get("trust_owners", ())))
+    ways = _texts(named.get("reloads", _ALLOWED_WAYS))
+    return None if command in [_WAYS.get(way) for way in ways] else f"`reloads` of {path} does not allow {command}"
 
 
 def _objection_to_place(path: str, fifo: int, trusted: list[str]) -> str | None:
