@@ -1,5 +1,6 @@
 import os
 import select
+import socket
 import stat
 import subprocess
 import sys
@@ -7,7 +8,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,8 +18,10 @@ import pytest
 from rig.processes import wait_for
 from rig.uwsgi import App, Uwsgi
 from tests.world.fifo import FakeFifo
-from watchdogd.act.fifo import FLAGS, Attempt, attempt, perform
-from watchdogd.model import CHAIN, RESTART, WORKERS, Command, ProcessId, Result, SendFifo
+from watchdogd.act.fifo import FLAGS, attempt, perform
+from watchdogd.model import CHAIN, RESTART, WORKERS, Blind, Command, InstanceId, ProcessId, Result, SendFifo
+from watchdogd.observe import procfs
+from watchdogd.observe.uwsgi import Master, ProcFs
 
 ROOT = Path(__file__).resolve().parents[2]
 ME = os.geteuid()
@@ -25,19 +29,35 @@ NOBODY = 65534
 needs_root = pytest.mark.skipif(ME != 0, reason="only root can be, or give a file to, somebody else")
 
 
+@contextmanager
+def held(path: str | Path) -> Iterator[int]:
+    """A descriptor of what is at the path, as the daemon has one: O_PATH, which nobody notices."""
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def attempt_at(path: str | Path, command: Command, uid: int | None) -> tuple[Result, str]:
+    """One attempt by a descriptor of what is at the path now."""
+    with held(path) as fifo:
+        return attempt(fifo, str(path), command, uid)
+
+
 class RealFifo:
     """A FIFO on the disk with a reader that stays."""
 
-    def __init__(self, path: Path, *, exists: bool = True, read: bool = True, is_fifo: bool = True) -> None:
+    def __init__(self, path: Path, *, read: bool = True, is_fifo: bool = True) -> None:
         self.path = str(path)
         self.owner = ME
-        self.attempt: Attempt = attempt
         self._reader: int | None = None
-        if exists and is_fifo:
+        if is_fifo:
             os.mkfifo(path, 0o600)
-        elif exists:
+        else:
             path.touch()
-        if read and exists and is_fifo:
+        self.fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        if read and is_fifo:
             self._reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
     @property
@@ -46,21 +66,39 @@ class RealFifo:
         assert self._reader is not None
         return [Command(chr(byte)) for byte in os.read(self._reader, 65536)]
 
-    def close(self) -> None:
+    def write(self, command: Command, uid: int | None = ME) -> tuple[Result, str]:
+        return attempt(self.fd, self.path, command, uid)
+
+    def lose_its_reader(self) -> None:
         if self._reader is not None:
             os.close(self._reader)
+            self._reader = None
+
+    def close(self) -> None:
+        self.lose_its_reader()
+        os.close(self.fd)
 
 
 class Edge(Protocol):
     """What the fake and the real one share."""
 
-    path: str
     owner: int
 
     @property
-    def attempt(self) -> Attempt: ...
-    @property
     def commands(self) -> list[Command]: ...
+    def write(self, command: Command, uid: int | None) -> tuple[Result, str]: ...
+
+
+class InTheWorld:
+    """The fake, with a descriptor that means nothing there."""
+
+    def __init__(self, **kind: bool) -> None:
+        self._fake = FakeFifo("/run/uwsgi/fifo")
+        vars(self._fake).update(kind)
+        self.owner, self.commands = self._fake.owner, self._fake.commands
+
+    def write(self, command: Command, uid: int | None) -> tuple[Result, str]:
+        return self._fake.attempt(-1, self._fake.path, command, uid)
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -70,9 +108,7 @@ def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
 
         def make(**kind: bool) -> Edge:
             if request.param == "fake":
-                fake = FakeFifo("/run/uwsgi/fifo")
-                vars(fake).update(kind)
-                return fake
+                return InTheWorld(**kind)
             return at_end.enter_context(closing(RealFifo(tmp_path / "fifo", **kind)))
 
         yield make
@@ -81,107 +117,110 @@ def edge(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
 @pytest.mark.parametrize("command", [WORKERS, CHAIN, RESTART])
 def test_a_command_arrives_as_exactly_one_byte(edge: Callable[..., Edge], command: Command) -> None:
     fifo = edge()
-    assert fifo.attempt(fifo.path, command, fifo.owner) == (Result.WRITTEN, "")
+    assert fifo.write(command, fifo.owner) == (Result.WRITTEN, "")
     assert fifo.commands == [command]
 
 
 @pytest.mark.parametrize("byte", ["q", "Q", "W", "R", "f", "C", "p", "s", "0", "", "ww", "w\n", "\0"])
 def test_no_other_byte_is_ever_written(edge: Callable[..., Edge], byte: str) -> None:
     fifo = edge()
-    result, why = fifo.attempt(fifo.path, Command(byte), fifo.owner)
+    result, why = fifo.write(Command(byte), fifo.owner)
     assert result is Result.REFUSED
     assert "only w, c and r" in why
-    assert fifo.attempt(fifo.path, WORKERS, fifo.owner)[0] is Result.WRITTEN
+    assert fifo.write(WORKERS, fifo.owner)[0] is Result.WRITTEN
     assert fifo.commands == [WORKERS]
-
-
-def test_a_missing_fifo_is_tried_again(edge: Callable[..., Edge]) -> None:
-    fifo = edge(exists=False)
-    assert fifo.attempt(fifo.path, WORKERS, fifo.owner)[0] is Result.TRY_AGAIN
 
 
 def test_a_fifo_without_a_reader_is_tried_again(edge: Callable[..., Edge]) -> None:
     fifo = edge(read=False)
-    assert fifo.attempt(fifo.path, WORKERS, fifo.owner)[0] is Result.TRY_AGAIN
+    assert fifo.write(WORKERS, fifo.owner)[0] is Result.TRY_AGAIN
 
 
 def test_what_is_not_a_fifo_is_refused(edge: Callable[..., Edge]) -> None:
     fifo = edge(is_fifo=False)
-    assert fifo.attempt(fifo.path, WORKERS, fifo.owner)[0] is Result.REFUSED
+    assert fifo.write(WORKERS, fifo.owner)[0] is Result.REFUSED
 
 
 def test_a_fifo_of_somebody_else_than_its_reader_is_refused_and_left_alone(edge: Callable[..., Edge]) -> None:
     fifo = edge()
-    assert fifo.attempt(fifo.path, WORKERS, fifo.owner + 1)[0] is Result.REFUSED
-    assert fifo.attempt(fifo.path, CHAIN, fifo.owner)[0] is Result.WRITTEN
+    assert fifo.write(WORKERS, fifo.owner + 1)[0] is Result.REFUSED
+    assert fifo.write(CHAIN, fifo.owner)[0] is Result.WRITTEN
     assert fifo.commands == [CHAIN]
 
 
 def test_without_a_known_reader_nothing_is_written(edge: Callable[..., Edge]) -> None:
     fifo = edge()
-    assert fifo.attempt(fifo.path, WORKERS, None)[0] is Result.REFUSED
+    assert fifo.write(WORKERS, None)[0] is Result.REFUSED
 
 
 # ----------------------------------------------------------------------------------------- the real one alone
 
 
-def test_a_missing_path_is_never_created(tmp_path: Path) -> None:
+def test_a_path_that_was_taken_away_is_never_made_again(tmp_path: Path) -> None:
     assert not FLAGS & (os.O_CREAT | os.O_TRUNC)
-    missing = tmp_path / "fifo"
-    result, why = attempt(str(missing), WORKERS, ME)
+    with closing(RealFifo(tmp_path / "fifo")) as fifo:
+        Path(fifo.path).unlink()
+        fifo.lose_its_reader()
+        result, why = fifo.write(WORKERS, ME)
     assert (result, list(tmp_path.iterdir())) == (Result.TRY_AGAIN, [])
-    assert str(missing) in why
-    assert "does not exist" in why
+    assert fifo.path in why
+    assert "no reader" in why
 
 
-def test_a_regular_file_keeps_its_content_and_the_mend_is_said(tmp_path: Path) -> None:
+def test_whatever_has_come_to_stand_at_the_path_the_byte_goes_to_what_was_looked_at(tmp_path: Path) -> None:
+    with closing(RealFifo(tmp_path / "fifo")) as fifo, closing(RealFifo(tmp_path / "other")) as other:
+        Path(fifo.path).unlink()
+        Path(fifo.path).symlink_to(other.path)
+        assert fifo.write(WORKERS, ME) == (Result.WRITTEN, "")
+        assert other.write(CHAIN, ME) == (Result.WRITTEN, "")
+        assert (fifo.commands, other.commands) == ([WORKERS], [CHAIN])
+
+
+def test_a_regular_file_keeps_its_content(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     path.write_text("w\n")
-    result, why = attempt(str(path), WORKERS, ME)
-    assert result is Result.REFUSED
+    result, why = attempt_at(path, CHAIN, ME)
+    assert (result, why) == (Result.REFUSED, f"{path} is not a FIFO")
     assert path.read_text() == "w\n"
-    assert "regular file" in why
-    assert "remove it and restart the instance" in why
 
 
-def test_a_directory_is_refused(tmp_path: Path) -> None:
-    result, why = attempt(str(tmp_path), WORKERS, ME)
-    assert result is Result.REFUSED
-    assert "directory" in why
+def a_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+def a_link_to_a_fifo(path: Path) -> None:
+    os.mkfifo(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("make", [a_directory, a_socket, a_link_to_a_fifo])
+def test_a_descriptor_of_anything_else_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "it")
+    assert attempt_at(tmp_path / "it", WORKERS, ME) == (Result.REFUSED, f"{tmp_path}/it is not a FIFO")
 
 
 def test_a_device_is_refused() -> None:
-    result, why = attempt("/dev/null", WORKERS, 0)
-    assert result is Result.REFUSED
-    assert "not a FIFO" in why
+    assert attempt_at("/dev/null", WORKERS, 0) == (Result.REFUSED, "/dev/null is not a FIFO")
 
 
-def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    assert attempt(str(tmp_path / "file" / "fifo"), WORKERS, ME)[0] is Result.REFUSED
-
-
-@pytest.mark.parametrize("path", ["/" + "x" * 5000, "/" + "x" * 300, "/tmp/a\0b"])
-def test_what_cannot_be_a_path_is_refused(path: str) -> None:
-    assert attempt(path, WORKERS, ME)[0] is Result.REFUSED
-
-
-def test_a_symbolic_link_is_not_followed_even_to_a_good_fifo(tmp_path: Path) -> None:
-    link = tmp_path / "link"
-    with closing(RealFifo(tmp_path / "fifo")) as fifo:
-        link.symlink_to(fifo.path)
-        result, why = attempt(str(link), WORKERS, ME)
-        assert result is Result.REFUSED
-        assert "symbolic link" in why
-        assert attempt(fifo.path, CHAIN, ME)[0] is Result.WRITTEN
-        assert fifo.commands == [CHAIN]
+def test_a_descriptor_that_is_closed_by_now_is_no_crash(tmp_path: Path) -> None:
+    with held(tmp_path) as descriptor:
+        pass
+    result, why = attempt(descriptor, "/run/uwsgi/fifo", WORKERS, ME)
+    assert result is Result.TRY_AGAIN
+    assert "/run/uwsgi/fifo cannot be written: Bad file descriptor" in why
 
 
 def test_a_full_pipe_is_tried_again_at_once(tmp_path: Path) -> None:
     with closing(RealFifo(tmp_path / "fifo")) as fifo:
         filler = os.open(fifo.path, os.O_WRONLY | os.O_NONBLOCK)
         os.write(filler, b"s" * 65536)
-        result, why = attempt(fifo.path, WORKERS, ME)
+        result, why = fifo.write(WORKERS, ME)
         os.close(filler)
     assert result is Result.TRY_AGAIN
     assert "full" in why
@@ -191,11 +230,11 @@ def test_a_full_pipe_is_tried_again_at_once(tmp_path: Path) -> None:
 def test_a_fifo_that_somebody_else_made_is_refused_with_both_owners(tmp_path: Path) -> None:
     with closing(RealFifo(tmp_path / "fifo")) as fifo:
         os.chown(fifo.path, NOBODY, NOBODY)
-        result, why = attempt(fifo.path, WORKERS, ME)
+        result, why = fifo.write(WORKERS, ME)
         assert result is Result.REFUSED
         assert f"uid {NOBODY}" in why
         assert f"uid {ME}" in why
-        assert attempt(fifo.path, WORKERS, NOBODY)[0] is Result.WRITTEN
+        assert fifo.write(WORKERS, NOBODY)[0] is Result.WRITTEN
 
 
 @needs_root
@@ -205,7 +244,7 @@ def test_without_the_right_to_write_it_says_which_user_or_capability_is_needed()
         with closing(RealFifo(Path(folder, "fifo"))) as fifo:
             os.seteuid(NOBODY)
             try:
-                result, why = attempt(fifo.path, WORKERS, ME)
+                result, why = fifo.write(WORKERS, ME)
             finally:
                 os.seteuid(ME)
     assert result is Result.REFUSED
@@ -228,12 +267,25 @@ class Renewing(threading.Thread):
         self.leave = threading.Event()
         os.mkfifo(path, 0o600)
         self._fifo = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        known = procfs.stat(os.getpid())
+        assert known is not None
+        self._master = Master(ProcessId(os.getpid(), known.start_ticks), str(path), ME, None, trusted=frozenset())
 
     def run(self) -> None:
         poll = select.poll()
         poll.register(self._fifo, select.POLLIN)
         self._read_and_renew(poll)
         os.close(self._fifo)
+
+    def write(self) -> Result:
+        """One attempt as the daemon makes it: by the descriptor that the reader has open now."""
+        fifo = ProcFs().descriptor(replace(self._master, fd=self._fifo))
+        if not isinstance(fifo, int):
+            return fifo[0]
+        try:
+            return attempt(fifo, str(self.path), WORKERS, ME)[0]
+        finally:
+            os.close(fifo)
 
     def wait_renewed(self, times: int) -> None:
         wait_for(lambda: self.renewed >= times or self.broken, f"the FIFO made anew {times} times", within=5)
@@ -270,7 +322,7 @@ def test_500_writes_to_a_fifo_that_is_made_anew_each_time_never_disturb_its_make
     try:
         for _ in range(500):
             renewed = reader.renewed
-            result, _why = attempt(str(reader.path), WORKERS, ME)
+            result = reader.write()
             results.append(result)
             if result is Result.WRITTEN:
                 reader.wait_renewed(renewed + 1)
@@ -286,12 +338,13 @@ def test_writing_into_the_moments_of_renewal_never_disturbs_the_maker(tmp_path: 
     reader = Renewing(tmp_path / "fifo")
     reader.start()
     try:
-        results = {attempt(str(reader.path), WORKERS, ME)[0] for _ in range(3000)}
+        results = [reader.write() for _ in range(3000)]
     finally:
         reader.leave.set()
         reader.join(5)
     assert reader.broken is None
-    assert results <= {Result.WRITTEN, Result.TRY_AGAIN}
+    assert set(results) <= {Result.WRITTEN, Result.TRY_AGAIN}
+    assert list(tmp_path.iterdir()) == [reader.path]
     assert stat.S_ISFIFO(reader.path.stat().st_mode)
 
 
@@ -315,32 +368,114 @@ def test_one_command_gives_a_real_uwsgi_new_workers_under_the_same_master(uwsgi:
     assert uwsgi.get().status == 200
 
 
-def test_what_is_refused_leaves_a_real_uwsgi_and_its_fifo_untouched(uwsgi: Uwsgi, tmp_path: Path) -> None:
+def test_what_is_refused_leaves_a_real_uwsgi_and_its_fifo_untouched(uwsgi: Uwsgi) -> None:
     workers = uwsgi.wait_ready()
     made_at = uwsgi.fifo.stat().st_ctime_ns
-    (tmp_path / "link").symlink_to(uwsgi.fifo)
-    assert attempt(str(tmp_path / "link"), WORKERS, ME)[0] is Result.REFUSED
-    assert attempt(str(uwsgi.fifo), WORKERS, ME + 1)[0] is Result.REFUSED
-    assert attempt(str(uwsgi.fifo), Command("q"), ME)[0] is Result.REFUSED
+    assert attempt_on(uwsgi, WORKERS, ME + 1)[0] is Result.REFUSED
+    assert attempt_on(uwsgi, Command("q"))[0] is Result.REFUSED
     time.sleep(1.1)  # a tick of the master's loop: the claim is that nothing happens in it
     assert uwsgi.workers() == workers
     assert uwsgi.fifo.stat().st_ctime_ns == made_at
 
 
+def test_to_take_a_descriptor_of_its_fifo_is_nothing_that_a_real_uwsgi_notices(uwsgi: Uwsgi) -> None:
+    """To open and close it would: then it makes it anew."""
+    uwsgi.wait_ready()
+    made_at, master = uwsgi.fifo.stat().st_ctime_ns, master_of(uwsgi)
+    for _ in range(100):
+        fifo = ProcFs().descriptor(master)
+        assert isinstance(fifo, int)
+        os.close(fifo)
+    time.sleep(1.1)  # as above
+    assert uwsgi.fifo.stat().st_ctime_ns == made_at
+
+
+def test_a_fifo_that_its_master_has_made_anew_since_the_look_is_tried_again(uwsgi: Uwsgi) -> None:
+    old = uwsgi.wait_ready()
+    looked_at = wait_for(lambda: descriptor_of(uwsgi), "a descriptor of its FIFO", within=5)
+    try:
+        uwsgi.send(b"s")
+        wait_for(lambda: os.fstat(looked_at).st_nlink == 0, "another FIFO", within=5)
+        wait_for(lambda: descriptor_of(uwsgi, close=True), "it is read", within=5)
+        result, why = attempt(looked_at, str(uwsgi.fifo), WORKERS, ME)
+        assert result is Result.TRY_AGAIN
+        assert "no reader" in why
+    finally:
+        os.close(looked_at)
+    assert uwsgi.workers() == old
+    assert written(uwsgi, WORKERS) is Result.WRITTEN
+    uwsgi.wait_ready(other_than=old)
+
+
+def test_while_a_real_uwsgi_makes_its_fifo_anew_all_the_time_no_write_disturbs_it(uwsgi: Uwsgi) -> None:
+    old, master = uwsgi.wait_ready(), uwsgi.master
+    beside = {path.name for path in uwsgi.folder.iterdir()}
+    leave = threading.Event()
+
+    def renew() -> None:
+        while not leave.is_set():
+            with suppress(OSError):  # it is just being made anew
+                os.close(os.open(uwsgi.fifo, os.O_WRONLY | os.O_NONBLOCK))
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    try:
+        results = [attempt_on(uwsgi, WORKERS)[0] for _ in range(300)]
+    finally:
+        leave.set()
+        renewing.join(5)
+    assert set(results) == {Result.WRITTEN, Result.TRY_AGAIN}
+    uwsgi.wait_ready(other_than=old)
+    assert (uwsgi.master, uwsgi.running) == (master, True)
+    assert {path.name for path in uwsgi.folder.iterdir()} == beside
+    assert uwsgi.fifo.is_fifo()
+
+
 def test_the_fifo_that_a_killed_master_left_is_tried_again_not_waited_for(tmp_path: Path) -> None:
-    with Uwsgi(tmp_path / "uwsgi", app=App.NO_CLIENT, processes=1) as instance:
+    with Uwsgi(tmp_path / "uwsgi", app=App.NO_CLIENT, processes=1) as instance, held(instance.fifo) as fifo:
         instance.kill()
         assert instance.fifo.is_fifo()
-        result, why = attempt(str(instance.fifo), WORKERS, ME)
+        result, why = attempt(fifo, str(instance.fifo), WORKERS, ME)
     assert result is Result.TRY_AGAIN
     assert "no reader" in why
+
+
+def master_of(uwsgi: Uwsgi) -> Master:
+    def found() -> Master | None:
+        master = ProcFs().find(str(uwsgi.fifo), frozenset())
+        assert not isinstance(master, Blind)
+        return master
+
+    return wait_for(found, "its master", within=5)
+
+
+def descriptor_of(uwsgi: Uwsgi, *, close: bool = False) -> int | None:
+    """From the master's own table; None while it makes its FIFO anew."""
+    fifo = ProcFs().descriptor(master_of(uwsgi))
+    if not isinstance(fifo, int):
+        assert fifo[0] is Result.TRY_AGAIN, fifo
+        return None
+    if close:
+        os.close(fifo)
+    return fifo
+
+
+def attempt_on(uwsgi: Uwsgi, command: Command, uid: int = ME) -> tuple[Result, str]:
+    """One attempt as the daemon makes it."""
+    fifo = descriptor_of(uwsgi)
+    if fifo is None:
+        return Result.TRY_AGAIN, ""
+    try:
+        return attempt(fifo, str(uwsgi.fifo), command, uid)
+    finally:
+        os.close(fifo)
 
 
 def written(uwsgi: Uwsgi, command: Command) -> Result:
     """Attempts as policy does: again while the master is just making its FIFO anew."""
 
     def tried() -> Result | None:
-        result, _ = attempt(str(uwsgi.fifo), command, ME)
+        result, _ = attempt_on(uwsgi, command)
         return None if result is Result.TRY_AGAIN else result
 
     return wait_for(tried, "an attempt that is not TRY_AGAIN", within=5)
@@ -351,15 +486,22 @@ def written(uwsgi: Uwsgi, command: Command) -> Result:
 
 def effect(path: str, command: Command = WORKERS) -> SendFifo:
     master, worker = ProcessId(100, 1), ProcessId(101, 2)
-    return SendFifo("shop-1", "shop", path, command, master, frozenset({worker}), ME)
+    return SendFifo("shop-1", InstanceId(path), path, command, master, frozenset({worker}), ME)
 
 
-def test_a_changed_world_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("result", [Result.CHANGED, Result.TRY_AGAIN, Result.REFUSED])
+def test_what_the_last_look_gives_instead_of_a_descriptor_is_told_and_nothing_is_written(
+    tmp_path: Path, result: Result
+) -> None:
     with closing(RealFifo(tmp_path / "fifo")) as fifo:
-        outcome = perform(effect(fifo.path), lambda _: "worker 101 is gone", lambda: 12.5)
-        assert outcome.result is Result.CHANGED
-        assert (outcome.id, outcome.at, outcome.detail) == ("shop-1", 12.5, "worker 101 is gone")
-        assert attempt(fifo.path, CHAIN, ME)[0] is Result.WRITTEN
+        outcome = perform(effect(fifo.path), lambda _: (result, "worker 101 is gone"), lambda: 12.5)
+        assert (outcome.id, outcome.result, outcome.at, outcome.detail) == (
+            "shop-1",
+            result,
+            12.5,
+            "worker 101 is gone",
+        )
+        assert fifo.write(CHAIN)[0] is Result.WRITTEN
         assert fifo.commands == [CHAIN]
 
 
@@ -367,17 +509,40 @@ def test_an_unchanged_world_gets_one_byte_after_the_last_look(tmp_path: Path) ->
     with closing(RealFifo(tmp_path / "fifo")) as fifo:
         wanted = effect(fifo.path, RESTART)
         looked: list[SendFifo] = []
-        outcome = perform(wanted, looked.append, lambda: 12.5)
+
+        def look(effect: SendFifo) -> int:
+            looked.append(effect)
+            return os.dup(fifo.fd)
+
+        outcome = perform(wanted, look, lambda: 12.5)
         assert (outcome.result, outcome.detail, outcome.at) == (Result.WRITTEN, "", 12.5)
         assert looked == [wanted]
         assert fifo.commands == [RESTART]
 
 
-def test_a_failed_attempt_is_made_once_and_told() -> None:
+def test_a_failed_attempt_is_made_once_and_told(tmp_path: Path) -> None:
     fifo = FakeFifo("/run/uwsgi/fifo", scripted=[Result.TRY_AGAIN, Result.WRITTEN], owner=ME)
-    outcome = perform(effect(fifo.path), lambda _: None, lambda: 1.0, fifo.attempt)
+    outcome = perform(effect(fifo.path), lambda _: os.open(tmp_path, os.O_PATH), lambda: 1.0, fifo.attempt)
     assert outcome.result is Result.TRY_AGAIN
     assert fifo.commands == []
+
+
+def descriptors() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
+
+
+def raising(fifo: int, path: str, command: Command, uid: int | None) -> tuple[Result, str]:
+    raise RuntimeError(fifo, path, command, uid)
+
+
+def test_the_descriptor_of_the_last_look_is_closed_whatever_becomes_of_the_attempt(tmp_path: Path) -> None:
+    with closing(RealFifo(tmp_path / "fifo")) as fifo:
+        before = descriptors()
+        perform(effect(fifo.path), lambda _: os.dup(fifo.fd), lambda: 1.0)
+        perform(effect(fifo.path, Command("q")), lambda _: os.dup(fifo.fd), lambda: 1.0)
+        with pytest.raises(RuntimeError):
+            perform(effect(fifo.path), lambda _: os.dup(fifo.fd), lambda: 1.0, raising)
+        assert descriptors() == before
 
 
 def test_a_privileged_helper_gets_nothing_but_the_model_with_it() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_fifo import RealFifo
+from tests.integration.test_fifo import RealFifo, held
 from watchdogd import fifo_helper
 from watchdogd.act.helper import WITHIN_S, attempt
 from watchdogd.model import CHAIN, RESTART, WORKERS, Command, Result
@@ -60,12 +60,12 @@ class Place:
         assert self.helper.stderr is not None
         self.stack.callback(self.helper.stderr.close)
 
-    def raw(self, message: bytes, *, uid: int = DAEMON) -> str:
+    def raw(self, message: bytes, *descriptors: int, uid: int = DAEMON) -> str:
         """Sends any message as that user, and gives the answer; empty where there is none."""
         with acting_as(uid), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
             client.settimeout(ANSWER_WITHIN_S)
             client.connect(str(self.socket))
-            client.send(message)
+            socket.send_fds(client, [message], descriptors)
             return client.recv(65536).decode()
 
     def ask(
@@ -73,12 +73,24 @@ class Place:
         command: str = "w",
         path: str | None = None,
         *,
+        sent: int | None = None,
+        since: float = 0,
         until: float = FOREVER,
         owner: int = 0,
         uid: int = DAEMON,
     ) -> str:
-        """A well-formed request."""
-        return self.raw(f"{command} {until} {owner} {path or self.fifo.path}".encode(), uid=uid)
+        """A well-formed request; `sent`: another descriptor than that of what is at the path."""
+        path = path or self.fifo.path
+        message = f"{command} {since} {until} {owner} {path}".encode()
+        if sent is not None:
+            return self.raw(message, sent, uid=uid)
+        with held(path) as descriptor:
+            return self.raw(message, descriptor, uid=uid)
+
+    def attempt(self, command: Command, owner: int) -> tuple[Result, str]:
+        """One attempt of the daemon, by the descriptor that it took when the FIFO was first there."""
+        with acting_as(DAEMON):
+            return attempt(self.fifo.fd, self.fifo.path, command, owner, helper=str(self.socket))
 
 
 @contextmanager
@@ -135,10 +147,22 @@ def test_no_other_command_is_written(place: Place, command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [b"\0", b"w", b"w 1", b"w 1 2", b"w x 0 /fifo", b"w 1 x /fifo", b"\xff\xfe \n", b" " * 9000, b"w" * 9000]
+    "message",
+    [
+        b"\0",
+        b"w",
+        b"w 0 1",
+        b"w 0 1 2",
+        b"w x 1 0 /fifo",
+        b"w 0 x 0 /fifo",
+        b"w 0 1 x /fifo",
+        b"\xff\xfe \n",
+        b" " * 9000,
+        b"w" * 9000,
+    ],
 )
 def test_what_is_not_a_request_is_refused_with_its_form(place: Place, message: bytes) -> None:
-    assert place.raw(message).startswith("refused ")
+    assert refused(place.raw(message, place.fifo.fd), "`COMMAND NOT_BEFORE NOT_AFTER UID PATH`")
     assert place.ask() == "written "
 
 
@@ -150,23 +174,60 @@ def test_a_way_of_reloading_that_is_not_allowed_is_refused(place: Place) -> None
     assert place.fifo.commands == [RESTART]
 
 
-def test_only_a_path_that_the_configuration_names_is_opened(place: Place) -> None:
+def test_only_a_path_that_the_configuration_names_may_be_asked_for(place: Place) -> None:
     with closing(RealFifo(place.folder / "other")) as other:
         (place.folder / "link").symlink_to(place.fifo.path)
         for path in (other.path, f"{place.folder}/link", f"{place.folder}/./fifo", "/etc/shadow", "fifo", ""):
-            assert refused(place.raw(f"w {FOREVER} 0 {path}".encode()), "names no"), path
+            assert refused(place.raw(f"w 0 {FOREVER} 0 {path}".encode(), place.fifo.fd), "names no"), path
         place.configure(f"uwsgi: [{{master_fifo: {place.folder}//other}}]")  # read anew each time
         assert place.ask("w", other.path) == "written "
         assert refused(place.ask("w"), "names no")
         assert other.commands == [WORKERS]
 
 
-def test_a_named_path_that_is_no_fifo_is_refused_and_not_touched(place: Place) -> None:
-    file = place.folder / "file"
-    file.write_text("kept")
-    place.configure(f"uwsgi: [{{master_fifo: {file}}}]")
-    assert refused(place.ask("w", str(file)), "regular file")
-    assert file.read_text() == "kept"
+def a_file(path: Path) -> None:
+    path.write_text("kept")
+
+
+def a_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+@pytest.mark.parametrize("make", [a_file, a_directory, a_socket])
+def test_a_named_path_that_is_no_fifo_is_refused_and_not_touched(place: Place, make: Callable[[Path], None]) -> None:
+    it = place.folder / "it"
+    make(it)
+    place.configure(f"uwsgi: [{{master_fifo: {it}}}]")
+    assert refused(place.ask("w", str(it)), f"{it} is not a FIFO")
+    assert not it.is_file() or it.read_text() == "kept"
+
+
+@pytest.mark.parametrize("make", [a_file, a_directory, a_socket])
+def test_a_descriptor_of_anything_else_is_refused_beside_a_named_path(
+    place: Place, make: Callable[[Path], None]
+) -> None:
+    it = place.folder / "it"
+    make(it)
+    with held(it) as descriptor:
+        assert refused(place.ask(sent=descriptor), "leads to another file than what was handed over")
+    assert not it.is_file() or it.read_text() == "kept"
+
+
+@pytest.mark.parametrize("make", [a_file, a_directory, a_socket])
+def test_a_descriptor_of_anything_else_is_refused_where_nothing_is_named(
+    place: Place, make: Callable[[Path], None]
+) -> None:
+    place.configure("mongodb: []")
+    it = place.folder / "it"
+    make(it)
+    os.chown(it, 33, 33)
+    assert refused(place.ask("w", str(it), owner=33), "is not a FIFO")
+    assert not it.is_file() or it.read_text() == "kept"
 
 
 def test_a_fifo_of_another_owner_than_its_reader_is_refused(place: Place) -> None:
@@ -181,6 +242,7 @@ def test_in_mode_observe_nothing_is_written(place: Place) -> None:
 def test_a_request_that_came_too_late_is_not_carried_out(place: Place) -> None:
     for until in (time.monotonic() - 0.001, float("nan"), float("-inf")):
         assert place.ask(until=until).startswith("try_again ")
+        assert place.ask(since=until, until=until)[:8] in {"try_agai", "refused "}
     assert place.ask("c") == "written "
     assert place.fifo.commands == [CHAIN]
 
@@ -191,7 +253,7 @@ def test_a_found_fifo_is_written_unless_it_is_roots(place: Place) -> None:
     os.chown(place.fifo.path, 33, 33)
     assert refused(place.ask(RESTART, owner=33), "not allowed")
     assert refused(place.ask(owner=34), "belongs to uid 33")
-    assert refused(place.raw(f"w {FOREVER} 33 fifo".encode()), "not an absolute path")
+    assert refused(place.raw(f"w 0 {FOREVER} 33 fifo".encode(), place.fifo.fd), "not an absolute path")
     assert place.ask(owner=33) == "written "
     assert place.fifo.commands == [WORKERS]
 
@@ -251,7 +313,7 @@ def test_a_client_that_has_gone_harms_nothing(place: Place) -> None:
         gone.connect(str(place.socket))
     with acting_as(DAEMON), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as gone:
         gone.connect(str(place.socket))
-        gone.send(f"q 1 0 {place.fifo.path}".encode())
+        socket.send_fds(gone, [f"q 0 1 0 {place.fifo.path}".encode()], [place.fifo.fd])
     assert place.ask() == "written "
 
 
@@ -271,33 +333,44 @@ def test_every_request_is_in_its_log(place: Place) -> None:
 
 def test_the_daemon_asks_the_helper_for_the_fifo_of_somebody_else(place: Place) -> None:
     os.chown(place.fifo.path, 33, 33)
-    with acting_as(DAEMON):
-        answers = [attempt(place.fifo.path, one, 33, helper=str(place.socket)) for one in (WORKERS, RESTART)]
+    answers = [place.attempt(one, 33) for one in (WORKERS, RESTART)]
     assert answers[0] == (Result.WRITTEN, "")
     assert answers[1][0] is Result.REFUSED
     assert "`reloads`" in answers[1][1]
     assert place.fifo.commands == [WORKERS]
 
 
-def test_a_missing_fifo_is_tried_again_through_the_helper_too(place: Place) -> None:
-    Path(place.fifo.path).unlink()
-    with acting_as(DAEMON):
-        result, why = attempt(place.fifo.path, WORKERS, 33, helper=str(place.socket))
+def test_a_fifo_without_a_reader_is_tried_again_through_the_helper_too(place: Place) -> None:
+    os.chown(place.fifo.path, 33, 33)
+    place.fifo.lose_its_reader()
+    result, why = place.attempt(WORKERS, 33)
     assert result is Result.TRY_AGAIN
-    assert "does not exist" in why
+    assert "no reader" in why
+
+
+def test_a_fifo_that_was_made_anew_since_the_look_is_tried_again_through_the_helper_too(place: Place) -> None:
+    """The helper may have to be started first: that is time enough for a command of somebody else."""
+    os.chown(place.fifo.path, 33, 33)
+    Path(place.fifo.path).unlink()
+    assert place.attempt(WORKERS, 33)[0] is Result.TRY_AGAIN  # it is just being made
+    with closing(RealFifo(place.folder / "fifo")) as anew:
+        os.chown(anew.path, 33, 33)
+        assert place.attempt(WORKERS, 33)[0] is Result.TRY_AGAIN
+        place.fifo, old = anew, place.fifo
+        assert place.attempt(CHAIN, 33) == (Result.WRITTEN, "")
+        assert anew.commands == [CHAIN]
+        assert old.commands == []
 
 
 def test_its_own_fifo_it_writes_itself(quiet_place: Place) -> None:
     os.chown(quiet_place.fifo.path, DAEMON, DAEMON)
     quiet_place.socket.touch()  # nobody listens
-    with acting_as(DAEMON):
-        assert attempt(quiet_place.fifo.path, CHAIN, DAEMON, helper=str(quiet_place.socket)) == (Result.WRITTEN, "")
+    assert quiet_place.attempt(CHAIN, DAEMON) == (Result.WRITTEN, "")
     assert quiet_place.fifo.commands == [CHAIN]
 
 
 def test_without_a_helper_it_says_how_to_start_one(quiet_place: Place) -> None:
-    with acting_as(DAEMON):
-        result, why = attempt(quiet_place.fifo.path, WORKERS, 0, helper=str(quiet_place.socket))
+    result, why = quiet_place.attempt(WORKERS, 0)
     assert result is Result.REFUSED
     assert "mongo-watchdog-fifo.socket" in why
 
@@ -305,8 +378,7 @@ def test_without_a_helper_it_says_how_to_start_one(quiet_place: Place) -> None:
 def test_a_helper_that_is_not_for_this_user_is_named(quiet_place: Place) -> None:
     quiet_place.listen()
     quiet_place.socket.chmod(0o600)
-    with acting_as(DAEMON):
-        result, why = attempt(quiet_place.fifo.path, WORKERS, 0, helper=str(quiet_place.socket))
+    result, why = quiet_place.attempt(WORKERS, 0)
     assert result is Result.REFUSED
     assert "SocketUser=" in why
 
@@ -317,11 +389,9 @@ def test_a_helper_that_is_stuck_costs_its_time_and_is_tried_again(quiet_place: P
         quiet_place.socket.chmod(0o666)
         listener.listen()
         begun = time.monotonic()
-        with acting_as(DAEMON):
-            result, why = attempt(quiet_place.fifo.path, WORKERS, 0, helper=str(quiet_place.socket))
+        result, why = quiet_place.attempt(WORKERS, 0)
         assert time.monotonic() - begun >= WITHIN_S
-    with acting_as(DAEMON):
-        gone, _ = attempt(quiet_place.fifo.path, WORKERS, 0, helper=str(quiet_place.socket))
+    gone, _ = quiet_place.attempt(WORKERS, 0)
     assert (result, gone) == (Result.TRY_AGAIN, Result.TRY_AGAIN)
     assert "did not answer" in why
 
@@ -331,7 +401,7 @@ def test_a_helper_that_is_stuck_costs_its_time_and_is_tried_again(quiet_place: P
 
 def test_the_helper_is_small_and_gets_nothing_but_the_writer_and_yaml() -> None:
     source = Path(fifo_helper.__file__).read_text()
-    assert len(source.splitlines()) < 150
+    assert len(source.splitlines()) <= 200
     imported = {
         node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
         for node in ast.walk(ast.parse(source))
@@ -339,6 +409,7 @@ def test_the_helper_is_small_and_gets_nothing_but_the_writer_and_yaml() -> None:
     }
     assert {str(one) for one in imported if str(one).partition(".")[0] not in sys.stdlib_module_names} == {
         "yaml",
+        "watchdogd",
         "watchdogd.act.fifo",
         "watchdogd.model",
     }
@@ -349,5 +420,6 @@ def test_the_helper_is_small_and_gets_nothing_but_the_writer_and_yaml() -> None:
         "watchdogd.model",
         "watchdogd.act",
         "watchdogd.act.fifo",
+        "watchdogd.paths",
         "watchdogd.fifo_helper",
     }
