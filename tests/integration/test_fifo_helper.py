@@ -247,6 +247,115 @@ def test_a_request_that_came_too_late_is_not_carried_out(place: Place) -> None:
     assert place.fifo.commands == [CHAIN]
 
 
+def test_a_request_before_its_time_waits_for_it(place: Place) -> None:
+    begun = time.monotonic()
+    assert place.ask(since=begun + 1.0) == "written "
+    assert time.monotonic() >= begun + 1.0
+    assert place.fifo.commands == [WORKERS]
+
+
+@pytest.mark.parametrize("ahead_s", [fifo_helper.AHEAD_S + 1, 1e6, float("inf"), float("nan")])
+def test_a_request_long_before_its_time_is_refused_at_once(place: Place, ahead_s: float) -> None:
+    begun = time.monotonic()
+    assert refused(place.ask(since=begun + ahead_s), "before its time")
+    assert time.monotonic() < begun + ANSWER_WITHIN_S
+    assert place.ask("c") == "written "
+    assert place.fifo.commands == [CHAIN]
+
+
+def test_a_request_whose_time_is_over_before_it_begins_is_not_carried_out(place: Place) -> None:
+    begun = time.monotonic()
+    assert place.ask(since=begun + 0.5, until=begun + 0.4).startswith("try_again ")
+    assert place.ask("c") == "written "
+    assert place.fifo.commands == [CHAIN]
+
+
+@pytest.mark.parametrize("count", [0, 2, 3, 50])
+def test_a_request_has_one_descriptor_no_less_and_no_more(place: Place, count: int) -> None:
+    message = f"w 0 {FOREVER} 0 {place.fifo.path}".encode()
+    assert refused(place.raw(message, *[place.fifo.fd] * count), "with one descriptor")
+    assert place.raw(message, place.fifo.fd) == "written "
+    assert place.fifo.commands == [WORKERS]
+
+
+def test_the_path_of_one_entry_does_not_open_the_fifo_of_another(place: Place) -> None:
+    with closing(RealFifo(place.folder / "other")) as other:
+        os.chown(other.path, 33, 33)
+        place.configure(f"uwsgi: [{{master_fifo: {place.fifo.path}}}, {{master_fifo: {other.path}}}]")
+        for owner in (0, 33):
+            assert refused(place.ask(sent=other.fd, owner=owner), "another file than what was handed over")
+        assert place.ask("c", other.path, owner=33) == "written "
+        assert other.commands == [CHAIN]
+
+
+@pytest.mark.parametrize("user", ["daemon", 1], ids=["by name", "by number"])
+def test_a_link_of_another_user_counts_where_the_entry_trusts_him(place: Place, user: str | int) -> None:
+    link = place.folder / "current"
+    link.symlink_to(place.folder)
+    os.lchown(link, 1, 1)  # daemon, on every Debian
+    path = f"{link}/fifo"
+    place.configure(f"uwsgi: [{{master_fifo: {path}}}]")
+    assert refused(place.ask("w", path), str(link), "trust_owners: [daemon]")
+    place.configure(f"uwsgi: [{{master_fifo: {path}, trust_owners: [sys]}}]")
+    assert refused(place.ask("w", path), "trust_owners: [daemon]")
+    place.configure(f"uwsgi: [{{master_fifo: {path}, trust_owners: [sys, '{user}']}}]")
+    assert place.ask("c", path) == "written "
+    assert place.fifo.commands == [CHAIN]
+
+
+@pytest.mark.parametrize("trusted", ["daemon", "{daemon: 1}", "[1.5]", "[[daemon]]", "[nobody-of-this-name]", "[-1]"])
+def test_a_trust_that_cannot_be_read_is_none(place: Place, trusted: str) -> None:
+    link = place.folder / "current"
+    link.symlink_to(place.folder)
+    os.lchown(link, 1, 1)
+    place.configure(f"uwsgi: [{{master_fifo: {link}/fifo, trust_owners: {trusted}}}]")
+    assert refused(place.ask("w", f"{link}/fifo"), "trust_owners: [daemon]")
+
+
+def test_a_link_that_is_turned_to_the_fifo_of_somebody_else_leads_nowhere(place: Place) -> None:
+    """A daemon that was taken over sends the descriptor of the one with the path of the other."""
+    with ExitStack() as stack:
+        fifos = []
+        for uid in (1, 33):
+            folder = place.folder / str(uid)
+            folder.mkdir()
+            fifos.append(stack.enter_context(closing(RealFifo(folder / "fifo"))))
+            os.chown(fifos[-1].path, uid, uid)
+        own, other = fifos
+        link = place.folder / "1" / "link"
+        link.symlink_to(own.path)
+        os.lchown(link, 1, 1)
+        place.configure(f"uwsgi: [{{master_fifo: {link}}}, {{master_fifo: {other.path}}}]")
+        assert place.ask(path=str(link), sent=own.fd, owner=1) == "written "
+        link.unlink()
+        link.symlink_to(other.path)
+        os.lchown(link, 1, 1)
+        for owner in (1, 33):
+            assert refused(
+                place.ask(path=str(link), sent=other.fd, owner=owner), "is a symbolic link of daemon", str(link)
+            )
+            assert refused(place.ask(path=str(link), sent=own.fd, owner=owner), "another file")
+        assert own.commands == [WORKERS]
+        assert place.ask("c", other.path, owner=33) == "written "
+        assert other.commands == [CHAIN]
+
+
+def test_what_was_handed_over_is_closed_again_whatever_was_asked(place: Place) -> None:
+    def opened() -> int:
+        return len(list(Path(f"/proc/{place.helper.pid}/fd").iterdir()))
+
+    assert place.ask() == "written "
+    before = opened()
+    message = f"w 0 {FOREVER} 0 {place.fifo.path}".encode()
+    for _ in range(40):
+        place.ask()
+        place.ask("q")
+        place.raw(message, place.fifo.fd, place.fifo.fd)
+        place.raw(message, place.fifo.fd, uid=33)
+        place.raw(b"rubbish", *[place.fifo.fd] * 9)
+    assert opened() == before
+
+
 def test_a_found_fifo_is_written_unless_it_is_roots(place: Place) -> None:
     place.configure("mongodb: []")
     assert refused(place.ask(), "root's", "add it under `uwsgi:`")
