@@ -90,9 +90,10 @@ def objection(led: Led, owner: int, trusted: Collection[int]) -> str | None:
     if astray is None:
         return None
     who = user_name(astray.uid)
+    in_yaml = f'"{who}"' if who.isdecimal() else who  # which reads a bare number as one
     return (
         f"{astray.path} is a symbolic link of {who}, and leads to {led.path}, which is of {user_name(owner)}: "
-        f"if {who} may send commands there, add `trust_owners: [{who}]` to this instance"
+        f"if {who} may send commands there, add `trust_owners: [{in_yaml}]` to this instance"
     )
 
 
