@@ -150,11 +150,13 @@ class ProcFs:
                     found = found or fifos
             elif read := _of_path(led, fifos, pid):
                 master = _master(pid, fifo, read, trusted)
-                if master and master.fifo_problem is None:
-                    return master
+                # Again, of who was found: its FIFO may have come to be there since, which each command makes anew.
                 if master and (objection := paths.objection(led, master.uid, trusted)):
-                    return Blind("", objection)
-                found = master or found
+                    found = found or Blind("", objection)
+                elif master and master.fifo_problem is None:
+                    return master
+                else:
+                    found = master or found
         return found or _blind()
 
     def check(self, master: Master) -> Master | Blind | None:
