@@ -175,15 +175,17 @@ class Instances:
         """Find its master, or see that it is there no more. `masters`: those that were found, where none is named."""
         trusted = site.limits.trust_owners if masters is None else None
         # One that was found by what counted before is found anew.
-        found = self._edge.check(site.master) if site.master and site.master.trusted == trusted else None
+        known = self._edge.check(site.master) if site.master and site.master.trusted == trusted else None
+        found = known
         if found is None and masters is None:
             found = self._edge.find(str(site.limits.master_fifo), site.limits.trust_owners)
         elif found is None and masters is not None:
             found = masters.get(site.id)
         if isinstance(found, Blind):
             site.blind = (found.why,)
-            if site.master is None:
+            if known is None:  # it has ended, whatever keeps us from seeing who came after it
                 site.forget(at)
+                site.master = None
             return
         if found is None or site.master is None or found.id != site.master.id:
             site.forget(at)
