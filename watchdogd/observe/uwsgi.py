@@ -412,6 +412,11 @@ def _problem(master: Master, read: _Fifo) -> str | None:
         there = "is another FIFO" if stat.S_ISFIFO(named.st_mode) else "is no FIFO any more"
     if read.opened.st_nlink == 0:
         return f"deleted: {path} {there}, and master {pid} still reads the old one; {anew}"
+    if read.link == path:  # then it is seen by those alone who have that file system too
+        return (
+            f"moved: {path} {there} from here, and master {pid} has a file system of its own there (PrivateTmp=, say); "
+            "give it a `master-fifo` elsewhere"
+        )
     return f"moved: {path} {there}, and master {pid} reads {read.link}; configure that path, as it is seen from here"
 
 
