@@ -181,6 +181,8 @@ class Instances:
             found = self._edge.find(str(site.limits.master_fifo), site.limits.trust_owners)
         elif found is None and masters is not None:
             found = masters.get(site.id)
+        elif isinstance(found, Master):
+            found = self._successor(site, found, masters) or found
         if isinstance(found, Blind):
             site.blind = (found.why,)
             if known is None:  # it has ended, whatever keeps us from seeing who came after it
@@ -190,6 +192,19 @@ class Instances:
         if found is None or site.master is None or found.id != site.master.id:
             site.forget(at)
         site.master = found
+
+    def _successor(self, site: _Site, held: Master, masters: Mapping[InstanceId, Master] | None) -> Master | None:
+        """Return who is at this path in truth, where the master that is known is not there any more, or never was.
+
+        A name is all that an old one has whose FIFO was replaced, and who has a file system of his own can have any.
+        """
+        if masters is None and held.fifo_problem is None:
+            return None
+        fifo, trusted = str(site.limits.master_fifo), site.limits.trust_owners
+        found = self._edge.find(fifo, trusted) if masters is None else masters.get(site.id)
+        if not isinstance(found, Master) or found.id == held.id or found.fifo_problem is not None or not found.here:
+            return None
+        return found if held.fifo_problem is not None or not held.here else None
 
     def _refuse_second_names(self, held: Mapping[ProcessId, InstanceId], at: Mono) -> None:
         """Leave each master to one instance: to the one that had it in the last look, else to the first."""
