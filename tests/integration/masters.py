@@ -23,6 +23,7 @@ from tests.world.host import MAIN, Host
 from watchdogd.act.fifo import Attempt, attempt, perform
 from watchdogd.config import Config, DeploymentConfig, InstanceConfig
 from watchdogd.model import WORKERS, Blind, Command, Instance, Outcome, SendFifo, Snapshot
+from watchdogd.observe import procfs
 from watchdogd.observe.observer import Observer
 from watchdogd.observe.uwsgi import Master, ProcFs
 
@@ -34,15 +35,35 @@ ANNA_NAME, BERT_NAME, DEPLOY_NAME = [pwd.getpwuid(uid).pw_name for uid in (ANNA,
 
 @dataclass(eq=False)
 class Uwsgi(RigUwsgi):
-    """One uWSGI without MongoDB. `user`: who runs it; `prefix`: what goes before the command and becomes it."""
+    """One uWSGI without MongoDB. `user`: who runs it; `prefix`: what goes before the command, and execs or forks it.
+
+    `at`: the path of its FIFO as it sees it itself, where that is not in its folder; then `fifo` is how we come there.
+    """
 
     user: int = 0
     prefix: tuple[str, ...] = ()
+    at: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._process.argv[:0] = [*self.prefix, *(as_user(self.user) if self.user else ())]
         os.chown(self.folder, self.user, self.user)
+
+    @property
+    def master(self) -> int:
+        """Of `unshare --fork` it is the child."""
+        pid = self._process.pid
+        return max(procfs.children(pid), default=pid) if "--fork" in self.prefix else pid
+
+    def workers(self) -> list[int]:
+        """As of any; asked all the time while it is waited for."""
+        if self.at:
+            self.fifo = Path(f"/proc/{self.master}/root{self.at}")
+        return super().workers()
+
+    def _options(self, *, python: str) -> list[str]:
+        self.fifo = self.at or self.fifo
+        return super()._options(python=python)
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
