@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "model": set(),
     "paths": set(),  # the privileged helper has it too
-    "config": {"model"},
+    "config": {"model", "paths"},
     "detect": VALUES,
     "policy": VALUES,
     "step": VALUES | {"policy"},

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from watchdogd import paths
 from watchdogd.config.keys import COMMANDS, DEPLOYMENT, INSTANCE, ONE_URI, TOP
 from watchdogd.config.names import short_name
 from watchdogd.config.strict_yaml import (
@@ -139,7 +140,7 @@ def _instance(spot: Spot, deployments: Sequence[str], names: dict[str, int], fif
     values: dict[str, Any] = {"name": "", "master_fifo": Path("/"), "deployments": ()} | found.values
     if "master_fifo" in found.values:
         # Two names of one FIFO (/var/run is /run) would be two instances that reload the same workers.
-        _once(fifos, found.spots["master_fifo"], os.path.realpath(values["master_fifo"]), "this FIFO")
+        _once(fifos, found.spots["master_fifo"], _place(values["master_fifo"]), "this FIFO")
     if "name" in found.spots:
         _once(names, found.spots["name"], values["name"], "this name")
     elif "master_fifo" in found.values:
@@ -156,6 +157,19 @@ def _instance(spot: Spot, deployments: Sequence[str], names: dict[str, int], fif
     if "trust_owners" in values:
         values["trust_owners"] = frozenset(values["trust_owners"])
     return InstanceConfig(**values)
+
+
+def _place(fifo: Path) -> str:
+    """Return where a path leads by root's links and our own.
+
+    A link of anybody else makes no mistake of this file: one user could have it refused, for all instances, by a link
+    to another one's FIFO. The daemon judges that at each look.
+    """
+    try:
+        led = paths.follow(str(fifo))
+    except OSError:
+        return str(fifo)
+    return led.path if all(link.uid in {0, os.geteuid()} for link in led.links) else str(fifo)
 
 
 def _known_only(spot: Spot, names: Sequence[str], deployments: Sequence[str]) -> None:
