@@ -146,20 +146,20 @@ class Watch:
     def look(self) -> Snapshot:
         return self.observer.look(full=True)
 
-    def seen(self, name: str) -> Instance:
-        """The instance of that name, at another look."""
-        return next(one for one in self.look().instances if one.name == name)
+    def seen(self, which: str | Path) -> Instance:
+        """The instance of that name or FIFO, at another look. A found one may be called after more of its path."""
+        return next(one for one in self.look().instances if str(which) in {one.name, one.fifo})
 
-    def ready(self, name: str, app: RigUwsgi) -> Instance:
+    def ready(self, which: str | Path, app: RigUwsgi) -> Instance:
         """The same, once it is seen to be this uWSGI, with its FIFO and all its workers."""
 
         def seen() -> Instance | None:
-            one = self.seen(name)
+            one = self.seen(which)
             pids = [worker.id.pid for worker in one.workers if worker.ready]
             there = one.master and one.master.pid == app.master and pids == app.workers() and not one.fifo_problem
             return one if there and not one.blind else None
 
-        return wait_for(seen, f"{name} is seen with its master {app.master}", within=WITHIN_S)
+        return wait_for(seen, f"{which} is seen with its master {app.master}", within=WITHIN_S)
 
     def send(self, to: Instance, command: Command = WORKERS, write: Attempt = attempt) -> Outcome:
         """Writes one byte as the daemon does, of a decision on what was seen."""

@@ -129,7 +129,7 @@ def test_when_the_instance_of_the_host_runs_too_it_alone_is_meant_by_the_path(si
         for watch in (named, finding):
             (seen,) = by_fifo(watch, stale)
             old = host.workers()
-            assert watch.send(watch.ready(seen.name, host)).result is Result.WRITTEN
+            assert watch.send(watch.ready(seen.fifo, host)).result is Result.WRITTEN
             assert reloaded(host, old)
         assert app.unread() == 0
         assert len(told_of(finding, app)) == 1
@@ -177,7 +177,7 @@ def test_a_service_with_a_private_folder_is_found_and_gets_its_byte_by_descripto
     (seen,) = by_fifo(watch, folder / "fifo")
     assert told_of(watch, app) == []
     old = app.workers()
-    assert watch.send(watch.ready(seen.name, app)).result is Result.WRITTEN
+    assert watch.send(watch.ready(seen.fifo, app)).result is Result.WRITTEN
     assert reloaded(app, old)
 
 
@@ -222,7 +222,7 @@ def test_who_takes_the_name_of_a_stopped_instance_does_not_keep_it_when_that_is_
     with anna.stopped():
         for watch in (named, finding):
             old = bert.workers()
-            assert watch.send(watch.ready("bert", bert)).result is Result.WRITTEN
+            assert watch.send(watch.ready(bert.fifo, bert)).result is Result.WRITTEN
             assert reloaded(bert, old)
         assert anna.unread() == 0
     assert len(told_of(finding, anna)) == 1

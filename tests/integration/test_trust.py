@@ -217,6 +217,20 @@ def test_when_the_entry_that_has_the_master_is_taken_out_the_other_one_gets_it(s
     assert reloaded(bert, old)
 
 
+def test_where_a_second_master_was_started_at_the_path_of_one_that_runs_on_the_second_is_meant(site: Site) -> None:
+    """The first has a FIFO without a name then; it is there for as long as its last requests take, say."""
+    old = site.app("bert", BERT)
+    named, finding = site.watch(entry("bert", old.fifo)), site.watch()
+    for watch in (named, finding):
+        watch.ready(old.fifo, old)
+    old.fifo.unlink()
+    new = site.app("bert", BERT)
+    for watch in (named, finding):
+        workers = new.workers()
+        assert watch.send(watch.ready(new.fifo, new)).result is Result.WRITTEN
+        assert reloaded(new, workers)
+
+
 # -- what is usual
 
 
@@ -363,6 +377,17 @@ def test_check_tells_of_proc_and_hard_links_too(site: Site) -> None:
     assert "problem: hard: " in problems[0]
     assert "hard link" in problems[0]
     assert "is a link of /proc" in problems[1]
+
+
+def test_a_user_cannot_make_the_configuration_one_that_is_not_taken(site: Site) -> None:
+    """By a link to the FIFO of another entry, which would be the same path twice."""
+    bert = site.app("bert", BERT)
+    link = turn(site.home("anna", ANNA) / "fifo", bert.fifo, ANNA)
+    entries = [{"name": "anna", "master_fifo": str(link)}, {"name": "bert", "master_fifo": str(bert.fifo)}]
+    ran = checked(site, *entries)
+    assert f"{site.folder}/config.yaml: ok: 1 deployment, 2 instances" in ran.stdout, ran.stderr
+    assert names_the_line(ran.stdout, link, ANNA_NAME)
+    assert ran.returncode == 1
 
 
 def test_what_was_wrong_is_right_again_without_a_restart(site: Site) -> None:
