@@ -167,7 +167,8 @@ def _ended(pid: int) -> tuple[int] | None:
 def stat_fields(pid: int) -> list[str] | None:
     """The fields of /proc/PID/stat from the state on (state, ppid, pgrp, ...); None when it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # A process may have any bytes for its name.
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import enum
-import json
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from watchdogd import __version__
 from watchdogd.config import (
@@ -24,6 +23,8 @@ from watchdogd.config import (
     load,
     parse_duration,
 )
+from watchdogd.model import LONGEST, Outside, shown
+from watchdogd.report.say import say, say_json
 
 POLL_S = 0.5  # of `reload --wait`; a reload takes seconds (1.0 s for lazy-apps, 4.0 s with pymongo's atexit)
 
@@ -41,11 +42,11 @@ class Exit(enum.IntEnum):
 
 
 class _Trouble(Exception):
-    """Ends the command with a sentence on stderr and an exit code."""
+    """Ends the command with a sentence on stderr, each in a line, and an exit code."""
 
-    def __init__(self, code: Exit, text: str) -> None:
-        super().__init__(text)
-        self.code = code
+    def __init__(self, code: Exit, *lines: str) -> None:
+        super().__init__(*lines)
+        self.code, self.lines = code, lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.verb(arguments)
         sys.stdout.flush()  # here, where a closed pipe can still be told apart
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        say(*error.mistakes, file=sys.stderr)
         return Exit.CONFIG
     except _Trouble as error:
-        print(error, file=sys.stderr)
+        say(*error.lines, file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
@@ -77,19 +78,19 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from watchdogd import paths
-    from watchdogd.report.words import count, printable
+    from watchdogd.report.words import count
 
     config = load(arguments.config)
     named = config.instances
     instances = "every instance that is found" if named is None else count(len(named), "instance")
-    print(f"{arguments.config}: ok: {count(len(config.deployments), 'deployment')}, {instances}")
+    say(f"{arguments.config}: ok: {count(len(config.deployments), 'deployment')}, {instances}")
     astray = [(one.name, why) for one in named or () if (why := paths.astray(str(one.master_fifo), one.trust_owners))]
     if arguments.live:
         from watchdogd import live
 
         return live.check(config)  # which meets them where it looks for the masters
     for name, why in astray:
-        print(printable(f"problem: {name}: {why}"))
+        say(f"problem: {name}: {why}")
     return Exit.PROBLEM if astray else Exit.OK
 
 
@@ -106,18 +107,24 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.instance is not None:
         one = _meant(document, arguments.instance)
         document, name = document | {"instances": [one]}, one["name"]
-    print(json.dumps(document, indent=2) if arguments.json else status.render(document, name))
+    if arguments.json:
+        say_json(document)
+    else:
+        say(*status.render(document, name).split("\n"))
     return status.exit_code(document, name)
 
 
 def _meant(document: dict[str, Any], instance: str) -> dict[str, Any]:
-    """Return what the status says of an instance that somebody calls by its name, or by its FIFO."""
+    """Return what the status says of an instance that somebody calls by its name, or by its FIFO.
+
+    The status has them as they are shown; they may be typed as they are, too.
+    """
     instances: list[dict[str, Any]] = document["instances"]
     for one in instances:
-        if instance in {one["name"], one["fifo"]}:
+        if one["name"] == shown(instance) or one["fifo"] == shown(instance, LONGEST):
             return one
     known = ", ".join(one["name"] for one in instances) or "none"
-    raise _Trouble(Exit.PROBLEM, f"there is no instance {instance}; there are: {known}")
+    raise _Trouble(Exit.PROBLEM, f"there is no instance {Outside(instance)}; there are: {known}")
 
 
 def _document(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -148,7 +155,7 @@ def _reload(arguments: argparse.Namespace) -> int:
         document = _document(arguments)
         outcome, told = _outcome(document, arguments.instance, fifo, answer["reload"])
         if told != said:
-            print(told, flush=True)
+            say(told)
             said = told
         if outcome != "reloading":
             return Exit.OK if outcome in {"reloaded", "recovered"} else Exit.PROBLEM
@@ -193,14 +200,15 @@ def _install(arguments: argparse.Namespace) -> int:
 
     call = install.uninstall if arguments.undo else install.install
     try:
-        call(arguments.root, dry_run=arguments.dry_run, tell=print)
+        call(arguments.root, dry_run=arguments.dry_run, tell=lambda text: say(*text.split("\n")))
     except (install.InstallError, OSError) as error:
         raise _Trouble(Exit.PROBLEM, str(error)) from None
     return Exit.OK
 
 
 def _say(answer: dict[str, Any]) -> int:
-    print(answer["text"], file=sys.stdout if answer["ok"] else sys.stderr, flush=True)
+    # Its line breaks are the daemon's: it shows every other one as \\n.
+    say(*answer["text"].split("\n"), file=sys.stdout if answer["ok"] else sys.stderr)
     return int(answer["exit"])
 
 
@@ -208,34 +216,39 @@ def _ask(arguments: argparse.Namespace, verb: str, **details: object) -> dict[st
     """Return the daemon's answer; raises _Trouble where there is none."""
     from watchdogd import control
 
-    note = ""
+    note: tuple[str, ...] = ()
     try:
         socket = control_socket(arguments.config)
     except ConfigError as error:
         # Who may not read the configuration may still ask: the default is right on most hosts.
-        socket, note = DEFAULT_CONTROL_SOCKET, f"\nthat is the default socket, since {error.mistakes[0]}"
+        socket, note = DEFAULT_CONTROL_SOCKET, (f"that is the default socket, since {error.mistakes[0]}",)
     try:
         return control.ask(socket, {"version": control.VERSION, "verb": verb, **details})
     except control.NotRunning:
         text = f"mongo-watchdog is not running (no answer on {socket}); start it with"
-        raise _Trouble(Exit.NOT_RUNNING, f"{text} `systemctl start mongo-watchdog`{note}") from None
+        raise _Trouble(Exit.NOT_RUNNING, f"{text} `systemctl start mongo-watchdog`", *note) from None
     except PermissionError:
         text = f"{socket}: no permission; use sudo, or become a member of its group:"
-        raise _Trouble(Exit.NO_PERMISSION, f"{text} `ls -l {socket}` names it{note}") from None
+        raise _Trouble(Exit.NO_PERMISSION, f"{text} `ls -l {socket}` names it", *note) from None
     except OSError as error:
         text = f"mongo-watchdog gave no answer on {socket}: {error}; look at"
-        raise _Trouble(Exit.NOT_RUNNING, f"{text} `systemctl status mongo-watchdog`{note}") from None
+        raise _Trouble(Exit.NOT_RUNNING, f"{text} `systemctl status mongo-watchdog`", *note) from None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(shown(message))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mongo-watchdog",
         description="Reloads the uWSGI instances that stay stuck on dead connections after a MongoDB restart.",
     )
     parser.add_argument("--version", action="version", version=f"mongo-watchdog {__version__}")
     parser.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
     # The same after the verb; without a default, which would replace what stands before it.
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument(
         "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help=f"default: {DEFAULT_PATH}"
     )

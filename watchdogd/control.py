@@ -22,7 +22,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from watchdogd.model import AlreadyRunning, Answer, InstanceId, Mono, Request, Verb, WatchdogError
+from watchdogd.model import (
+    LONGEST,
+    AlreadyRunning,
+    Answer,
+    InstanceId,
+    Mono,
+    Outside,
+    Request,
+    Verb,
+    WatchdogError,
+    shown,
+)
 
 VERSION = 2
 """2: `instance` of reload is the path of its FIFO, as the status gives it, and no name."""
@@ -75,9 +86,9 @@ class Incoming:
         return Request(
             id=self.id,
             verb=Verb(self.verb),
-            instance=None if instance is None else InstanceId(instance),
+            instance=None if instance is None else InstanceId(Outside(instance)),
             until=None if for_s is None else at + for_s,
-            reason=self.fields.get("reason") or "",
+            reason=Outside(self.fields.get("reason") or ""),
         )
 
 
@@ -139,7 +150,12 @@ class Server:
 
     def reply(self, answer: Answer) -> None:
         """Send what was decided about a request."""
-        document = {"ok": answer.ok, "text": answer.text, "exit": 0 if answer.ok else 1, "reload": answer.reload}
+        document = {
+            "ok": answer.ok,
+            "text": shown(answer.text, LONGEST),
+            "exit": 0 if answer.ok else 1,
+            "reload": answer.reload,
+        }
         for client in list(self._clients.values()):
             if client.id == answer.request and client.stage is _Stage.DECIDING:
                 self._answer(client, document)
@@ -245,13 +261,13 @@ def parse(line: bytes) -> tuple[str, dict[str, Any]]:
         raise ValueError("a request is a JSON object, like " + json.dumps({"version": VERSION, "verb": "status"}))  # noqa: TRY004 - as all others
     if document.get("version") != VERSION or isinstance(document["version"], bool):
         raise ValueError(
-            f"this daemon speaks version {VERSION} of the protocol, not {document.get('version')!r}: "
+            f"this daemon speaks version {VERSION} of the protocol, not {_told(document.get('version'))}: "
             "use the mongo-watchdog command that was installed with it"
         )
     fields = {name: value for name, value in document.items() if name not in {"version", "verb"}}
     verb = document.get("verb")
     if not isinstance(verb, str) or verb not in VERBS:
-        raise ValueError(f"unknown verb {verb!r}: there are {', '.join(VERBS)}")
+        raise ValueError(f"unknown verb {_told(verb)}: there are {', '.join(VERBS)}")
     _check(verb, fields)
     return verb, fields
 
@@ -260,10 +276,10 @@ def _check(verb: str, fields: Mapping[str, Any]) -> None:
     known = VERBS[verb]
     for name, value in fields.items():
         if name not in known:
-            raise ValueError(f"{verb} has no field {name!r}: it has {', '.join(known) or 'none'}")
+            raise ValueError(f"{verb} has no field {_told(name)}: it has {', '.join(known) or 'none'}")
         if not isinstance(value, known[name]) or isinstance(value, bool):
             names = " or ".join("null" if one is type(None) else one.__name__ for one in known[name])
-            raise ValueError(f"{name} of {verb} must be {names}, not {value!r}")  # noqa: TRY004 - as all others
+            raise ValueError(f"{name} of {verb} must be {names}, not {_told(value)}")  # noqa: TRY004 - as all others
     if verb == "reload" and not fields.get("instance"):
         raise ValueError("reload needs the FIFO of an instance in `instance`")
     for_s = fields.get("for_s")
@@ -326,7 +342,11 @@ def _line(document: Mapping[str, object]) -> bytes:
 
 
 def _refused(text: str) -> dict[str, object]:
-    return {"ok": False, "text": text, "exit": 1}
+    return {"ok": False, "text": shown(text, LONGEST), "exit": 1}
+
+
+def _told(value: object) -> Outside:
+    return Outside(repr(value))
 
 
 def _listen(path: Path) -> socket.socket:

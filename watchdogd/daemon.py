@@ -17,10 +17,10 @@ from watchdogd.conclude import Conclusions
 from watchdogd.config import Config, ConfigError
 from watchdogd.control import Incoming, Server
 from watchdogd.decide import decide
-from watchdogd.model import Answer, Blind, Effect, Event, Mono, Outcome, SendFifo, State, Tell, fault
+from watchdogd.model import Answer, Blind, Effect, Event, FieldValue, Mono, Outcome, SendFifo, State, Tell, fault
 from watchdogd.observe.observer import Observer
 from watchdogd.policy import QUIET
-from watchdogd.report import status
+from watchdogd.report import status, words
 from watchdogd.report.journal import Journal
 from watchdogd.report.notify import Notifier
 from watchdogd.store import Store, StoreError
@@ -132,8 +132,8 @@ class Daemon:
         try:
             config = self.load()
         except ConfigError as error:
-            self._tell(Event.CONFIG_REJECTED, mistakes=str(error))
-            return {"ok": False, "text": str(error), "exit": 78}
+            self._tell(Event.CONFIG_REJECTED, mistakes=error.mistakes)
+            return {"ok": False, "text": words.lines(error.mistakes), "exit": 78}
         finally:
             self.notifier.ready()
         moved = (config.state_dir, config.control_socket) != (self.config.state_dir, self.config.control_socket)
@@ -144,5 +144,5 @@ class Daemon:
         self._tell(Event.CONFIG_RELOADED, deployments=len(config.deployments), instances=instances)
         return {"ok": True, "text": f"the configuration was read again{later}", "exit": 0}
 
-    def _tell(self, event: Event, **fields: str | int | None) -> None:
+    def _tell(self, event: Event, **fields: FieldValue) -> None:
         self.journal.tell(Tell(event, fields=fields), self.wall())

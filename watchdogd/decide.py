@@ -13,6 +13,7 @@ from watchdogd.claims import claimed
 from watchdogd.config import Config, InstanceConfig, found_instance
 from watchdogd.model import (
     BEFORE_US,
+    LONGEST,
     RESTART,
     Answer,
     Blind,
@@ -36,6 +37,7 @@ from watchdogd.model import (
     Tell,
     Verb,
     fault,
+    shown,
 )
 from watchdogd.policy import FORK_UNSAFE_FOR_S, USED_UNPROVEN_S, Case, blocked_by, phase_of
 from watchdogd.step import CHANGED, Step
@@ -83,7 +85,7 @@ def _decide_one(step: Step, wakes: list[Mono]) -> Outlook | str:
     try:
         outlook = _tick(step)
         for request in case.snapshot.requests:
-            if request.verb is Verb.RELOAD and request.instance == case.instance.id:
+            if _asks_for(request, case.snapshot) == case.instance.id:
                 outlook = _operators_reload(step, request, outlook)
         wakes += _wake_times(step.case, outlook)
     except Exception as error:  # noqa: BLE001 - it must not leave the others undecided
@@ -298,15 +300,26 @@ def _operators_reload(step: Step, request: Request, outlook: Outlook) -> Outlook
 
 def _refused(instance: Instance, snapshot: Snapshot, why: str) -> list[Effect]:
     """Answer who asked for a reload of an instance that cannot be decided."""
-    asked = [one for one in snapshot.requests if one.verb is Verb.RELOAD and one.instance == instance.id]
+    asked = [one for one in snapshot.requests if _asks_for(one, snapshot) == instance.id]
     return [Answer(one.id, ok=False, text=f"held by {why}") for one in asked]
+
+
+def _asks_for(request: Request, snapshot: Snapshot) -> InstanceId | None:
+    """Return whose reload is asked for: by the identity, or by what the status shows of it, where that is one alone."""
+    if request.verb is not Verb.RELOAD:
+        return None
+    known = [one.id for one in snapshot.instances]
+    meant = [one for one in known if one == request.instance] or [
+        one for one in known if shown(one, LONGEST) == request.instance
+    ]
+    return meant[0] if len(meant) == 1 else None
 
 
 def _refuse_unknown(snapshot: Snapshot, effects: list[Effect]) -> None:
     known = {instance.id for instance in snapshot.instances}
     fifos = ", ".join(sorted(known)) or "none"
     for request in snapshot.requests:
-        if request.verb is Verb.RELOAD and request.instance not in known:
+        if request.verb is Verb.RELOAD and _asks_for(request, snapshot) is None:
             text = f"no instance has the FIFO {request.instance}; there is: {fifos}"
             effects.append(Answer(request.id, ok=False, text=text))
 
@@ -334,8 +347,8 @@ def _pause(state: State, snapshot: Snapshot, effects: list[Effect]) -> State:
 def _tell_blind(state: State, snapshot: Snapshot, faults: Mapping[InstanceId, str], effects: list[Effect]) -> State:
     """Tell what cannot be seen any more, and what can again: each once, as long as it lasts."""
     of_instances = {one.id: one.blind[0] for one in snapshot.instances if one.blind} | dict(faults)
-    now = frozenset(snapshot.blind) | {Blind(f"{_INSTANCE}{id_}", why) for id_, why in of_instances.items()}
-    names = {f"{_INSTANCE}{one.id}": f"{_INSTANCE}{one.name}" for one in snapshot.instances}
+    now = frozenset(snapshot.blind) | {Blind(_INSTANCE + id_, why) for id_, why in of_instances.items()}
+    names = {_INSTANCE + one.id: f"{_INSTANCE}{one.name}" for one in snapshot.instances}
     before, scopes = {blind.scope for blind in state.blind}, {blind.scope for blind in now}
     whys = {blind.scope: blind.why for blind in sorted(now, key=lambda one: (one.scope, one.why), reverse=True)}
     effects += [

@@ -29,7 +29,7 @@ import yaml
 
 from watchdogd import paths
 from watchdogd.act.fifo import attempt
-from watchdogd.model import CHAIN, RESTART, WORKERS, Command, Result
+from watchdogd.model import CHAIN, RESTART, WORKERS, Command, Outside, Result, shown
 
 IDLE_S = 60.0
 """Without a client for so long it ends: systemd goes on listening and starts it again (0.2 s on a quiet machine)."""
@@ -94,6 +94,7 @@ def _perform(request: bytes, descriptors: list[int], config: str) -> tuple[Resul
     try:
         word, earliest, latest, user, path = os.fsdecode(request).split(" ", 4)
         command, not_before, not_after, uid = Command(word), float(earliest), float(latest), int(user)
+        path = Outside(path)
         (fifo,) = descriptors
     except ValueError:
         raise _RefusedError("a request is `COMMAND NOT_BEFORE NOT_AFTER UID PATH` with one descriptor") from None
@@ -126,7 +127,7 @@ def _objection(
 ) -> str | None:
     """Say why this command may not be written to the instance of this path, wherever it leads; None when it may."""
     if command not in _WAYS.values():
-        return f"{command!r} is not a reload: only w, c and r are ever written"
+        return f"{Outside(repr(command))} is not a reload: only w, c and r are ever written"
     if config.get("mode", "act") != "act":
         return "the configuration does not say `mode: act`, so nothing is written"
     if "uwsgi" not in config:
@@ -155,7 +156,7 @@ def _objection_to_found(command: Command, uid: int, path: str) -> str | None:
         return f"{path} is root's, and the configuration does not name it: add it under `uwsgi:`"
     if command not in [_WAYS[way] for way in _ALLOWED_WAYS]:
         return f"{command} is not allowed for an instance that is not under `uwsgi:`"
-    return None if path.startswith("/") else f"{path!r} is not an absolute path"
+    return None if path.startswith("/") else f"`{path}` is not an absolute path"
 
 
 def _is(named: object, path: str) -> bool:
@@ -191,7 +192,7 @@ def _read(config: str) -> dict[str, Any]:
 
 def _log(uid: int, request: bytes, result: Result, sentence: str) -> None:
     level = 4 if result is Result.REFUSED else 5  # syslog's warning and notice
-    text = f"<{level}>user id {uid} asked {request[:200]!r}: {result.value} {sentence!r}\n"
+    text = f"<{level}>user id {uid} asked {request[:200]!r}: {result.value} {shown(sentence, 1000)}\n"
     with contextlib.suppress(OSError):
         os.write(2, text.encode(errors="backslashreplace"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import sys
@@ -10,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
 
 from watchdogd import rights
 from watchdogd.config import Config, InstanceConfig
@@ -32,7 +30,7 @@ from watchdogd.model import (
 from watchdogd.observe.instances import not_covered
 from watchdogd.observe.observer import Edges, Observer, open_edges
 from watchdogd.observe.uwsgi import ProcFs
-from watchdogd.report.words import printable
+from watchdogd.report.say import say, say_json
 
 HEARD_WITHIN_S = 5.0
 """connectTimeoutMS is 2 s; DNS may take longer, and then its error or silence is the answer."""
@@ -64,20 +62,18 @@ def connections(config: Config, *, as_json: bool) -> int:
             "connections": [{name: getattr(line, name) for name in Line.__slots__} for line in lines],
             "blind": blind,
         }
-        print(json.dumps(document, indent=2))
+        say_json(document)
     else:
         rows: list[tuple[str, ...]] = [("INSTANCE", "ROLE", "PID", "LOCAL", "REMOTE", "STATE", "AGE", "VERDICT")]
         rows += [_row(line) for line in lines]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows if lines else ():
-            _say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         fifos = sorted({(line.instance, line.fifo) for line in lines if line.fifo})
-        for text in ["", *[f"{name} is {fifo}" for name, fifo in fifos]] if fifos else ():
-            _say(text)
+        say(*(["", *[f"{name} is {fifo}" for name, fifo in fifos]] if fifos else ()))
         if not lines and not blind:
-            _say("no connections to the configured MongoDB members")
-        for why in blind:
-            _say(f"blind: {why}", sys.stderr)
+            say("no connections to the configured MongoDB members")
+        say(*[f"blind: {why}" for why in blind], file=sys.stderr)
     return 1 if blind else 0
 
 
@@ -91,30 +87,25 @@ def check(config: Config) -> int:
         what = (
             ("up, serving" if member.serving else "up, not serving") if up else f"{member.state.value}: {member.detail}"
         )
-        _say(f"{'ok' if up else 'problem'}: {member.id.deployment}: {member.id.address}: {what}")
+        say(f"{'ok' if up else 'problem'}: {member.id.deployment}: {member.id.address}: {what}")
     for instance in snapshot.instances:
         objections = list(_objections(instance, findings[instance.id]))
         problems += bool(objections)
         workers = f"master {instance.master.pid}, {len(instance.workers)} workers" if instance.master else "absent"
-        _say(f"{'problem' if objections else 'ok'}: {instance.name}: {'; '.join(objections) or workers}")
+        say(f"{'problem' if objections else 'ok'}: {instance.name}: {'; '.join(objections) or workers}")
     for blind in snapshot.blind:
         problems += 1
-        _say(f"problem: {blind.scope}: {blind.why}")
+        say(f"problem: {blind.scope}: {blind.why}")
     for sentence in _missing_rights(config, snapshot):
         problems += 1
-        _say(f"problem: rights: {sentence}")
+        say(f"problem: rights: {sentence}")
     masters = edges.uwsgi.discover()
     for sentence in () if isinstance(masters, Blind) else not_covered(masters):
-        _say(f"not covered: {sentence}")
+        say(f"not covered: {sentence}")
     if not snapshot.instances:
         problems += 1
-        _say("problem: no uWSGI instance with a master FIFO was found")
+        say("problem: no uWSGI instance with a master FIFO was found")
     return 1 if problems else 0
-
-
-def _say(line: str, file: TextIO | None = None) -> None:
-    """Print one line; the folders that instances are named by, and what others answer, may hold anything."""
-    print(printable(line), file=file)
 
 
 def _look(config: Config) -> tuple[Snapshot, dict[InstanceId, Finding], Edges]:
@@ -154,7 +145,7 @@ def _lines(snapshot: Snapshot, findings: dict[InstanceId, Finding]) -> Iterator[
                 holder.pid,
                 *ends,
                 _verdict(one, findings[instance.id], holder, worker),
-                instance.fifo,
+                str(instance.fifo),  # whole
             )
 
 

@@ -16,6 +16,65 @@ Mono = Annotated[float, "CLOCK_MONOTONIC"]
 """Seconds of CLOCK_MONOTONIC. Annotated so that store.py finds every such time and moves it to another boot's clock."""
 
 
+SHOWN = 300
+"""Characters of a text from outside that are shown: more than a name or a path, less than a flood."""
+
+
+LONGEST = 4000
+"""Characters of any text that is shown, and of one that has to come back whole: of a field with 4096 bytes or more
+`journalctl -o json` shows nothing but null."""
+
+
+def shown(text: str, most: int = SHOWN) -> str:
+    r"""Return a text as it may be printed: one line that drives no terminal, of at most `most` characters (60 or more).
+
+    What is not printable (control characters, line breaks, bidi and other format marks, spaces that are not U+0020, the
+    bytes of broken UTF-8) stands as `\n`, `\x1b`, `\u202e`. Shown twice it is the same.
+    """
+    if len(text) <= most:
+        whole = str(text) if text.isprintable() else "".join(map(_escaped, text))
+        if len(whole) <= most:
+            return whole
+    kept: list[str] = []
+    room = most - len(_left_out(len(text)))
+    for char in text:  # no more of it than fits is looked at
+        escaped = _escaped(char)
+        room -= len(escaped)
+        if room < 0:
+            break
+        kept.append(escaped)
+    return "".join(kept) + _left_out(len(text) - len(kept))
+
+
+def _left_out(count: int) -> str:
+    return f" … ({count} characters left out)"
+
+
+def _escaped(char: str) -> str:
+    if char.isprintable():
+        return char
+    if "\udc80" <= char <= "\udcff":  # a byte that is not UTF-8, as os.fsdecode gives it
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")
+
+
+class Outside(str):
+    """A text that somebody else chose: a path, a server's message, a reason.
+
+    In an f-string it is `shown`. Everywhere else it is raw, so that it may be compared and opened: str() too, since
+    Path() asks that, and a name that differs from the shown one must never open what has the shown one as its name. So
+    to print one is for report alone, which shows whatever it prints.
+    """
+
+    __slots__ = ()
+
+    def __format__(self, spec: str, /) -> str:
+        return format(shown(self), spec)
+
+
+NOTHING_SAID = Outside()
+
+
 class WatchdogError(Exception):
     """What mongo-watchdog raises on purpose; its text names the thing, what was expected and the mend."""
 
@@ -27,7 +86,7 @@ def fault(error: Exception) -> str:
         _, inside, module = trace.tb_frame.f_code.co_filename.rpartition("/watchdogd/")
         place = f" in {module}:{trace.tb_lineno}" if inside else place
         trace = trace.tb_next
-    return f"internal error{place}: {error!r}; please report it"
+    return f"internal error{place}: {Outside(repr(error))}; please report it"
 
 
 class AlreadyRunning(WatchdogError):
@@ -270,7 +329,7 @@ class Request:
     verb: Verb
     instance: InstanceId | None = None
     until: Mono | None = None
-    reason: str = ""
+    reason: Outside = NOTHING_SAID
 
 
 class Event(enum.Enum):
@@ -301,7 +360,8 @@ class Event(enum.Enum):
     STOPPING = "stopping"
 
 
-FieldValue = str | int | float | bool | None
+FieldValue = str | int | float | bool | tuple[str, ...] | None
+"""A tuple is several lines: the only line breaks that report lets through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,7 +569,7 @@ class Pause:
     """An operator's pause. `until` None: until `resume`."""
 
     until: Mono | None
-    reason: str = ""
+    reason: Outside = NOTHING_SAID
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from watchdogd.act import helper
 from watchdogd.config import Config, Mode
 from watchdogd.report.journal import is_journal_stream
+from watchdogd.report.say import say
 
 _DAC_OVERRIDE, _DAC_READ_SEARCH, _SYS_PTRACE = 1, 2, 19  # linux/capability.h
 _SEES = {_SYS_PTRACE: "CAP_SYS_PTRACE", _DAC_READ_SEARCH: "CAP_DAC_READ_SEARCH"}
@@ -55,7 +56,7 @@ def tell(config: Config) -> None:
     """Write what is missing on stderr, as warnings where that is the journal (sd-daemon(3))."""
     level = "<4>" if is_journal_stream(os.environ.get("JOURNAL_STREAM", ""), sys.stderr.fileno()) else ""
     for sentence in missing(config, Rights.of_this_process()):
-        sys.stderr.write(f"{level}{sentence}\n")
+        say(f"{level}{sentence}", file=sys.stderr)
 
 
 def missing(config: Config, rights: Rights, owner: Callable[[Path], int | None] = owner_of) -> Iterator[str]:

@@ -23,6 +23,7 @@ from watchdogd.model import AlreadyRunning, Event, Tell
 from watchdogd.observe.observer import Observer, open_edges
 from watchdogd.report.journal import Journal
 from watchdogd.report.notify import Notifier
+from watchdogd.report.say import say
 from watchdogd.store import Store, StoreError
 
 EX_TEMPFAIL, EX_CONFIG = 75, 78  # sysexits.h; the unit restarts after neither
@@ -34,10 +35,13 @@ def run(path: Path, *, observe: bool) -> int:
     try:
         _run(partial(_load, path, observe=observe))
     except AlreadyRunning as error:
-        print(error, file=sys.stderr)
+        say(str(error), file=sys.stderr)
         return EX_TEMPFAIL
-    except (ConfigError, StoreError, ControlError) as error:
-        print(error, file=sys.stderr)
+    except ConfigError as error:
+        say(*error.mistakes, file=sys.stderr)
+        return EX_CONFIG
+    except (StoreError, ControlError) as error:
+        say(str(error), file=sys.stderr)
         return EX_CONFIG
     sys.stderr.flush()
     # pymongo's threads may hang in DNS, and a normal exit waits for them: 5.2 s with five of them (measured).

@@ -26,6 +26,7 @@ from watchdogd.model import (
     Connection,
     InstanceState,
     Mono,
+    Outside,
     Phase,
     State,
     WatchdogError,
@@ -167,7 +168,7 @@ class Store:
             aside = self._dir / f"{name}.{count}"
         self._file.rename(aside)
         _sync(self._dir)
-        self._whys[aside.name] = str(error)
+        self._whys[aside.name] = Outside(str(error))
 
     @contextlib.contextmanager
     def _explained(self, path: Path) -> typing.Iterator[None]:
@@ -297,6 +298,8 @@ def decode(kind: Any, data: Any, where: str, shift_s: float = 0.0) -> Any:  # no
     if origin is not None and issubclass(origin, Mapping):
         pairs = _of(dict, data, where).items()
         return {key: decode(arguments[1], item, f"{where}.{key}", shift_s) for key, item in pairs}
+    if kind is Outside:
+        return Outside(_of(str, data, where))
     if is_dataclass(kind):
         return _decode_dataclass(kind, _of(dict, data, where), where, shift_s)
     if issubclass(kind, tuple):

@@ -32,7 +32,7 @@ from watchdogd.control import (
     ask,
     parse,
 )
-from watchdogd.model import AlreadyRunning, InstanceId, Request, Verb
+from watchdogd.model import AlreadyRunning, InstanceId, Outside, Request, Verb
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "tests/schema/control.schema.json").read_text())
@@ -213,7 +213,7 @@ def test_requests_become_inputs_of_the_decision() -> None:
     reload = incoming("reload", instance="/run/uwsgi/fifo").request(100.0)
     assert reload == Request("request-7", Verb.RELOAD, instance=InstanceId("/run/uwsgi/fifo"))
     pause = incoming("pause", for_s=60, reason="release").request(100.0)
-    assert pause == Request("request-7", Verb.PAUSE, until=160.0, reason="release")
+    assert pause == Request("request-7", Verb.PAUSE, until=160.0, reason=Outside("release"))
     assert incoming("pause", for_s=None, reason=None).request(100.0) == Request("request-7", Verb.PAUSE)
     assert incoming("resume").request(100.0) == Request("request-7", Verb.RESUME)
     assert incoming("status").request(100.0) is None

@@ -298,7 +298,7 @@ def test_the_name_of_a_folder_drives_no_terminal(site: Site) -> None:
     assert app.get().good
     for verb in (["check", "--live"], ["connections"]):
         ran = site.run(*verb)
-        assert "red [31m" in ran.stdout
+        assert r"red\x1b[31m" in ran.stdout
         assert "\x1b" not in ran.stdout + ran.stderr
 
 

@@ -57,7 +57,15 @@ def test_a_status_is_one_line_of_utf_8_and_cannot_say_more_than_a_status(
     notifier: Notifier, systemd: socket.socket
 ) -> None:
     notifier.status("größer → two\nSTOPPING=1\n")
-    assert received(systemd) == ["STATUS=größer → two STOPPING=1"]
+    assert received(systemd) == [r"STATUS=größer → two\nSTOPPING=1\n"]
+
+
+def test_a_status_is_never_longer_than_systemd_takes(notifier: Notifier, systemd: socket.socket) -> None:
+    notifier.status("😀" * 100_000)
+    (message,) = received(systemd)
+    assert message.startswith("STATUS=😀")
+    assert message.endswith(" characters left out)")
+    assert len(message.encode()) <= 4096  # NOTIFY_BUFFER_MAX: systemd drops what is longer
 
 
 def test_a_service_manager_that_hangs_never_holds_us_up(notifier: Notifier, systemd: socket.socket) -> None:

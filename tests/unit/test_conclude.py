@@ -7,7 +7,7 @@ import pytest
 
 from tests.world.pieces import AT, config, idle, instance, leftover, snapshot, stranded
 from watchdogd.conclude import Conclusions
-from watchdogd.model import Blind, Pause, Request, Snapshot, State, Verb
+from watchdogd.model import Blind, Outside, Pause, Request, Snapshot, State, Verb
 
 ONE = snapshot(instance(idle(2)))
 LATER = replace(ONE, at=ONE.at + 1, wall=ONE.wall + 1)
@@ -38,7 +38,7 @@ def test_nothing_is_drawn_anew_while_nothing_changes_but_the_time() -> None:
         lambda seen: replace(seen, instances=(instance(),)),
         lambda seen: replace(seen, connections=(leftover(2),)),
         lambda seen: replace(seen, blind=(Blind("sockets", "why"),)),
-        lambda seen: replace(seen, requests=(Request("r", Verb.PAUSE, None, None, ""),)),
+        lambda seen: replace(seen, requests=(Request("r", Verb.PAUSE, None, None, Outside()),)),
     ],
 )
 def test_whatever_is_seen_to_change_is_thought_about(change: Callable[[Snapshot], Snapshot]) -> None:
@@ -56,7 +56,7 @@ def test_another_memory_or_another_configuration_is_thought_about() -> None:
 
 
 def test_a_conclusion_ends_when_it_is_time_for_something() -> None:
-    conclusions, state = settled(ONE, State(paused=Pause(AT + 5, "")))
+    conclusions, state = settled(ONE, State(paused=Pause(AT + 5, Outside())))
     kept = conclusions.draw(state, ONE, CONFIG)
     assert conclusions.draw(state, replace(ONE, at=AT + 4), CONFIG) is kept
     assert conclusions.draw(state, replace(ONE, at=AT + 5), CONFIG)[1].state.paused is None

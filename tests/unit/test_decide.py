@@ -38,6 +38,7 @@ from watchdogd.model import (
     Event,
     InstanceId,
     InstanceState,
+    Outside,
     Phase,
     Request,
     Result,
@@ -47,6 +48,7 @@ from watchdogd.model import (
     State,
     Tell,
     Verb,
+    shown,
 )
 
 STUCK = instance(stranded(2), stranded(3))
@@ -120,6 +122,26 @@ def test_an_instance_that_is_not_known_is_answered_with_those_that_are() -> None
     assert effects == [Answer("1", ok=False, text="no instance has the FIFO shp; there is: /run/uwsgi/app/shop/fifo")]
 
 
+def test_an_instance_is_reloaded_by_its_fifo_as_the_status_shows_it_and_written_to_as_it_is() -> None:
+    fifo = Outside("/run/uwsgi/app/a\x1b\n\udcff/fifo")
+    for named in (fifo, shown(fifo)):
+        request = Request("1", Verb.RELOAD, InstanceId(named))
+        seen = replace(snapshot(replace(FINE, fifo=fifo)), requests=(request,))
+        effects = decide(State(), detect(seen, config()), seen, config()).effects
+        assert [effect.fifo for effect in effects if isinstance(effect, SendFifo)] == [
+            "/run/uwsgi/app/a\x1b\n\udcff/fifo"
+        ]
+
+
+def test_what_is_shown_of_a_fifo_means_it_unless_another_one_is_called_just_that() -> None:
+    hostile, literal = replace(FINE, fifo="/run/a\x1b/fifo"), replace(FINE, fifo=r"/run/a\x1b/fifo", master=pid(9))
+    ask = Request("1", Verb.RELOAD, InstanceId(r"/run/a\x1b/fifo"))
+    for instances, meant in (((hostile,), hostile), ((hostile, literal), literal)):
+        seen = replace(snapshot(FINE), instances=instances, requests=(ask,))
+        decision = decide(State(), detect(seen, config()), seen, config())
+        assert [one.id for one in instances if decision.state.instances[one.id].reload] == [meant.id]
+
+
 def test_while_linger_goes_on_an_operator_may_not_hurry_it() -> None:
     ticks = Ticks()
     ticks.see(FINE, members=[member(serving_since=exactly(AT - 1))], ask=Verb.RELOAD)
@@ -155,7 +177,7 @@ def test_an_operator_may_reload_what_the_daemon_leaves_alone(phase: Phase) -> No
 
 
 def test_a_pause_is_told_kept_and_ended_by_an_operator() -> None:
-    state, effects = asked(Request("1", Verb.PAUSE, reason="backup"))
+    state, effects = asked(Request("1", Verb.PAUSE, reason=Outside("backup")))
     assert effects == [
         Tell(Event.PAUSED, fields={"reason": "backup", "until_s": None, "by": "an operator"}),
         Answer("1", ok=True, text="paused: no reloads until `mongo-watchdog resume`"),

@@ -77,6 +77,11 @@ WALL_CLOCK = {
     "CLOCK_REALTIME",
 }
 
+# Who writes for people: report alone, which shows every text from outside. And the trace of a bug in a thread.
+MAY_PRINT = {"report", "observe/resolve.py"}
+PRINTING = {"print", "traceback.print_exc", "traceback.print_exception"}
+PRINTING |= {f"sys.{stream}.{how}" for stream in ("stdout", "stderr") for how in ("write", "writelines")}
+
 Rule = Callable[[str, Path], list[str]]
 
 TESTS_THE_WHEEL = os.environ.get("MONGO_WATCHDOG_WHEEL") == "1"
@@ -164,6 +169,18 @@ def tuples_of_generators(source: str, path: Path) -> list[str]:
     ]
 
 
+def prints(source: str, path: Path) -> list[str]:
+    """Calls that write on standard output or error, but for what stands under `if __name__ == "__main__"`."""
+    tree = ast.parse(source)
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and "__name__" in ast.dump(node.test))]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [
+        f"{path.name}:{call.lineno}: {ast.unparse(call.func)}(); use report/say.py"
+        for call in calls
+        if ast.unparse(call.func) in PRINTING
+    ]
+
+
 @pytest.fixture(params=MODULES, ids=[str(path.relative_to(ROOT)) for path in MODULES])
 def module(request: pytest.FixtureRequest) -> Path:
     path = request.param
@@ -190,6 +207,11 @@ def test_no_tuple_is_made_of_a_generator(module: Path) -> None:
     assert tuples_of_generators(module.read_text(), module) == []
 
 
+def test_only_report_prints(module: Path) -> None:
+    if not MAY_PRINT & {layer(module), str(module.relative_to(PACKAGE))}:
+        assert prints(module.read_text(), module) == []
+
+
 @pytest.mark.parametrize(
     ("place", "source", "rule"),
     [
@@ -205,6 +227,8 @@ def test_no_tuple_is_made_of_a_generator(module: Path) -> None:
         ("store.py", "from datetime import UTC, timedelta", wall_clocks),
         ("control.py", "import time\nx = time.time()", wall_clocks),
         ("daemon.py", "from time import time_ns", wall_clocks),
+        ("cli.py", "print('x')", prints),
+        ("start.py", "sys.stderr.write('x')", prints),
         ("policy.py", "tuple(x for x in y)", tuples_of_generators),
         ("policy.py", "f(1, *(x for x in y))", tuples_of_generators),
     ],
@@ -229,6 +253,8 @@ def test_the_rules_see_what_they_forbid(place: str, source: str, rule: Rule) -> 
         ("cli.py", "from watchdogd import __version__, start", wrong_directions),
         ("policy.py", "from collections.abc import Mapping\nfrom watchdogd.model import Member", impurities),
         ("policy.py", "if __name__ == '__main__':\n    print(1)", impurities),
+        ("policy.py", "if __name__ == '__main__':\n    print(1)", prints),
+        ("cli.py", "say('x')\nsys.stdout.flush()", prints),
         ("config.py", "from datetime import timedelta", wall_clocks),
         ("daemon.py", "import time\ntime.monotonic()", wall_clocks),
         ("policy.py", "tuple([x for x in y])\nf(*[x for x in y])\nsum(x for x in y)", tuples_of_generators),

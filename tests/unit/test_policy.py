@@ -42,6 +42,7 @@ from watchdogd.model import (
     Instance,
     InstanceId,
     InstanceState,
+    Outside,
     Pause,
     Phase,
     Reload,
@@ -160,7 +161,7 @@ def reloading(number: int) -> State:
 SPENT = tuple(Spent(AT - 100 * n) for n in (3, 2, 1))
 ONE_GATE: dict[str, tuple[Case, float | None]] = {
     "mode": (case(using=replace(config(), mode=Mode.OBSERVE)), None),
-    "paused": (case(whole=State(paused=Pause(AT + 60, "work"))), AT + 60),
+    "paused": (case(whole=State(paused=Pause(AT + 60, Outside("work")))), AT + 60),
     "blind": (case(replace(SEEN, blind=(Blind("sockets", "no permission"),))), None),
     "no_deployment": (case(snapshot(replace(STUCK, deployments=()))), None),
     "not_serving": (case(snapshot(STUCK, leftover(2, 3), members=[down()])), None),

@@ -28,6 +28,7 @@ from watchdogd.model import (
     MemberId,
     MemberState,
     Outlook,
+    Outside,
     Pause,
     Phase,
     ProcessId,
@@ -182,7 +183,7 @@ def test_the_password_of_a_uri_is_nowhere() -> None:
 
 def test_a_pause_is_shown_with_its_end_if_it_has_one() -> None:
     for until, told in ((AT + 90, "2026-11-22T10:01:30.000Z"), (None, None)):
-        made = shown(seen(SHOP), decided(paused=Pause(until, "release")))
+        made = shown(seen(SHOP), decided(paused=Pause(until, Outside("release"))))
         assert made["paused"] == {"until": told, "reason": "release"}
 
 
@@ -283,7 +284,7 @@ def test_people_see_what_is_blind_not_covered_paused_and_only_observed() -> None
         not_covered=("master 4711 has no FIFO: add `master-fifo = /run/uwsgi/blog/fifo`",),
     )
     observe = dataclasses.replace(CONFIG, mode=Mode.OBSERVE)
-    text = render(shown(snapshot, decided(paused=Pause(AT + 60, "release")), observe))
+    text = render(shown(snapshot, decided(paused=Pause(AT + 60, Outside("release"))), observe))
     assert "mode observe: nothing is ever reloaded" in text
     assert "paused until 2026-11-22T10:01:00.000Z (in 1 min): release" in text
     assert "  blind: its sockets are in another network namespace" in text

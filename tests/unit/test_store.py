@@ -33,6 +33,7 @@ from watchdogd.model import (
     InstanceState,
     Interval,
     LastReload,
+    Outside,
     Pause,
     Phase,
     ProcessId,
@@ -74,7 +75,10 @@ SHOP = InstanceState(
     held=("budget",),
 )
 STATE = State(
-    {SHOP_ID: SHOP}, paused=Pause(6000.0, "release"), blind=frozenset({Blind("sockets", "no right")}), serial=3
+    {SHOP_ID: SHOP},
+    paused=Pause(6000.0, Outside("release")),
+    blind=frozenset({Blind("sockets", "no right")}),
+    serial=3,
 )
 DEAD = Connection(
     cookie=12,
@@ -185,7 +189,7 @@ def test_on_another_boot_every_time_is_as_long_ago_as_before(folder: Path) -> No
     assert shop.spent == (Spent(4000.0 + moved, proven=True), Spent(4990.0 + moved))
     assert shop.retry_at == 5100.0 + moved
     assert shop.incident == Incident("shop-i1", 4900.0 + moved, leftovers_told=True)
-    assert found.state.paused == Pause(6000.0 + moved, "release")  # 400 s of it are left
+    assert found.state.paused == Pause(6000.0 + moved, Outside("release"))  # 400 s of it are left
     assert found.problem is None
 
 

@@ -19,6 +19,7 @@ from watchdogd.model import (
     Mono,
     Outcome,
     Outlook,
+    Outside,
     Phase,
     Request,
     Result,
@@ -51,7 +52,7 @@ class Ticks:
     ) -> list[Event]:
         """Let `after` seconds pass, show this, and return what is told of it."""
         self.at += after
-        request = Request("request", ask, one.id, None, "maintenance") if ask else None
+        request = Request("request", ask, one.id, None, Outside("maintenance")) if ask else None
         seen = replace(
             snapshot(one, *connections, members=members),
             at=self.at,

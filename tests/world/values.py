@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from watchdogd.model import CHAIN, RESTART, WORKERS, Mono
+from watchdogd.model import CHAIN, RESTART, WORKERS, Mono, Outside
 
 MANY = 3
 TIMES = st.floats(-1e9, 1e9) | st.sampled_from([math.inf, -math.inf])
@@ -18,6 +18,7 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
     int: st.integers(),
     float: st.floats(0, 4e9),  # Unix time, until 2096
     str: st.text(),
+    Outside: st.text().map(Outside),
     bool: st.booleans(),
 }
 

@@ -11,6 +11,7 @@ import socket
 
 _PORT = re.compile(r"[0-9]{1,5}")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9_.])?")
+_ZONE = re.compile(r"(?:%[A-Za-z0-9._~-]{1,64})?")  # RFC 6874: a server may name anything, line breaks too
 _DATABASE = re.compile(r'[^/\\. "$]*')
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
@@ -73,7 +74,8 @@ def _host_and_port(text: str) -> tuple[str, int | None]:
 def _split(text: str) -> tuple[str, str | None]:
     if text.startswith("["):
         host, closed, rest = text[1:].partition("]")
-        address = _is_address(socket.AF_INET6, host.partition("%")[0])
+        number, sign, zone = host.partition("%")
+        address = _is_address(socket.AF_INET6, number) and _ZONE.fullmatch(sign + zone)
         if not address or not closed or (rest and rest[0] != ":"):
             raise ValueError("is not an IPv6 address; write it like `[::1]:27017`")
         return host, rest[1:] if rest else None

@@ -1,7 +1,7 @@
 """What an instance is called where nobody has named it: after its FIFO.
 
-A name is what people read. It must never depend on the order in which instances were found, and nothing is remembered,
-compared or sent by it (model.InstanceId is for that).
+A name is what people read: a path, as that is shown. It must never depend on the order in which instances were found,
+and nothing is remembered, compared or sent by it (model.InstanceId is for that).
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePath
 
+from watchdogd.model import shown
+
 _SAYS_NOTHING = frozenset({"app", "control", "fifo", "master", "master-fifo", "master_fifo", "reload", "uwsgi", "web"})
 
 
 def short_name(fifo: PurePath) -> str:
     """Return `shop` for .../shop.fifo, and for .../shop/fifo, whose own name says nothing."""
-    return _named_by(fifo).name or "/"
+    return shown(_named_by(fifo).name) or "/"
 
 
 def distinct_names(fifos: Iterable[str]) -> list[str]:
@@ -29,7 +31,7 @@ def distinct_names(fifos: Iterable[str]) -> list[str]:
         longer = {one: name for one in paths if one not in names and (name := _name(one, length))}
         taken = Counter(longer.values())
         names |= {one: name for one, name in longer.items() if taken[name] == 1}
-    return [names.get(one, str(one)) for one in paths]  # a whole path begins with /, and no other name does
+    return [shown(names.get(one, str(one))) for one in paths]  # a whole path begins with /, and no other name does
 
 
 def _name(fifo: PurePath, length: int) -> str:

@@ -16,6 +16,8 @@ import yaml
 from yaml.constructor import SafeConstructor
 from yaml.resolver import BaseResolver
 
+from watchdogd.model import Outside
+
 T = TypeVar("T")
 
 MAX_BYTES = 256 * 1024  # PyYAML reads about 100 kB a second; 1000 instances are 150 kB
@@ -41,7 +43,7 @@ class Mistakes:
     """What is wrong with one file, in the order of the file."""
 
     def __init__(self, file: str) -> None:
-        self._file = file
+        self._file = Outside(file)
         self._found: list[tuple[int, int, str]] = []
 
     def add(self, line: int, column: int, path: str, what: str) -> None:
@@ -102,7 +104,7 @@ class Spot:
         """Return the text of this node, not empty; raises Wrong where YAML reads anything else in it."""
         text, tag = self.scalar(wanted)
         if tag != TEXT:
-            hint = f'if you mean the text, put it in quotes: "{text}"' if safe(text) else "put it in quotes"
+            hint = f'if you mean the text, put it in quotes: "{Outside(text)}"' if safe(text) else "put it in quotes"
             raise Wrong(f"{as_yaml_reads(text, tag)}; {hint} (expected {wanted})")
         if not text.isprintable() or not text.strip():
             raise Wrong(f"has no text, or a character that cannot be printed; expected {wanted}")
@@ -246,7 +248,7 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
         return "a second document begins here; keep one, without `---`"
     if not safe(problem):
         problem = "cannot be read"
-    told = ", ".join(filter(None, [error.context, problem]))
+    told = Outside(", ".join(filter(None, [error.context, problem])))
     if r"'\t'" in problem:
         return f"is not YAML: {told}; indent with spaces, not with tabs"
     if error.context == "while parsing a flow node" and "':'" in problem:

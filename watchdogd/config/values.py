@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from watchdogd.model import CHAIN, WORKERS, Command, InstanceId
+from watchdogd.model import CHAIN, WORKERS, Command, InstanceId, Outside
 
 DEFAULT_PATH = Path("/etc/mongo-watchdog/config.yaml")
 DEFAULT_CONTROL_SOCKET = Path("/run/mongo-watchdog/control.sock")
@@ -60,7 +60,7 @@ class InstanceConfig:
     @property
     def id(self) -> InstanceId:
         """Who it is: its path as it is configured, or as its master names it, which no link in it changes."""
-        return InstanceId(str(self.master_fifo))
+        return InstanceId(Outside(self.master_fifo))
 
 
 @dataclass(frozen=True, slots=True)

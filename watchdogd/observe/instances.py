@@ -22,6 +22,7 @@ from watchdogd.model import (
     Member,
     MemberId,
     Mono,
+    Outside,
     ProcessId,
     Role,
     Tcp,
@@ -324,7 +325,7 @@ def _instance(site: _Site) -> Instance:
     master = site.master
     return Instance(
         name=site.name,
-        fifo=str(site.limits.master_fifo),
+        fifo=Outside(site.limits.master_fifo),
         deployments=site.limits.deployments,
         master=master.id if master else None,
         workers=site.workers.now(),

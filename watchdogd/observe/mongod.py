@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from watchdogd.config.addresses import parse_endpoint
-from watchdogd.model import Interval, MemberId, MemberState, Mono
+from watchdogd.model import Interval, MemberId, MemberState, Mono, Outside
 
 RETRY_S = 5.0
 """Until a client that could not be made is tried again: a certificate file may just be being replaced."""
@@ -169,7 +169,8 @@ class _Watch:
             try:
                 self._client = _client(self)
             except Exception as error:  # noqa: BLE001 - OSError, ssl's, pymongo's, ValueError: all mean the options
-                why = f"no connection can be made like this: {error}; mend the URI or the file that it names"
+                mend = "mend the URI or the file that it names"
+                why = f"no connection can be made like this: {Outside(error)}; {mend}"
                 self._say(MemberState.UNREACHABLE, why)
                 self.retry_at = time.monotonic() + RETRY_S
 
@@ -242,7 +243,7 @@ def _emptied(queue: SimpleQueue[Heartbeat]) -> Iterable[Heartbeat]:
 def process_id_of(hello: Mapping[str, Any]) -> str | None:
     """Return the name of this run of the server (4.4 and newer); it changes at every start of the process."""
     version = hello.get("topologyVersion")
-    return str(version["processId"]) if isinstance(version, Mapping) and "processId" in version else None
+    return Outside(version["processId"]) if isinstance(version, Mapping) and "processId" in version else None
 
 
 def birth(hello: Mapping[str, Any], at: Mono, latency_s: float) -> Interval | None:
@@ -299,6 +300,7 @@ _ERRNO = re.compile(r"\[Errno (\d+)\]")
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
 _SHUTTING_DOWN = {91, 11600}  # ShutdownInProgress, InterruptedAtShutdown (mongo/base/error_codes.yml)
 _HANDSHAKE = "SSL handshake failed: "
+_MOST = 4000  # characters of an error that are looked at: a server may say 48 MB, which these patterns walk many times
 _ADORNMENT = re.compile(r"^\S+:\d+: | \(configured timeouts: .*\)$|, full error: .*$", re.DOTALL)
 
 
@@ -320,17 +322,16 @@ def classify(error: Exception, *, met: bool) -> tuple[MemberState, str]:
     if (fault := _fault_on_the_way(error, said, met=met)) is not None:
         return MemberState.UNREACHABLE, fault
     if isinstance(error, errors.AutoReconnect) or getattr(error, "code", None) in _SHUTTING_DOWN:
-        if _hung_up(said) and not met:
-            said += " before its first answer; does it require TLS, or is it at its maximum of connections?"
-        elif not met:
-            said += "; start mongod there, or mend host and port in the URI"
-        return MemberState.DOWN, said
+        mend = "; start mongod there, or mend host and port in the URI"
+        if _hung_up(said):
+            mend = " before its first answer; does it require TLS, or is it at its maximum of connections?"
+        return MemberState.DOWN, f"{said}{'' if met else mend}"
     return MemberState.UNREACHABLE, (
         f"this port does not speak the MongoDB protocol: {type(error).__name__}: {said}; mend host and port in the URI"
     )
 
 
-def _fault_on_the_way(error: Exception, said: str, *, met: bool) -> str | None:
+def _fault_on_the_way(error: Exception, said: Outside, *, met: bool) -> str | None:
     """Return the fault that lies in the name, in TLS or on our own host, and not in the member."""
     if _DNS.search(said) or isinstance(error, UnicodeError):
         return f"DNS: {said}; mend the name in the URI or this host's resolver"
@@ -340,7 +341,7 @@ def _fault_on_the_way(error: Exception, said: str, *, met: bool) -> str | None:
     is_tls = said.startswith(_HANDSHAKE) or "[SSL: " in said or "CERTIFICATE_VERIFY_FAILED" in said
     ended = met and _hung_up(said)  # in the middle of a handshake that is known to be right
     if is_tls and not ended:
-        reason = said.removeprefix(_HANDSHAKE)
+        reason = Outside(said.removeprefix(_HANDSHAKE))
         return f"TLS: {reason}; compare the tls options of the URI with net.tls of this mongod"
     return None
 
@@ -349,8 +350,8 @@ def _hung_up(said: str) -> bool:
     return any(it in said for it in ("connection closed", "EOF occurred", f"[Errno {errno.ECONNRESET}]"))
 
 
-def _words(error: Exception) -> str:
+def _words(error: Exception) -> Outside:
     """Return the reason alone: around it stand host and port, the time-outs and the raw reply."""
-    text = str(error)
+    text = str(error)[:_MOST]
     handshake = _HANDSHAKE if text.startswith(_HANDSHAKE) else ""
-    return handshake + _ADORNMENT.sub("", text.removeprefix(_HANDSHAKE))
+    return Outside(handshake + _ADORNMENT.sub("", text.removeprefix(_HANDSHAKE)))

@@ -12,6 +12,7 @@ import contextlib
 import ipaddress
 import re
 import socket
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from urllib.parse import unquote_plus
 
 from watchdogd.config import DeploymentConfig
 from watchdogd.config.addresses import check_uri, parse_endpoint
-from watchdogd.model import Endpoint
+from watchdogd.model import Endpoint, Outside, shown
 
 Job = Callable[[], None]
 
@@ -94,7 +95,7 @@ class Pool:
             try:
                 job()
             except Exception:  # noqa: BLE001 - a bug: it is shown, and the thread goes on for the other jobs
-                traceback.print_exc()
+                sys.stderr.writelines(f"| {shown(line)}\n" for line in traceback.format_exc().splitlines())
             del job  # what it holds must not live until the next one
 
     def _next(self) -> Job:
@@ -164,7 +165,7 @@ def look_up(host: str, port: int) -> Addresses:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or error
+        why = Outside(getattr(error, "strerror", None) or error)
         return Addresses(host, port, error=f"DNS: {host}: {why}; mend the name or this host's resolver")
     return Addresses(host, port, frozenset(Endpoint(normalise(str(where[0])), port) for *_, where in found))
 
@@ -179,7 +180,7 @@ def seeds_of(deployment: DeploymentConfig) -> Seeds:
     try:
         members = _members(bare)
     except Exception as error:  # noqa: BLE001 - pymongo's own, dnspython's and ValueError, by version
-        return Seeds(deployment, error=f"{bare} names no member: {error}")
+        return Seeds(deployment, error=f"{Outside(bare)} names no member: {Outside(error)}")
     if bare.startswith("mongodb+srv:") and not {"tls", "ssl"} & {name.lower() for name in options}:
         options["tls"] = "true"  # the default with SRV records (MongoDB's Initial DNS Seedlist Discovery)
     return Seeds(deployment, members, options)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from watchdogd import paths
-from watchdogd.model import Blind, ProcessId, Result, Role
+from watchdogd.model import Blind, Outside, ProcessId, Result, Role
 from watchdogd.observe import procfs
 from watchdogd.paths import Led, follow
 
@@ -189,7 +189,7 @@ class ProcFs:
         for pid in _masters(handlers):
             fifos = _fifos(pid)
             read = None if isinstance(fifos, Blind) else next(iter(fifos), None)
-            master = _master(pid, read.link.removesuffix(_DELETED) if read else "", read)
+            master = _master(pid, Outside(read.link.removesuffix(_DELETED)) if read else "", read)
             if master and isinstance(fifos, Blind):
                 master = replace(master, fifo_problem=f"unreadable: {fifos.why}")
             # Without a FIFO these may be the handlers of some other program.
@@ -339,7 +339,7 @@ def _fifos(pid: int) -> list[_Fifo] | Blind:
     try:
         for fd, link in procfs.links(pid):
             if fd > _STDERR and link.startswith("/") and (opened := _opened_fifo(pid, fd)):
-                found.append(_Fifo(fd, link, opened))
+                found.append(_Fifo(fd, Outside(link), opened))
     except procfs.GONE:
         return []
     except PermissionError as error:

@@ -3,7 +3,8 @@
 A sentence is a template. `{name}` is a field of the Tell, `{name:noun}` counts it (`1 worker`, `3 workers`),
 and what stands in [brackets] is left out when a field in it is missing; `[name?...]` when that flag is not
 set, `[name=value?...]` when it is something else. Fields named `seconds` or `*_s` are durations.
-It must never fail on a missing field, and a MESSAGE_ID must never change: people filter by it.
+It must never fail on a missing field nor let a value break the line, and a MESSAGE_ID must never change: people filter
+by it.
 """
 
 from __future__ import annotations
@@ -270,6 +271,6 @@ def _fill(text: str, values: Mapping[str, FieldValue]) -> str:
         value = values[name]
         if isinstance(value, int | float) and (name == "seconds" or name.endswith("_s")):
             return words.duration(value)
-        return words.count(value, noun) if noun else str(value).rstrip(".")
+        return words.count(value, noun) if noun else words.plain(value, words.IN_A_SENTENCE).rstrip(".")
 
     return _FIELD.sub(shown, text)

@@ -2,7 +2,8 @@
 
 It must never block: what cannot be written at once is dropped and counted, and the next message that gets
 through says how many were lost (with journald stopped, 278 messages went out, then EAGAIN; a blocking stream
-hung for ever). It must never raise because of what a message holds.
+hung for ever). It must never raise because of what a message holds, nor write any text as it came in: who may choose
+one would forge lines and fields, and journalctl shows a field with a control character as bytes.
 Protocol: systemd.io/JOURNAL_NATIVE_PROTOCOL.
 """
 
@@ -23,7 +24,7 @@ from typing import Protocol
 
 from watchdogd.model import Tell
 from watchdogd.report.events import CATALOG, sentence
-from watchdogd.report.words import printable, timestamp
+from watchdogd.report.words import IN_A_SENTENCE, lines, plain, timestamp
 
 SOCKET = "/run/systemd/journal/socket"
 IDENTIFIER = "mongo-watchdog"
@@ -31,6 +32,7 @@ IDENTIFIER = "mongo-watchdog"
 # To a pipe that poll() calls writable, so much goes in one piece and without waiting (pipe(7)).
 _ATOMIC = select.PIPE_BUF
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+_BREAK = "\n"  # in a message it is ours: report/events.py shows every other one as \\n
 _BARE = re.compile(r"[^\s\"'=\\]*[^\s\"'=\\:]")
 
 
@@ -154,10 +156,10 @@ def line(tell: Tell, wall: float, message: str) -> str:
         "blocked_by": tell.blocked_by,
         **tell.fields,
     }
-    fields = [f"{name}={_quoted(str(value))}" for name, value in named.items() if value is not None]
+    fields = [f"{name}={_quoted(plain(value, IN_A_SENTENCE))}" for name, value in named.items() if value is not None]
     priority = CATALOG[tell.event].priority.name.lower()
     head = " ".join([timestamp(wall), priority, tell.event.value, *fields])
-    return printable(f"{head}: {message}") + "\n"
+    return plain(f"{head}: {message.replace(_BREAK, ' ')}", _ATOMIC) + "\n"
 
 
 def _quoted(value: str) -> str:
@@ -186,7 +188,7 @@ def _own_terminal(stderr: int) -> int | None:
 
 def _journal_fields(tell: Tell, message: str) -> Iterator[tuple[str, str]]:
     entry = CATALOG[tell.event]
-    yield "MESSAGE", message
+    yield "MESSAGE", lines(message.split(_BREAK))
     yield "MESSAGE_ID", entry.message_id
     yield "PRIORITY", str(int(entry.priority))
     yield "SYSLOG_IDENTIFIER", IDENTIFIER
@@ -200,7 +202,7 @@ def _journal_fields(tell: Tell, message: str) -> Iterator[tuple[str, str]]:
         *((f"MW_{name.upper()}", value) for name, value in tell.fields.items()),
     ):
         if value is not None:
-            yield name, str(value)
+            yield name, plain(value)
 
 
 def _encoded(name: str, value: str) -> bytes:

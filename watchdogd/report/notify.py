@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 
 import sdnotify
 
-from watchdogd.model import Mono
+from watchdogd.model import Mono, shown
+
+_LONGEST = 1000  # characters, of up to 4 bytes: systemd ignores a message of more than 4096 (NOTIFY_BUFFER_MAX)
 
 
 class Notifier:
@@ -52,7 +54,7 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """Show one line in `systemctl status`; a newline in it would be another message."""
-        self._send(f"STATUS={' '.join(text.split())}")
+        self._send(f"STATUS={shown(text, _LONGEST)}")
 
     def watchdog(self) -> None:
         """Say that the loop went round once more. Called by the loop alone: it is the proof that it lives."""

@@ -30,7 +30,7 @@ from watchdogd.model import (
     Phase,
     Snapshot,
 )
-from watchdogd.report.words import COMMANDS, count, duration, printable, timestamp
+from watchdogd.report.words import COMMANDS, count, duration, plain, timestamp, tree
 
 VERSION = 1
 
@@ -60,7 +60,7 @@ def document(
 ) -> Document:
     """Return what `status --json` prints, of one tick: its Snapshot, Findings and Decision, and what it decided by."""
     paused = decision.state.paused
-    return {
+    seen = {
         "version": VERSION,
         "at": timestamp(snapshot.wall),
         "daemon": {"version": __version__, "pid": os.getpid()},
@@ -74,6 +74,8 @@ def document(
         "not_covered": list(snapshot.not_covered),
         "blind": [{"scope": blind.scope, "why": blind.why} for blind in snapshot.blind],
     }
+    shown: Document = tree(seen)
+    return shown
 
 
 def answer(document: Document) -> Document:
@@ -145,7 +147,7 @@ def _instance(snapshot: Snapshot, instance: Instance, finding: Finding, decision
     fault = decision.faults.get(instance.id)
     return {
         "name": instance.name,
-        "fifo": instance.fifo,
+        "fifo": str(instance.fifo),  # whole: `reload` sends it back
         "state": outlook.phase.value,
         "blocked_by": [_blocked(snapshot, one) for one in outlook.blocked_by],
         "blind": [*instance.blind, *filter(None, [fault])],
@@ -212,7 +214,7 @@ def render(document: Document, instance: str | None = None) -> str:
     rest += [f"not covered: {one}" for one in document["not_covered"]] if instance is None else []
     if rest:
         lines += ["", *rest]
-    return "\n".join(printable(text).rstrip() for text in lines)
+    return "\n".join(plain(text).rstrip() for text in lines)
 
 
 def _chosen(document: Document, instance: str | None) -> list[Document]:

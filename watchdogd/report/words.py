@@ -1,21 +1,27 @@
-"""How times, durations and commands are written, for people and for programs: the same everywhere.
+"""How times, durations, commands and the texts of others are written, for people and for programs: the same everywhere.
 
-It must never read a clock: every time comes in.
+It must never read a clock: every time comes in. Nothing may be written anywhere that has not been through `plain`,
+`lines` or `tree`: a text from outside is a type (model.Outside), but a join or a sum loses the type.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from watchdogd.model import CHAIN, RESTART, WORKERS, Command
+from watchdogd.model import CHAIN, LONGEST, RESTART, WORKERS, Command, shown
 
 COMMANDS: Mapping[Command, str] = {
     WORKERS: "workers reload",
     CHAIN: "chain reload",
     RESTART: "restart of the whole stack",
 }
+
+IN_A_SENTENCE = 1000
+"""Characters of one value among the words of a sentence: two or three of them leave it shorter than LONGEST."""
+MANY_LINES = 100
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -45,10 +51,26 @@ def duration(seconds: float) -> str:
 def count(number: object, noun: str) -> str:
     """Write a number with its noun: `1 worker`, `3 workers`; what is not a number stands as it is."""
     if not isinstance(number, int | float) or isinstance(number, bool):
-        return f"{number}"
+        return plain(number, IN_A_SENTENCE)
     return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
 
 
-def printable(text: str) -> str:
-    """Make a text of others (a process title, a server's error) one line that drives no terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
+def plain(value: object, most: int = LONGEST) -> str:
+    """Write a value as one line that drives no terminal, cut to `most` characters; a tuple as lines, each like that."""
+    return lines(value, most) if isinstance(value, tuple) else shown(f"{value}", most)
+
+
+def lines(texts: Iterable[str], most: int = LONGEST) -> str:
+    """Write several texts, each as one line; the only line breaks there are. After MANY_LINES it says how many more."""
+    written = [plain(text, most) for text in texts]
+    more = len(written) - MANY_LINES + 1
+    return "\n".join(written if more <= 1 else [*written[: MANY_LINES - 1], f"… ({more} lines left out)"])
+
+
+def tree(value: Any) -> Any:  # noqa: ANN401 - of JSON
+    """Write every text in a document like that. It is no matter of JSON, which escapes: `jq -r` does not."""
+    if isinstance(value, dict):
+        return {key: tree(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [tree(item) for item in value]
+    return plain(value) if isinstance(value, str) else value
