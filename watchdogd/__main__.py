@@ -2,7 +2,7 @@
 
 import sys
 
-from watchdogd.cli import main
+from watchdogd.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-/* The same dump in C: the least that a program has to pay. `dump HEX`: the question, as watchdogd/observe/sock_diag.py
+/* The same dump in C: the least that a program has to pay. `dump HEX`: the question, as watchdogd/observe/tcp/sock_diag.py
  * makes it; then each line "COUNT" on standard input is answered by the rows found and the CPU of each dump in ns. */
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>

@@ -20,11 +20,11 @@ from rig.bench.sites import WITHIN_S, Load, Site, a_mongod, a_site, write_config
 from rig.mongod import Mongod
 from rig.processes import POLL_S
 from rig.strangers import most_descriptors, strangers
-from watchdogd.conclude import Conclusions
 from watchdogd.config import Config, load
+from watchdogd.core.conclude import Conclusions
 from watchdogd.model import Blind, Endpoint, ProcessId, Snapshot, State, Tcp
 from watchdogd.observe.observer import Observer, open_edges
-from watchdogd.observe.sockets import Row, Sockets, Table
+from watchdogd.observe.tcp.sockets import Row, Sockets, Table
 from watchdogd.observe.uwsgi import Master, Process, Uwsgi
 
 SIZES = (100, 1_000, 10_000, 50_000, 200_000)

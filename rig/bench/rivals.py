@@ -14,8 +14,8 @@ import psutil
 from rig import RigError
 from rig.bench.samples import Contender
 from watchdogd.model import Endpoint
-from watchdogd.observe.sock_diag import CLOSE_WAIT, ESTABLISHED, request, stamp
-from watchdogd.observe.sockets import ProcNetTcp, Table
+from watchdogd.observe.tcp.sock_diag import CLOSE_WAIT, ESTABLISHED, request, stamp
+from watchdogd.observe.tcp.sockets import ProcNetTcp, Table
 
 C_DUMP = "the same dump in C"
 LSOF = "lsof -i:PORT"

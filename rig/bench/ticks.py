@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from watchdogd import start
 from watchdogd.config import Config, load
 from watchdogd.observe.observer import Observer
+from watchdogd.service import start
 
 
 def main() -> None:

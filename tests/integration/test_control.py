@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rig.processes import wait_for
-from watchdogd.control import (
+from watchdogd.model import AlreadyRunning, InstanceId, Outside, Request, Verb
+from watchdogd.service.control import (
     DECIDE_S,
     MAX_CLIENTS,
     MAX_LINE,
@@ -32,7 +33,6 @@ from watchdogd.control import (
     ask,
     parse,
 )
-from watchdogd.model import AlreadyRunning, InstanceId, Outside, Request, Verb
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "tests/schema/control.schema.json").read_text())
@@ -450,7 +450,7 @@ def test_a_daemon_that_hangs_with_a_full_backlog_still_counts_as_running(path: P
 
 
 def test_the_socket_that_a_killed_daemon_left_is_replaced(path: Path) -> None:
-    killed = "import os, pathlib, selectors, sys; from watchdogd.control import Server\n"
+    killed = "import os, pathlib, selectors, sys; from watchdogd.service.control import Server\n"
     killed += "Server(pathlib.Path(sys.argv[1]), selectors.DefaultSelector()); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", killed, str(path)], cwd=ROOT, check=False, timeout=60)
     assert path.is_socket()

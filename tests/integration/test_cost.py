@@ -23,8 +23,8 @@ from rig.processes import Process, wait_for
 from rig.strangers import strangers
 from watchdogd.config import load
 from watchdogd.model import Endpoint
-from watchdogd.observe.sock_diag import CLOSE_WAIT, MAX_PART, request, stamp
-from watchdogd.observe.sockets import open_netlink
+from watchdogd.observe.tcp.sock_diag import CLOSE_WAIT, MAX_PART, request, stamp
+from watchdogd.observe.tcp.sockets import open_netlink
 
 MOST_QUIET_LOOK = 1.2
 MOMENTS = 50

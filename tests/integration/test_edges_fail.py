@@ -16,7 +16,7 @@ from rig.uwsgi import App, Uwsgi
 from tests.world.host import config_of
 from watchdogd.model import Connection, Endpoint, Instance, Snapshot, Tcp
 from watchdogd.observe.observer import Edges, Observer, open_edges
-from watchdogd.observe.sockets import SockDiag
+from watchdogd.observe.tcp.sockets import SockDiag
 
 WITHIN_S = 30.0
 

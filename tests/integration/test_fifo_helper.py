@@ -14,7 +14,7 @@ import pytest
 
 from rig.processes import wait_for
 from tests.integration.test_fifo import RealFifo, held
-from watchdogd import fifo_helper
+from watchdogd.act import fifo_helper
 from watchdogd.act.helper import WITHIN_S, attempt
 from watchdogd.model import CHAIN, RESTART, WORKERS, Command, Result
 
@@ -54,7 +54,7 @@ class Place:
             listener.bind(str(self.socket))
             self.socket.chmod(0o666)
             listener.listen()
-            command = [sys.executable, "-m", "watchdogd.fifo_helper", DAEMON_NAME, str(self.config)]
+            command = [sys.executable, "-m", "watchdogd.act.fifo_helper", DAEMON_NAME, str(self.config)]
             self.helper = subprocess.Popen(command, stdin=listener.fileno(), stderr=subprocess.PIPE, cwd=ROOT)
         self.stack.callback(self.helper.wait)
         self.stack.callback(self.helper.kill)
@@ -525,7 +525,7 @@ def test_the_helper_is_small_and_gets_nothing_but_the_writer_and_yaml() -> None:
         "watchdogd.act.fifo",
         "watchdogd.model",
     }
-    shows = "import sys, watchdogd.fifo_helper; print(*(one for one in sys.modules if one.startswith('watchdogd')))"
+    shows = "import sys, watchdogd.act.fifo_helper; print(*(one for one in sys.modules if one.startswith('watchdogd')))"
     loaded = subprocess.run([sys.executable, "-c", shows], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert set(loaded.split()) == {
         "watchdogd",
@@ -533,5 +533,5 @@ def test_the_helper_is_small_and_gets_nothing_but_the_writer_and_yaml() -> None:
         "watchdogd.act",
         "watchdogd.act.fifo",
         "watchdogd.paths",
-        "watchdogd.fifo_helper",
+        "watchdogd.act.fifo_helper",
     }

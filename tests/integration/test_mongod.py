@@ -21,8 +21,8 @@ from rig.processes import Process, wait_for
 from tests.world.heartbeats import FakeHeartbeats
 from watchdogd.model import Endpoint, Interval, MemberId, MemberState
 from watchdogd.observe import mongod
-from watchdogd.observe.mongod import Heartbeat, Heartbeats, PymongoHeartbeats
-from watchdogd.observe.resolve import Pool
+from watchdogd.observe.mongod.heartbeats import Heartbeat, Heartbeats, PymongoHeartbeats
+from watchdogd.observe.mongod.resolve import Pool
 
 UP, DOWN, FROZEN, UNREACHABLE = MemberState.UP, MemberState.DOWN, MemberState.FROZEN, MemberState.UNREACHABLE
 WITHIN_S = 20.0  # measured: 0.02 s for DOWN, 0.5 s for UP, 2.5 s for FROZEN; the rest is for a loaded machine
@@ -483,8 +483,8 @@ SAY_WHAT_IS_HEARD = """
 import json, sys, threading
 import pymongo
 from watchdogd.model import MemberId
-from watchdogd.observe.mongod import PymongoHeartbeats
-from watchdogd.observe.resolve import Pool
+from watchdogd.observe.mongod.heartbeats import PymongoHeartbeats
+from watchdogd.observe.mongod.resolve import Pool
 
 print(json.dumps({"pymongo": pymongo.version}), flush=True)
 news = threading.Event()

@@ -28,8 +28,8 @@ import yaml
 
 from rig.processes import Process, wait_for
 from tests.integration.test_journal import BOX_CONF, JOURNALD, Journald
-from watchdogd.control import VERSION, ask
 from watchdogd.report.journal import SOCKET
+from watchdogd.service.control import VERSION, ask
 
 pytestmark = pytest.mark.timeout(240)  # the first test has the whole scene in its time: 10 s on a quiet machine
 PROGRAM = (sys.executable, "-P", "-m", "watchdogd")

@@ -13,7 +13,7 @@ import pytest
 from tests.once import ROOT, MissingError
 from tests.package import BUILD_S, NAMES, built
 from watchdogd import __version__
-from watchdogd.install import CONFIG, UNITS, Program, install, uninstall
+from watchdogd.cli.install import CONFIG, UNITS, Program, install, uninstall
 
 IN_PLACE = {
     "config/config.yaml": "etc/mongo-watchdog/config.yaml",

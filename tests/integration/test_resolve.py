@@ -14,7 +14,7 @@ from tests.world.resolver import FakeResolver
 from watchdogd.config import DeploymentConfig
 from watchdogd.model import Endpoint
 from watchdogd.observe import resolve
-from watchdogd.observe.resolve import Addresses, Pool, PoolResolver, Resolver, Seeds, normalise, seeds_of
+from watchdogd.observe.mongod.resolve import Addresses, Pool, PoolResolver, Resolver, Seeds, normalise, seeds_of
 
 PORT = 27017
 NOBODY = "does-not-exist.invalid"  # RFC 6761: never has an address
@@ -339,7 +339,7 @@ WITHOUT_DNSPYTHON = """
 import sys
 sys.modules["dns"] = None
 from watchdogd.config import DeploymentConfig
-from watchdogd.observe.resolve import seeds_of
+from watchdogd.observe.mongod.resolve import seeds_of
 print(seeds_of(DeploymentConfig("main", "mongodb+srv://cluster0.example.test/")).error)
 """
 

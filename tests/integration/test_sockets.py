@@ -16,8 +16,8 @@ from rig.netns import Namespace
 from rig.processes import wait_for
 from tests.world.sockets import FakeSocket, FakeSockets
 from watchdogd.model import Blind, Endpoint
-from watchdogd.observe.sock_diag import CLOSE_WAIT, MAX_FILTERED
-from watchdogd.observe.sockets import (
+from watchdogd.observe.tcp.sock_diag import CLOSE_WAIT, MAX_FILTERED
+from watchdogd.observe.tcp.sockets import (
     Backend,
     NoSockets,
     ProcNetTcp,

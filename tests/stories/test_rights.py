@@ -40,7 +40,7 @@ def open_stage(stage: Stage) -> Iterator[Stage]:
 
 def can_run_as_nobody() -> bool:
     """Whether nobody may execute this Python and read the package: not where the environment is below /root."""
-    command = [*AS_NOBODY, sys.executable, "-c", "import watchdogd.cli"]
+    command = [*AS_NOBODY, sys.executable, "-c", "import watchdogd.cli.main"]
     return subprocess.run(command, capture_output=True, check=False, cwd="/").returncode == 0
 
 

@@ -14,7 +14,7 @@ from tests.world.pieces import (
     stranded,
 )
 from tests.world.ticks import Ticks
-from watchdogd.claims import claimed
+from watchdogd.core.claims import claimed
 from watchdogd.model import (
     WORKERS,
     Incarnation,

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from watchdogd import __version__, cli
-from watchdogd.control import Incoming, Server
+from watchdogd import __version__
+from watchdogd.cli import main as cli
+from watchdogd.service.control import Incoming, Server
 
 Answer = dict[str, Any]
 
@@ -457,7 +458,7 @@ def test_a_question_loads_neither_pymongo_nor_the_daemon(config: Path, serve: Se
     serve(lambda _: done(status=document()))
     program = (
         "import sys; from watchdogd import cli; code = cli.main(['status', '--config', sys.argv[1]])\n"
-        "sys.exit(code or sorted({'pymongo', 'psutil', 'watchdogd.daemon', 'watchdogd.live'} & set(sys.modules)) or 0)"
+        "sys.exit(code or sorted({'pymongo', 'psutil', 'watchdogd.service.daemon', 'watchdogd.cli.live'} & set(sys.modules)) or 0)"
     )
     ran = subprocess.run(
         [sys.executable, "-c", program, str(config)], capture_output=True, text=True, check=False, timeout=50

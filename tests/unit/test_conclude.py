@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.world.pieces import AT, config, idle, instance, leftover, snapshot, stranded
-from watchdogd.conclude import Conclusions
+from watchdogd.core.conclude import Conclusions
 from watchdogd.model import Blind, Outside, Pause, Request, Snapshot, State, Verb
 
 ONE = snapshot(instance(idle(2)))

@@ -19,15 +19,15 @@ import pytest
 
 from tests.world.host import MAIN, Host, config_of, work
 from tests.world.processes import FakeProcess
-from watchdogd import decide
 from watchdogd.config import Config, ConfigError, InstanceConfig, Mode, PolicyConfig
-from watchdogd.control import Server
-from watchdogd.daemon import Daemon
+from watchdogd.core import decide
 from watchdogd.model import WORKERS, Connection, Event, InstanceState, Mono, Phase, Result, SendFifo, State, Tell
 from watchdogd.observe.observer import Observer
 from watchdogd.report.journal import Journal
 from watchdogd.report.notify import Notifier
-from watchdogd.store import Store, StoreError
+from watchdogd.service.control import Server
+from watchdogd.service.daemon import Daemon
+from watchdogd.service.store import Store, StoreError
 
 SCHEMA = Path(__file__).parents[1] / "schema"
 CONTROL = json.loads((SCHEMA / "control.schema.json").read_text())

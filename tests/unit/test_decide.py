@@ -27,8 +27,8 @@ from tests.world.pieces import (
 from tests.world.ticks import Ticks
 from tests.world.world import busy_app
 from watchdogd.config import Idle, Mode
-from watchdogd.decide import decide
-from watchdogd.detect import detect
+from watchdogd.core.decide import decide
+from watchdogd.core.detect import detect
 from watchdogd.model import (
     CHAIN,
     RESTART,

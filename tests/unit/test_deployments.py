@@ -8,8 +8,8 @@ import pytest
 from tests.world.host import ADDRESS, MAIN, MONGOD, Host
 from watchdogd.config import DeploymentConfig
 from watchdogd.model import Endpoint, Member, MemberId, MemberState
-from watchdogd.observe.deployments import RESOLVE_EVERY_S, Deployments
-from watchdogd.observe.resolve import Seeds
+from watchdogd.observe.mongod.deployments import RESOLVE_EVERY_S, Deployments
+from watchdogd.observe.mongod.resolve import Seeds
 
 NOBODY: frozenset[Endpoint] = frozenset()
 

@@ -31,7 +31,7 @@ from tests.world.pieces import (
     worker,
 )
 from watchdogd.config import Cause, Idle
-from watchdogd.detect import detect, ended_by_outage, endpoint_map
+from watchdogd.core.detect import detect, ended_by_outage, endpoint_map
 from watchdogd.model import Connection, Incarnation, Interval, MemberId, MemberState, Tcp, Verdict, Worker
 
 LINGER = 15.0

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.world.command_line import arguments, verbs
-from watchdogd import detect, policy, reloads
 from watchdogd.act import helper
 from watchdogd.config import PolicyConfig
+from watchdogd.core import detect, policy, reloads
 from watchdogd.observe import mongod, observer, sock_diag
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ def flat(page: Path) -> str:
 def test_the_diagram_is_drawn_from_the_table(page: Path) -> None:
     found = re.search(r"<!-- moves -->\s*```mermaid\n(.*?)\n```\s*<!-- /moves -->", page.read_text(), re.DOTALL)
     assert found, f"{page.name} has no diagram between its markers"
-    assert found[1] == policy.diagram(), "draw it anew: python -m watchdogd.policy"
+    assert found[1] == policy.diagram(), "draw it anew: python -m watchdogd.core.policy"
 
 
 def test_the_readme_names_every_gate_in_the_order_of_the_table() -> None:

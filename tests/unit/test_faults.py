@@ -19,11 +19,11 @@ from tests.world.pieces import (
     stranded,
 )
 from tests.world.processes import FakeUwsgi
-from watchdogd import decide as deciding
-from watchdogd import detect as detecting
-from watchdogd.conclude import Conclusions
-from watchdogd.decide import decide
-from watchdogd.detect import detect
+from watchdogd.core import decide as deciding
+from watchdogd.core import detect as detecting
+from watchdogd.core.conclude import Conclusions
+from watchdogd.core.decide import decide
+from watchdogd.core.detect import detect
 from watchdogd.model import Answer, Event, Request, State, Verb
 
 

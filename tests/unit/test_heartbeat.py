@@ -14,7 +14,7 @@ from pymongo import errors
 from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure, ProtocolError
 
 from watchdogd.model import Interval, MemberId, MemberState
-from watchdogd.observe.mongod import Heartbeat, birth, classify, is_serving, peers_of, process_id_of
+from watchdogd.observe.mongod.heartbeats import Heartbeat, birth, classify, is_serving, peers_of, process_id_of
 
 # Renamed in 3.12.
 NotPrimaryError: type[AutoReconnect] = getattr(errors, "NotPrimaryError", None) or errors.NotMasterError  # type: ignore[attr-defined]
@@ -234,7 +234,7 @@ def test_the_same_again_is_no_news_and_another_process_is() -> None:
 
 
 def test_the_modules_do_not_load_pymongo() -> None:
-    program = "import sys, watchdogd.observe.mongod, watchdogd.observe.resolve; print('pymongo' in sys.modules)"
+    program = "import sys, watchdogd.observe.mongod.heartbeats, watchdogd.observe.mongod.resolve; print('pymongo' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=50)
     assert done.stdout.strip() == "False"
 
@@ -244,7 +244,7 @@ def test_pymongo_is_loaded_without_pyopenssl_wherever_that_is_installed(tmp_path
     code = """\
 import sys
 sys.path.insert(0, sys.argv[1])
-from watchdogd.observe.mongod import PymongoHeartbeats
+from watchdogd.observe.mongod.heartbeats import PymongoHeartbeats
 PymongoHeartbeats(lambda: None, lambda job: None)
 try:
     from OpenSSL import SSL  # as pymongo does

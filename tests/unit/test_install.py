@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from watchdogd import cli
-from watchdogd.install import (
+from watchdogd.cli import main as cli
+from watchdogd.cli.install import (
     COMMAND_LINK,
     CONFIG,
     FILES,

@@ -13,11 +13,11 @@ import pytest
 
 from tests.world.command_line import arguments, verbs
 from watchdogd import config as configuration
-from watchdogd.cli import Exit
+from watchdogd.cli.main import Exit
 from watchdogd.config import Budget, Config, DeploymentConfig, InstanceConfig, PolicyConfig, format_duration
 from watchdogd.config.keys import BUDGET, COMMANDS, DEPLOYMENT, INSTANCE, POLICY, TOP
 from watchdogd.config.strict_yaml import Key
-from watchdogd.start import EX_CONFIG, EX_TEMPFAIL
+from watchdogd.service.start import EX_CONFIG, EX_TEMPFAIL
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = ROOT / "docs/man/mongo-watchdog.8"

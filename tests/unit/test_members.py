@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from watchdogd.model import OUT, Event, Interval, Member, MemberId, MemberState, Mono, Tell
-from watchdogd.observe.members import OUTAGES_KEPT, Members, outage_starts
-from watchdogd.observe.mongod import Heartbeat
+from watchdogd.observe.mongod.heartbeats import Heartbeat
+from watchdogd.observe.mongod.members import OUTAGES_KEPT, Members, outage_starts
 
 ID = MemberId("main", "10.0.0.1:27017")
 UP, DOWN, FROZEN, UNREACHABLE = MemberState.UP, MemberState.DOWN, MemberState.FROZEN, MemberState.UNREACHABLE

@@ -12,6 +12,7 @@ from tests.world.host import ADDRESS, FIFO, MONGOD, Host, Watcher, config_of, st
 from tests.world.pieces import SHOP_ID
 from tests.world.processes import FakeProcess
 from tests.world.sockets import FakeSocket
+from watchdogd.core.policy import QUIET
 from watchdogd.model import (
     WORKERS,
     Connection,
@@ -27,8 +28,7 @@ from watchdogd.model import (
     Verdict,
 )
 from watchdogd.observe.observer import FULL_EVERY_S
-from watchdogd.policy import QUIET
-from watchdogd.store import Store
+from watchdogd.service.store import Store
 
 ELSEWHERE = 4026532999  # another network namespace
 OTHER = "10.0.0.2:27017"

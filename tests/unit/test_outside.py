@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from watchdogd.config.addresses import parse_endpoint
 from watchdogd.model import LONGEST, SHOWN, Outside, Pause, shown
-from watchdogd.observe.mongod import peers_of
+from watchdogd.observe.mongod.heartbeats import peers_of
 from watchdogd.report.say import say, say_json
 from watchdogd.report.words import MANY_LINES, count, lines, plain, tree
-from watchdogd.store import decode, encode
+from watchdogd.service.store import decode, encode
 
 # Hypothesis draws few characters that matter here, so they are drawn for themselves, too.
 WORST = st.text(st.characters(categories=["Cc", "Cf", "Cs", "Co", "Zl", "Zp", "Zs"]) | st.sampled_from("a\\ …"))

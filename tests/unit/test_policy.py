@@ -29,8 +29,10 @@ from tests.world.pieces import (
 )
 from tests.world.values import values
 from watchdogd.config import Budget, Config, Mode
-from watchdogd.decide import limits_of
-from watchdogd.detect import detect
+from watchdogd.core.decide import limits_of
+from watchdogd.core.detect import detect
+from watchdogd.core.policy import GATES, MOVES, PHASES, Case, IllegalMoveError, blocked_by, diagram, phase_of
+from watchdogd.core.step import Step
 from watchdogd.model import (
     CHAIN,
     RESTART,
@@ -51,8 +53,6 @@ from watchdogd.model import (
     State,
     Worker,
 )
-from watchdogd.policy import GATES, MOVES, PHASES, Case, IllegalMoveError, blocked_by, diagram, phase_of
-from watchdogd.step import Step
 
 DESIGN = Path(__file__).resolve().parents[2] / "docs" / "design.md"
 
@@ -146,7 +146,7 @@ def test_the_diagram_of_the_documentation_is_drawn_from_the_table() -> None:
     if DESIGN.exists():
         found = re.search(r"<!-- moves -->\s*```mermaid\n(.*?)\n```\s*<!-- /moves -->", DESIGN.read_text(), re.DOTALL)
         assert found, "docs/design.md has no diagram between its markers"
-        assert found[1] == diagram(), "draw it anew: python -m watchdogd.policy"
+        assert found[1] == diagram(), "draw it anew: python -m watchdogd.core.policy"
 
 
 # ---- GATES

@@ -17,8 +17,8 @@ from tests.world.apps import App, Heals, Kind
 from tests.world.watch import Turn
 from tests.world.world import World
 from watchdogd.config import Budget, Idle, Mode, PolicyConfig
-from watchdogd.decide import decide
-from watchdogd.detect import detect
+from watchdogd.core.decide import decide
+from watchdogd.core.detect import detect
 from watchdogd.model import (
     CHAIN,
     RESTART,

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from watchdogd.config import Config, InstanceConfig, Mode
-from watchdogd.rights import Rights, missing
+from watchdogd.service.rights import Rights, missing
 
 ME, ROOT, STRANGER = 12345, 0, 54321
 SEES = 1 << 19 | 1 << 2  # CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watchdogd.model import Endpoint
-from watchdogd.observe.sock_diag import (
+from watchdogd.observe.tcp.sock_diag import (
     CLOSE_WAIT,
     ESTABLISHED,
     MAX_FILTERED,
@@ -24,7 +24,7 @@ from watchdogd.observe.sock_diag import (
     request,
     stamp,
 )
-from watchdogd.observe.sockets import Row, proc_rows, remotes
+from watchdogd.observe.tcp.sockets import Row, proc_rows, remotes
 
 HERE, THERE = Endpoint("127.0.0.1", 40000), Endpoint("127.0.0.1", 27017)
 MAPPED = bytes(10) + b"\xff\xff"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from watchdogd import start
-from watchdogd.control import Server
-from watchdogd.store import Store
+from watchdogd.service import start
+from watchdogd.service.control import Server
+from watchdogd.service.store import Store
 
 
 @pytest.fixture(autouse=True)

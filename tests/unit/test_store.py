@@ -42,7 +42,7 @@ from watchdogd.model import (
     State,
     Tcp,
 )
-from watchdogd.store import CodecError, Loaded, Store, StoreError, decode, encode, shift
+from watchdogd.service.store import CodecError, Loaded, Store, StoreError, decode, encode, shift
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "tests/schema/state.schema.json").read_text())
@@ -274,7 +274,7 @@ def test_a_daemon_killed_at_any_moment_of_a_save_leaves_a_whole_state(folder: Pa
 import sys
 from pathlib import Path
 from watchdogd.model import InstanceState, State
-from watchdogd.store import Store
+from watchdogd.service.store import Store
 store = Store(Path(sys.argv[1]), "boot-1")
 for number in range(10**9):
     store.save(State({f"app{i}": InstanceState() for i in range(200)}, serial=number), (), 1.0, 2.0)
@@ -304,7 +304,7 @@ def test_a_save_that_fails_says_so_and_keeps_what_was_saved(folder: Path) -> Non
 import resource, sys
 from pathlib import Path
 from watchdogd.model import State
-from watchdogd.store import Store, StoreError
+from watchdogd.service.store import Store, StoreError
 store = Store(Path(sys.argv[1]), "boot-1")
 resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
 try:
@@ -467,7 +467,7 @@ def test_a_second_daemon_on_the_same_folder_is_refused_with_the_pid_of_the_first
 
 
 def test_the_lock_ends_with_its_process(folder: Path) -> None:
-    killed = "import os, sys; from pathlib import Path; from watchdogd.store import Store\n"
+    killed = "import os, sys; from pathlib import Path; from watchdogd.service.store import Store\n"
     killed += "Store(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", killed, str(folder)], cwd=ROOT, check=False, timeout=60)
     assert loaded(folder) == Loaded()

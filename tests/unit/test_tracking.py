@@ -27,7 +27,7 @@ from watchdogd.model import (
     Tcp,
     Worker,
 )
-from watchdogd.observe.sockets import Backend, Row, Table
+from watchdogd.observe.tcp.sockets import Backend, Row, Table
 from watchdogd.observe.tracking import GRAIN_S, READY_SETTLED_S, Connections, Workers
 from watchdogd.observe.uwsgi import Process
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from random import Random
 
 from watchdogd.config import Budget, Config, DeploymentConfig, Idle, InstanceConfig, Mode, PolicyConfig
-from watchdogd.decide import decide
-from watchdogd.detect import detect
+from watchdogd.core.decide import decide
+from watchdogd.core.detect import detect
 from watchdogd.model import (
     CHAIN,
     RESTART,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from watchdogd import cli
+from watchdogd.cli import main as cli
 
 
 def verbs() -> dict[str, argparse.ArgumentParser]:

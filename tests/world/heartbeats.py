@@ -1,6 +1,6 @@
 """Heartbeats that a world of values makes: a member is heard when the test says so.
 
-It stands for `watchdogd.observe.mongod.PymongoHeartbeats`; tests/integration/test_mongod.py runs the same
+It stands for `watchdogd.observe.mongod.heartbeats.PymongoHeartbeats`; tests/integration/test_mongod.py runs the same
 assertions on both.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from watchdogd.model import MemberId, Mono
-from watchdogd.observe.mongod import Heartbeat
+from watchdogd.observe.mongod.heartbeats import Heartbeat
 
 
 @dataclass

@@ -12,10 +12,11 @@ from tests.world.heartbeats import FakeHeartbeats
 from tests.world.processes import OUR_NETNS, FakeProcess, FakeUwsgi
 from tests.world.resolver import FakeResolver
 from tests.world.sockets import FakeSocket, FakeSockets
-from watchdogd.conclude import Conclusions
 from watchdogd.config import Config, DeploymentConfig, InstanceConfig
-from watchdogd.decide import decide
-from watchdogd.detect import detect
+from watchdogd.core.conclude import Conclusions
+from watchdogd.core.decide import decide
+from watchdogd.core.detect import detect
+from watchdogd.core.policy import QUIET
 from watchdogd.model import (
     Endpoint,
     Event,
@@ -29,10 +30,9 @@ from watchdogd.model import (
     State,
     Tell,
 )
-from watchdogd.observe.mongod import Heartbeat
+from watchdogd.observe.mongod.heartbeats import Heartbeat
 from watchdogd.observe.observer import Edges, Observer
-from watchdogd.observe.sockets import Backend, Sockets
-from watchdogd.policy import QUIET
+from watchdogd.observe.tcp.sockets import Backend, Sockets
 
 MAIN = "main"
 ADDRESS = "10.0.0.1:27017"

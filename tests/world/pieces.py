@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from watchdogd.config import Config, DeploymentConfig, InstanceConfig, PolicyConfig
-from watchdogd.detect import detect
+from watchdogd.core.detect import detect
 from watchdogd.model import (
     CHAIN,
     WORKERS,

@@ -1,6 +1,6 @@
 """A resolver that knows what a test tells it.
 
-It stands for `watchdogd.observe.resolve.PoolResolver`; tests/integration/test_resolve.py runs the same
+It stands for `watchdogd.observe.mongod.resolve.PoolResolver`; tests/integration/test_resolve.py runs the same
 assertions on both.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from watchdogd.config import DeploymentConfig
 from watchdogd.model import Endpoint
-from watchdogd.observe.resolve import Addresses, Seeds, normalise, seeds_of
+from watchdogd.observe.mongod.resolve import Addresses, Seeds, normalise, seeds_of
 
 
 @dataclass

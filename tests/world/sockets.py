@@ -1,6 +1,6 @@
 """The kernel's TCP table in a world of values: connections that live, end and age as the test says.
 
-It stands for `watchdogd.observe.sockets.SockDiag`; tests/integration/test_sockets.py runs the same assertions
+It stands for `watchdogd.observe.tcp.sockets.SockDiag`; tests/integration/test_sockets.py runs the same assertions
 on both.
 """
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 
 from watchdogd.model import Blind, Endpoint, Mono
-from watchdogd.observe.sock_diag import packed, printed
-from watchdogd.observe.sockets import Backend, Row, Table
+from watchdogd.observe.tcp.sock_diag import packed, printed
+from watchdogd.observe.tcp.sockets import Backend, Row, Table
 
 
 @dataclass(eq=False)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from tests.world.pieces import AT, SHOP_ID, config, snapshot
 from watchdogd.config import Config
-from watchdogd.decide import decide
-from watchdogd.detect import detect
+from watchdogd.core.decide import decide
+from watchdogd.core.detect import detect
 from watchdogd.model import (
     Answer,
     Blind,

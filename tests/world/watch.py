@@ -13,8 +13,8 @@ from tests.world.apps import App, Process, Socket
 from tests.world.mongo import Mongod
 from watchdogd.act import fifo
 from watchdogd.config import Config
-from watchdogd.decide import decide
-from watchdogd.detect import detect
+from watchdogd.core.decide import decide
+from watchdogd.core.detect import detect
 from watchdogd.model import (
     OUT,
     Blind,

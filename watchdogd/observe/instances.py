@@ -28,7 +28,7 @@ from watchdogd.model import (
     Tcp,
     fault,
 )
-from watchdogd.observe.members import outage_starts
+from watchdogd.observe.mongod.members import outage_starts
 from watchdogd.observe.tracking import Connections, Workers
 from watchdogd.observe.uwsgi import Master, Uwsgi
 

@@ -29,12 +29,12 @@ from watchdogd.model import (
     Snapshot,
     fault,
 )
-from watchdogd.observe.deployments import Deployments
 from watchdogd.observe.instances import Instances
-from watchdogd.observe.members import outage_starts
-from watchdogd.observe.mongod import Heartbeats, PymongoHeartbeats
-from watchdogd.observe.resolve import Pool, PoolResolver, Resolver
-from watchdogd.observe.sockets import ProcNetTcp, Row, Sockets, Table, open_sockets
+from watchdogd.observe.mongod.deployments import Deployments
+from watchdogd.observe.mongod.heartbeats import Heartbeats, PymongoHeartbeats
+from watchdogd.observe.mongod.members import outage_starts
+from watchdogd.observe.mongod.resolve import Pool, PoolResolver, Resolver
+from watchdogd.observe.tcp.sockets import ProcNetTcp, Row, Sockets, Table, open_sockets
 from watchdogd.observe.tracking import Connections
 from watchdogd.observe.uwsgi import Master, ProcFs, Uwsgi
 

@@ -27,7 +27,7 @@ from watchdogd.model import (
     Worker,
     fault,
 )
-from watchdogd.observe.sockets import Row, Table
+from watchdogd.observe.tcp.sockets import Row, Table
 from watchdogd.observe.uwsgi import Process, Uwsgi
 
 GRAIN_S = 0.01

@@ -13,17 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from watchdogd.act import fifo, helper
-from watchdogd.conclude import Conclusions
 from watchdogd.config import Config, ConfigError
-from watchdogd.control import Incoming, Server
-from watchdogd.decide import decide
+from watchdogd.core.conclude import Conclusions
+from watchdogd.core.decide import decide
+from watchdogd.core.policy import QUIET
 from watchdogd.model import Answer, Blind, Effect, Event, FieldValue, Mono, Outcome, SendFifo, State, Tell, fault
 from watchdogd.observe.observer import Observer
-from watchdogd.policy import QUIET
 from watchdogd.report import status, words
 from watchdogd.report.journal import Journal
 from watchdogd.report.notify import Notifier
-from watchdogd.store import Store, StoreError
+from watchdogd.service.control import Incoming, Server
+from watchdogd.service.store import Store, StoreError
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ reloading that the configuration does not allow, nor after the client has stoppe
 a client. It writes through the descriptor that came with the request, and follows a path only to compare what is there.
 docs/rights.md says what it can prove, and what not. Run by mongo-watchdog-fifo.service:
 
-    python -m watchdogd.fifo_helper USER CONFIG    standard input is the listening socket (SOCK_SEQPACKET)
+    python -m watchdogd.act.fifo_helper USER CONFIG    standard input is the listening socket (SOCK_SEQPACKET)
 
 One message a connection, `COMMAND NOT_BEFORE NOT_AFTER UID PATH` with one descriptor (SCM_RIGHTS): the FIFO, opened
 with O_PATH. Nothing is written before or after these times of CLOCK_MONOTONIC. UID is the effective one of the process

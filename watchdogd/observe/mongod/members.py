@@ -19,7 +19,7 @@ from watchdogd.model import (
     Mono,
     Tell,
 )
-from watchdogd.observe.mongod import Heartbeat
+from watchdogd.observe.mongod.heartbeats import Heartbeat
 
 OUTAGES_KEPT = 8
 """A leftover of an older outage is told by its last data anyway; only where no birth is known this many count."""

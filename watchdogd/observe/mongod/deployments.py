@@ -13,9 +13,9 @@ from functools import partial
 from watchdogd.config import DeploymentConfig
 from watchdogd.config.addresses import parse_endpoint
 from watchdogd.model import OUT, Blind, Endpoint, Member, MemberId, MemberState, Mono, Tell, fault
-from watchdogd.observe.members import Members
-from watchdogd.observe.mongod import Heartbeat, Heartbeats
-from watchdogd.observe.resolve import Addresses, Resolver, Seeds
+from watchdogd.observe.mongod.heartbeats import Heartbeat, Heartbeats
+from watchdogd.observe.mongod.members import Members
+from watchdogd.observe.mongod.resolve import Addresses, Resolver, Seeds
 
 RESOLVE_EVERY_S = 60.0
 Place = tuple[str, int]

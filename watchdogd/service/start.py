@@ -15,16 +15,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from watchdogd import __version__, rights
+from watchdogd import __version__
 from watchdogd.config import Config, ConfigError, Mode, load
-from watchdogd.control import ControlError, Server
-from watchdogd.daemon import Daemon
 from watchdogd.model import AlreadyRunning, Event, Tell
 from watchdogd.observe.observer import Observer, open_edges
 from watchdogd.report.journal import Journal
 from watchdogd.report.notify import Notifier
 from watchdogd.report.say import say
-from watchdogd.store import Store, StoreError
+from watchdogd.service import rights
+from watchdogd.service.control import ControlError, Server
+from watchdogd.service.daemon import Daemon
+from watchdogd.service.store import Store, StoreError
 
 EX_TEMPFAIL, EX_CONFIG = 75, 78  # sysexits.h; the unit restarts after neither
 

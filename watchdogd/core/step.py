@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from watchdogd.core.policy import MOVES, Case, IllegalMoveError
 from watchdogd.model import (
     Command,
     Effect,
@@ -19,7 +20,6 @@ from watchdogd.model import (
     Tell,
     Verdict,
 )
-from watchdogd.policy import MOVES, Case, IllegalMoveError
 
 CHANGED = "changed"
 """The outcome of a reload that had no effect: as if nothing had been decided."""

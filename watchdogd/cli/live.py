@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from watchdogd import rights
 from watchdogd.config import Config, InstanceConfig
-from watchdogd.detect import detect, endpoint_map
+from watchdogd.core.detect import detect, endpoint_map
 from watchdogd.model import (
     Blind,
     Connection,
@@ -31,6 +30,7 @@ from watchdogd.observe.instances import not_covered
 from watchdogd.observe.observer import Edges, Observer, open_edges
 from watchdogd.observe.uwsgi import ProcFs
 from watchdogd.report.say import say, say_json
+from watchdogd.service import rights
 
 HEARD_WITHIN_S = 5.0
 """connectTimeoutMS is 2 s; DNS may take longer, and then its error or silence is the answer."""

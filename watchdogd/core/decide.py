@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from watchdogd import reloads
-from watchdogd.claims import claimed
 from watchdogd.config import Config, InstanceConfig, found_instance
+from watchdogd.core import reloads
+from watchdogd.core.claims import claimed
+from watchdogd.core.policy import FORK_UNSAFE_FOR_S, USED_UNPROVEN_S, Case, blocked_by, phase_of
+from watchdogd.core.step import CHANGED, Step
 from watchdogd.model import (
     BEFORE_US,
     LONGEST,
@@ -39,8 +41,6 @@ from watchdogd.model import (
     fault,
     shown,
 )
-from watchdogd.policy import FORK_UNSAFE_FOR_S, USED_UNPROVEN_S, Case, blocked_by, phase_of
-from watchdogd.step import CHANGED, Step
 
 _INSTANCE = "instance "
 

@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping
 
 from watchdogd.config import Config
-from watchdogd.decide import decide
-from watchdogd.detect import detect
+from watchdogd.core.decide import decide
+from watchdogd.core.detect import detect
+from watchdogd.core.policy import QUIET
 from watchdogd.model import Decision, Finding, InstanceId, Mono, Snapshot, State
-from watchdogd.policy import QUIET
 
 Conclusion = tuple[Mapping[InstanceId, Finding], Decision]
 

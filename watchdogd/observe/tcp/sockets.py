@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from watchdogd.model import Blind, Endpoint, Mono
-from watchdogd.observe.sock_diag import (
+from watchdogd.observe.tcp.sock_diag import (
     CLOSE_WAIT,
     ESTABLISHED,
     MAX_FILTERED,

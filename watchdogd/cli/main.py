@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from watchdogd import start
+    from watchdogd.service import start
 
     return start.run(arguments.config, observe=arguments.observe)
 
@@ -86,7 +86,7 @@ def _check(arguments: argparse.Namespace) -> int:
     say(f"{arguments.config}: ok: {count(len(config.deployments), 'deployment')}, {instances}")
     astray = [(one.name, why) for one in named or () if (why := paths.astray(str(one.master_fifo), one.trust_owners))]
     if arguments.live:
-        from watchdogd import live
+        from watchdogd.cli import live
 
         return live.check(config)  # which meets them where it looks for the masters
     for name, why in astray:
@@ -95,7 +95,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _connections(arguments: argparse.Namespace) -> int:
-    from watchdogd import live
+    from watchdogd.cli import live
 
     return live.connections(load(arguments.config), as_json=arguments.json)
 
@@ -196,7 +196,7 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _install(arguments: argparse.Namespace) -> int:
-    from watchdogd import install
+    from watchdogd.cli import install
 
     call = install.uninstall if arguments.undo else install.install
     try:
@@ -214,7 +214,7 @@ def _say(answer: dict[str, Any]) -> int:
 
 def _ask(arguments: argparse.Namespace, verb: str, **details: object) -> dict[str, Any]:
     """Return the daemon's answer; raises _Trouble where there is none."""
-    from watchdogd import control
+    from watchdogd.service import control
 
     note: tuple[str, ...] = ()
     try:

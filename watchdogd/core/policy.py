@@ -19,7 +19,7 @@ PHASES says where an instance stands: the first rule that matches. MOVES says wh
 each; any other move is a bug and raises. GATES says what may hold a reload that is due. Blind is not a phase: it keeps
 the phase and is a gate. Everything that asks whether to reload, and with which command, stands in this file; step.py
 makes the moves, reloads.py follows a reload from the byte to its proof, decide.py is the tick. The diagram in
-docs/design.md is drawn from MOVES by `python -m watchdogd.policy`.
+docs/design.md is drawn from MOVES by `python -m watchdogd.core.policy`.
 
 It must never do I/O, read a clock or log.
 """

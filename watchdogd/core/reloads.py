@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from watchdogd.core.policy import USED_UNPROVEN_S, Case, blocked_by
+from watchdogd.core.step import CHANGED, Step
 from watchdogd.model import (
     CHAIN,
     RESTART,
@@ -23,8 +25,6 @@ from watchdogd.model import (
     Tcp,
     Worker,
 )
-from watchdogd.policy import USED_UNPROVEN_S, Case, blocked_by
-from watchdogd.step import CHANGED, Step
 
 CHECK_INTERVAL_S = 1.0  # uWSGI's default --check-interval: dead workers are reaped and made anew once in it
 LOAD_S = 30.0  # an app's import, which nobody tells us beforehand
