@@ -58,9 +58,10 @@ test-oldest: .build/oldest/.wheel ## unit and integration tests with the oldest 
 	$(TESTS_OF_WHEEL) .build/oldest/bin/python -m pytest -n 2 -m "not story and not system"
 
 .PHONY: check
-check: .venv/.dev ## ruff, its format, and mypy --strict
+check: .venv/.dev ## ruff, its format, import-linter, and mypy --strict
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	.venv/bin/lint-imports --no-cache
 	.venv/bin/mypy
 
 .PHONY: deb

@@ -13,7 +13,7 @@ from rig.processes import wait_for
 from tests.world.resolver import FakeResolver
 from watchdogd.config import DeploymentConfig
 from watchdogd.model import Endpoint
-from watchdogd.observe import resolve
+from watchdogd.observe.mongod import resolve
 from watchdogd.observe.mongod.resolve import Addresses, Pool, PoolResolver, Resolver, Seeds, normalise, seeds_of
 
 PORT = 27017

@@ -363,7 +363,7 @@ def test_an_answer_that_ends_early_is_told(config: Path, capsys: pytest.CaptureF
 def test_who_may_not_talk_to_the_daemon_is_told_how(tmp_path: Path) -> None:
     """Run as `nobody`, who can read neither the configuration nor the socket's folder."""
     program = (
-        "import contextlib, io, os, pathlib, sys; from watchdogd import cli\n"
+        "import contextlib, io, os, pathlib, sys; from watchdogd.cli import main as cli\n"
         "cli.DEFAULT_CONTROL_SOCKET = pathlib.Path(sys.argv[1], 'c.sock')\n"
         "ask = lambda: cli.main(['status', '--config', sys.argv[1] + '/config.yaml'])\n"
         "with contextlib.redirect_stderr(io.StringIO()): ask()  # imports what nobody may not read\n"
@@ -457,8 +457,9 @@ def test_an_interrupt_ends_quietly_with_130(config: Path, serve: Serve) -> None:
 def test_a_question_loads_neither_pymongo_nor_the_daemon(config: Path, serve: Serve) -> None:
     serve(lambda _: done(status=document()))
     program = (
-        "import sys; from watchdogd import cli; code = cli.main(['status', '--config', sys.argv[1]])\n"
-        "sys.exit(code or sorted({'pymongo', 'psutil', 'watchdogd.service.daemon', 'watchdogd.cli.live'} & set(sys.modules)) or 0)"
+        "import sys; from watchdogd.cli import main as cli; code = cli.main(['status', '--config', sys.argv[1]])\n"
+        "heavy = {'pymongo', 'psutil', 'watchdogd.service.daemon', 'watchdogd.cli.live'}\n"
+        "sys.exit(code or sorted(heavy & set(sys.modules)) or 0)"
     )
     ran = subprocess.run(
         [sys.executable, "-c", program, str(config)], capture_output=True, text=True, check=False, timeout=50

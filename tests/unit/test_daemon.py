@@ -433,7 +433,7 @@ def test_a_bug_that_shows_with_one_instance_keeps_neither_ready_nor_the_pings_aw
     stage.play(steps())
     assert answers[0]["exit"] == 1
     (shop,) = answers[0]["status"]["instances"]
-    assert [why.startswith("internal error in decide.py:") for why in shop["blind"]] == [True]
+    assert [why.startswith("internal error in core/decide.py:") for why in shop["blind"]] == [True]
     assert stage.scopes(Event.BLIND) == ["instance shop"]
 
 

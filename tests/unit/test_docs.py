@@ -10,7 +10,9 @@ from tests.world.command_line import arguments, verbs
 from watchdogd.act import helper
 from watchdogd.config import PolicyConfig
 from watchdogd.core import detect, policy, reloads
-from watchdogd.observe import mongod, observer, sock_diag
+from watchdogd.observe import observer
+from watchdogd.observe.mongod import heartbeats
+from watchdogd.observe.tcp import sock_diag
 
 ROOT = Path(__file__).resolve().parents[2]
 README, DESIGN, CONTRIBUTING = ROOT / "README.md", ROOT / "docs/design.md", ROOT / "CONTRIBUTING.md"
@@ -92,8 +94,8 @@ NUMBERS = [
     (DESIGN, f"mercy + 2 x check interval + {reloads.LOAD_S:g} s of loading"),
     (DESIGN, f"while a leftover or an outage exists, on request, else every {observer.FULL_EVERY_S:g} s"),
     (DESIGN, f"up to {sock_diag.MAX_FILTERED} addresses, then in Python"),
-    (DESIGN, f"one pymongo client for each member, {mongod.HEARTBEAT_MS} ms, no credentials"),
-    (CONFIGURATION, f"mongo-watchdog asks each member every {mongod.HEARTBEAT_MS} ms with `hello`"),
+    (DESIGN, f"one pymongo client for each member, {heartbeats.HEARTBEAT_MS} ms, no credentials"),
+    (CONFIGURATION, f"mongo-watchdog asks each member every {heartbeats.HEARTBEAT_MS} ms with `hello`"),
     (RIGHTS, f"names the moment ({helper.WITHIN_S:g} s ahead) after which nothing may be written"),
     (RIGHTS, f"policy tries again for {reloads.FIFO_TRIES_S:g} s"),
 ]  # fmt: skip

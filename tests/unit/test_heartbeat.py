@@ -234,7 +234,8 @@ def test_the_same_again_is_no_news_and_another_process_is() -> None:
 
 
 def test_the_modules_do_not_load_pymongo() -> None:
-    program = "import sys, watchdogd.observe.mongod.heartbeats, watchdogd.observe.mongod.resolve; print('pymongo' in sys.modules)"
+    modules = "watchdogd.observe.mongod.heartbeats, watchdogd.observe.mongod.resolve"
+    program = f"import sys, {modules}; print('pymongo' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=50)
     assert done.stdout.strip() == "False"
 

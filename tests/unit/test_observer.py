@@ -119,7 +119,7 @@ def test_in_between_what_is_known_to_have_ended_is_looked_up(host: Host) -> None
 
 def is_a_bug(why: str, method: str) -> bool:
     """Whether it says what was raised, and where."""
-    place = r"internal error in observe/\w+\.py:[0-9]+: "
+    place = r"internal error in observe/[\w/]+\.py:[0-9]+: "
     return re.fullmatch(rf"{place}RuntimeError\('{method} is broken'\); please report it", why) is not None
 
 

@@ -202,7 +202,7 @@ def shipped_files() -> Path:
 
     Raises InstallError where there is neither, as in the Debian package.
     """
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     for folder in (package / "data", package.parent):
         if (folder / UNITS[-1].source).is_file():
             return folder
