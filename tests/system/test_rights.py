@@ -89,21 +89,21 @@ def test_the_units_have_no_mistake(box: Box) -> None:
 
 
 CLIENT = """
-import socket, sys
+import os, socket, sys
 client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 client.settimeout(30)
 try:
     client.connect(sys.argv[1])
-    client.send(sys.argv[2].encode())
+    socket.send_fds(client, [sys.argv[2].encode()], [os.open(sys.argv[3], os.O_PATH | os.O_NOFOLLOW)])
     print(client.recv(65536).decode())
 except OSError as error:
     print(type(error).__name__)
 """
 
 
-def asked(box: Box, user: str, request: str) -> str:
-    """What the installed helper answers a program of that user."""
-    command = ["runuser", "-u", user, "--", "/usr/bin/python3", "-c", CLIENT, HELPER_SOCKET, request]
+def asked(box: Box, user: str, request: str, sent: str = FIFO) -> str:
+    """What the installed helper answers a program of that user, which sends a descriptor of what is at that path."""
+    command = ["runuser", "-u", user, "--", "/usr/bin/python3", "-c", CLIENT, HELPER_SOCKET, request, sent]
     return box.run(*command).stdout.rstrip("\n")
 
 
@@ -112,18 +112,20 @@ def test_the_helper_refuses_every_wrong_caller_path_and_command(service: Service
     uid = box.run("id", "-u", "www-data").stdout.strip()
     service.configure(uwsgi=[{"name": "victim", "master_fifo": FIFO}])
     box.systemctl("start", "mongo-watchdog-fifo.socket")
-    right = f"w {FOREVER} {uid} {FIFO}"
+    right = f"w 0 {FOREVER} {uid} {FIFO}"
     assert asked(box, "www-data", right) == "PermissionError"
     assert asked(box, "mongo-watchdog-fifo", right) == "PermissionError"
     assert asked(box, "root", right).startswith("refused only the user of mongo-watchdog")
     for command in ("q", "r", "s", "ww"):
-        assert asked(box, "mongo-watchdog", f"{command} {FOREVER} {uid} {FIFO}").startswith("refused "), command
+        assert asked(box, "mongo-watchdog", f"{command} 0 {FOREVER} {uid} {FIFO}").startswith("refused "), command
     for path in ("/run/initctl", f"{FIFO}.file", "/run/victim/../victim/fifo", "/etc/shadow"):
-        assert asked(box, "mongo-watchdog", f"w {FOREVER} {uid} {path}").startswith("refused "), path
-    assert asked(box, "mongo-watchdog", f"w {FOREVER} 0 {FIFO}").startswith("refused ")
+        assert asked(box, "mongo-watchdog", f"w 0 {FOREVER} {uid} {path}").startswith("refused "), path
+    for sent in (f"{FIFO}.file", "/etc/shadow", "/run/victim", "/dev/null", HELPER_SOCKET):
+        assert asked(box, "mongo-watchdog", right, sent).startswith("refused "), sent
+    assert asked(box, "mongo-watchdog", f"w 0 {FOREVER} 0 {FIFO}").startswith("refused ")
     assert asked(box, "mongo-watchdog", right) == "written "
     # All of that is in the journal, the refused ones as warnings.
-    assert len(box.journal("SYSLOG_IDENTIFIER=mongo-watchdog-fifo", "PRIORITY=4")) == 10
+    assert len(box.journal("SYSLOG_IDENTIFIER=mongo-watchdog-fifo", "PRIORITY=4")) == 15
     box.path("/etc/mongo-watchdog/config.yaml").chmod(0o666)
     assert asked(box, "mongo-watchdog", right).startswith("refused ")
 
