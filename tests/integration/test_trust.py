@@ -176,6 +176,23 @@ def test_a_way_through_proc_is_refused_and_says_so(site: Site, way: str) -> None
         assert f"{inside} is a link of /proc" in found.why
 
 
+def test_a_fifo_that_is_gone_at_the_last_look_is_tried_again_and_what_stands_there_gets_nothing(site: Site) -> None:
+    bert = site.app("bert", BERT)
+    watch = site.watch(entry("bert", bert.fifo))
+    seen, old = watch.ready("bert", bert), bert.workers()
+    bert.fifo.unlink()
+    assert watch.send(seen).result is Result.TRY_AGAIN
+    os.mkfifo(bert.fifo)
+    os.chown(bert.fifo, BERT, BERT)
+    reading = os.open(bert.fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert watch.send(seen).result is Result.TRY_AGAIN
+        assert os.read(reading, 1) == b""  # nobody has written
+    finally:
+        os.close(reading)
+    assert bert.workers() == old
+
+
 # -- two entries for one master
 
 
