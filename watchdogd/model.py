@@ -348,6 +348,7 @@ class Event(enum.Enum):
     RECOVERED = "recovered"
     RELOAD_FAILED = "reload_failed"
     OVERTAKEN = "overtaken"
+    REPLACED = "replaced"
     GAVE_UP = "gave_up"
     BLIND = "blind"
     SEEING_AGAIN = "seeing_again"
@@ -514,11 +515,12 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """From the first sign of an outage to healed, recovered or gave up."""
+    """From the first sign of an outage to healed, recovered or replaced. `master`: whose, where that is known."""
 
     id: str
     since: Mono
     leftovers_told: bool = False
+    master: ProcessId | None = None
 
 
 @dataclass(frozen=True, slots=True)

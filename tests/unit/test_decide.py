@@ -408,9 +408,52 @@ def test_what_was_given_up_without_any_reload_is_forgotten_with_its_master_too()
     long_ago = [member(serving_since=exactly(AT - 130))]
     ticks.see(STUCK, leftover(2, 3), members=long_ago)  # the master's monitor does not run, `restart` is not allowed
     assert ticks.phase() is Phase.GAVE_UP
-    assert ticks.see(instance(master=None), members=long_ago) == [Event.INSTANCE_ABSENT]
+    assert ticks.see(instance(master=None), members=long_ago) == [Event.REPLACED, Event.INSTANCE_ABSENT]
     fresh = instance(worker(12, ready=AT), worker(13, ready=AT), master=pid(9))
     assert ticks.see(fresh, members=long_ago) == [Event.INSTANCE_BACK]
+
+
+# ---- incidents that end without our seeing how
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["at once", "later"])
+def test_who_starts_uwsgi_anew_in_an_outage_ends_its_incident(*, again: bool) -> None:
+    ticks = Ticks()
+    ticks.see(STUCK, leftover(2, 3), members=[down()])
+    assert ticks.shop.incident
+    id_ = ticks.shop.incident.id
+    fresh = instance(worker(12, ready=AT), master=pid(9))
+    told = ticks.see(fresh if again else instance(master=None), members=[down()])
+    assert told == ([Event.REPLACED] if again else [Event.REPLACED, Event.INSTANCE_ABSENT])
+    assert ticks.tells[0].incident == id_
+    assert ticks.shop.incident is None
+    assert ticks.see(fresh, members=[down()]) == ([] if again else [Event.INSTANCE_BACK])
+
+
+def test_a_restart_by_us_is_the_same_master_and_its_incident_goes_on() -> None:
+    ticks = Ticks(config([WORKERS, RESTART]))
+    ticks.see(STUCK, leftover(1, 2, 3))
+    ticks.see(STUCK, leftover(1, 2, 3))
+    assert ticks.shop.incident
+    ticks.see(instance(fifo_problem="closed"))
+    assert ticks.shop.incident
+
+
+def test_an_instance_that_is_taken_out_of_the_configuration_has_its_incident_ended() -> None:
+    ticks = Ticks()
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)  # a reload is in flight
+    assert ticks.shop.incident
+    id_ = ticks.shop.incident.id
+    other = replace(FINE, name="blog", fifo=BLOG_FIFO, master=pid(9))
+    assert ticks.see(other, blind="processes") == [Event.BLIND]
+    assert ticks.see(other) == [Event.REPLACED, Event.SEEING_AGAIN]
+    (told, _) = ticks.tells
+    assert (told.instance, told.incident) == ("shop", id_)
+    assert told.fields == {"reason": "it was taken out of the configuration"}
+    assert ticks.shop.incident is None
+    assert ticks.shop.reload, "it is followed, should the instance come back"
+    assert ticks.see(other) == []
 
 
 def test_a_fifo_that_takes_no_byte_is_shown_before_a_reload_is_due() -> None:

@@ -622,12 +622,17 @@ def test_a_secondary_that_fails_overtakes_nothing() -> None:
     assert ticks.phase() is Phase.VERIFYING
 
 
-@pytest.mark.parametrize(("now", "told"), [(pid(9), []), (None, [Event.INSTANCE_ABSENT])])
-def test_another_master_ends_a_reload_without_a_word_about_it(now: object, told: list[Event]) -> None:
+@pytest.mark.parametrize(("now", "told"), [(pid(9), [Event.REPLACED]), (None, [Event.REPLACED, Event.INSTANCE_ABSENT])])
+def test_another_master_ends_a_reload_and_its_incident_which_is_told_by_its_id(now: object, told: list[Event]) -> None:
     ticks = begun()
+    assert ticks.shop.incident
+    id_ = ticks.shop.incident.id
     ticks.see(STUCK, *HELD)
     gone = instance(worker(12, ready=AT), master=now) if now else instance(master=None)
     assert ticks.see(gone) == told
+    assert ticks.tells[0].incident == id_
+    assert "while it was being reloaded" in str(ticks.tells[0].fields["reason"])
+    assert ticks.shop.incident is None
     assert (ticks.shop.reload, ticks.shop.doubt, ticks.sent) == (None, False, None)
     assert ticks.shop.last
     assert ticks.shop.last.outcome == "replaced"
@@ -732,7 +737,7 @@ def test_what_was_given_up_has_a_new_chance_with_a_new_incarnation() -> None:
 
 def test_what_was_given_up_is_forgotten_with_its_master() -> None:
     ticks = failed()
-    assert ticks.see(instance(worker(12, ready=AT), master=pid(9))) == []
+    assert ticks.see(instance(worker(12, ready=AT), master=pid(9))) == [Event.REPLACED]
     assert ticks.phase() is Phase.WATCHING
     assert ticks.shop.incident is None
 

@@ -43,6 +43,7 @@ from watchdogd.model import (
 )
 
 _INSTANCE = "instance "
+STARTED_ANEW = "uWSGI was started anew by somebody else"
 
 
 def decide(state: State, findings: Mapping[InstanceId, Finding], snapshot: Snapshot, config: Config) -> Decision:
@@ -54,7 +55,8 @@ def decide(state: State, findings: Mapping[InstanceId, Finding], snapshot: Snaps
     """
     first: list[Effect] = []
     effects: list[Effect] = []
-    state = _kept(claimed(_pause(state, snapshot, first), snapshot), snapshot, config)
+    state = claimed(_pause(state, snapshot, first), snapshot)
+    state = _kept(_let_go(state, snapshot, config, first), snapshot, config)
     outlooks: dict[InstanceId, Outlook] = {}
     faults: dict[InstanceId, str] = {}
     wakes: list[Mono] = [state.paused.until] if state.paused and state.paused.until is not None else []
@@ -113,9 +115,23 @@ def _kept(state: State, snapshot: Snapshot, config: Config) -> State:
 
     return replace(
         state,
-        instances={id_: one for id_, one in state.instances.items() if id_ in here or matters(one)},
+        instances={id_: one for id_, one in state.instances.items() if id_ in here or one.incident or matters(one)},
         unclaimed={name: one for name, one in state.unclaimed.items() if matters(one)},
     )
+
+
+def _let_go(state: State, snapshot: Snapshot, config: Config, effects: list[Effect]) -> State:
+    """End the incidents of the instances that are watched no more. While processes are hidden nobody can say that."""
+    here = {instance.id for instance in snapshot.instances}
+    gone = {id_: one.incident for id_, one in state.instances.items() if id_ not in here and one.incident}
+    if not gone or any(blind.scope == "processes" for blind in snapshot.blind):
+        return state
+    reason = "it is not there any more" if config.instances is None else "it was taken out of the configuration"
+    for incident in gone.values():
+        name = incident.id.rpartition("-")[0]  # as it was told of until now
+        effects.append(Tell(Event.REPLACED, name, incident=incident.id, fields={"reason": reason}))
+    ended = {id_: replace(state.instances[id_], incident=None) for id_ in gone}
+    return replace(state, instances={**state.instances, **ended})
 
 
 # ---- one instance
@@ -165,13 +181,18 @@ def _carry_over(step: Step) -> None:
 
 
 def _forget_another_master(step: Step) -> None:
-    """Forget what the last reload left open when its master is gone: whoever replaced that took it over."""
-    state = step.state
-    if state.reload or state.master is None or state.master == step.case.instance.master:
+    """Forget what is known of a master that is gone: whoever replaced it took it over. A reload has its own end."""
+    state, master = step.state, step.case.instance.master
+    if state.reload:
+        return
+    if master and state.incident and state.incident.master not in {None, master}:
+        step.replaced(STARTED_ANEW)
+    if state.master is None or state.master == master:
         return
     left_open = state.escalate or state.doubt or state.gave_up_at is not None
-    incident = None if left_open else state.incident
-    step.state = replace(state, master=None, escalate=False, doubt=False, gave_up_at=None, incident=incident)
+    if left_open and master:
+        step.replaced(STARTED_ANEW)
+    step.state = replace(step.state, master=None, escalate=False, doubt=False, gave_up_at=None)
 
 
 def _reconsider(step: Step) -> None:

@@ -83,8 +83,10 @@ def follow(step: Step) -> None:
     if reload is None:
         return
     if c.instance.master != reload.master:
-        _end(step, "replaced", "uWSGI was stopped, or started anew by somebody else")
+        why = "uWSGI was stopped, or started anew by somebody else"
+        _end(step, "replaced", why)
         step.state = replace(step.state, doubt=False)
+        step.replaced(f"{why}, while it was being reloaded")
     elif c.finding.outage or (c.finding.serves and not reload.incarnations <= c.finding.incarnations):
         _overtake(step, reload)
     elif reload.try_at is not None:

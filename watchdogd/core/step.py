@@ -58,6 +58,12 @@ class Step:
         self._events.add(event)
         self.tell(event, command, None, **fields)
 
+    def replaced(self, why: str) -> None:
+        """End the incident, if there is one: what it was about is gone, and nobody will see how it went on."""
+        if self.state.incident:
+            self.tell(Event.REPLACED, reason=why)
+        self.state = replace(self.state, incident=None)
+
     def enter(self, phase: Phase) -> None:
         """Make the move to `phase` and tell what belongs to it; raises IllegalMoveError."""
         old = self.state.phase
@@ -78,13 +84,13 @@ class Step:
         if old is Phase.ABSENT and c.instance.master:
             self.say(Event.INSTANCE_BACK, pid=c.instance.master.pid)
         if new is Phase.ABSENT:
-            self.state = replace(self.state, incident=None)
+            self.replaced("uWSGI was stopped")
             self.say(Event.INSTANCE_ABSENT, fifo=c.instance.fifo)
         elif new is Phase.WATCHING:
             self._say_healed(old)
         elif new in {Phase.OUTAGE, Phase.SETTLING, Phase.DUE}:
             if self.state.incident is None:
-                incident = Incident(f"{c.instance.name}-{int(c.snapshot.wall)}", c.at)
+                incident = Incident(f"{c.instance.name}-{int(c.snapshot.wall)}", c.at, master=c.instance.master)
                 self.state = replace(self.state, incident=incident)
             if new is not Phase.OUTAGE:
                 self._say_leftovers()

@@ -150,6 +150,14 @@ CATALOG: Mapping[Event, Entry] = {
         "instance before the deadline of that reload, and starts over once MongoDB serves and the workers "
         "had their time to heal. See to MongoDB.",
     ),
+    Event.REPLACED: Entry(
+        "b165c16fb4ff4a0dab8307e01f0c3cc5",
+        Priority.NOTICE,
+        "The incident of {instance} is over[: {reason}]; whether what came after is well is not seen yet.",
+        "Somebody else stopped uWSGI, started it anew or took the instance out of the configuration, in the middle of "
+        "an incident or of a reload. Its workers are gone, and what was known of them with them. What runs "
+        "now is watched from the beginning. Nothing is to be done.",
+    ),
     Event.GAVE_UP: Entry(
         "3cc28e39a51e4b6f98b2ae63b21caf69",
         Priority.ERR,
