@@ -46,8 +46,8 @@ def saved_reload(watchdog: Watchdog) -> dict[str, Any] | None:
         document = json.loads((watchdog.state_dir / "state.json").read_text())
     except FileNotFoundError:
         return None
-    reload: dict[str, Any] | None = document["state"]["instances"].get("shop", {}).get("reload")
-    return reload
+    of_all: list[dict[str, Any] | None] = [one["reload"] for one in document["state"]["instances"].values()]
+    return of_all[0] if of_all else None
 
 
 def held_by(watchdog: Watchdog) -> list[str]:
@@ -59,7 +59,8 @@ def forget_the_try(watchdog: Watchdog) -> None:
     """Makes the saved state what it was before the first try to write the byte."""
     path = watchdog.state_dir / "state.json"
     document = json.loads(path.read_text())
-    document["state"]["instances"]["shop"]["reload"]["try_at"] = None
+    (shop,) = document["state"]["instances"].values()
+    shop["reload"]["try_at"] = None
     path.write_text(json.dumps(document))
 
 

@@ -94,15 +94,13 @@ def _perform(request: bytes, descriptors: list[int], config: str) -> tuple[Resul
     try:
         word, earliest, latest, user, path = os.fsdecode(request).split(" ", 4)
         command, not_before, not_after, uid = Command(word), float(earliest), float(latest), int(user)
-        path = Outside(path)
-        (fifo,) = descriptors
+        (fifo,), path = descriptors, Outside(path)
     except ValueError:
         raise _RefusedError("a request is `COMMAND NOT_BEFORE NOT_AFTER UID PATH` with one descriptor") from None
     wait_s = not_before - time.monotonic()
     if not wait_s <= AHEAD_S:  # nor when it is no number
         raise _RefusedError(f"a request may come {AHEAD_S:g} s before its time at most")
-    if wait_s > 0:
-        time.sleep(wait_s)
+    time.sleep(max(0.0, wait_s))
     document = _read(config)
     named = _named(document, path)
     if objection := _objection(command, uid, path, document, named):
