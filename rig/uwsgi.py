@@ -315,7 +315,7 @@ def _children(master: int) -> list[int]:
 def _caught(pid: int) -> int:
     """The signals that a process has handlers for, as a mask; none for a process that is gone."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:")), 0)
