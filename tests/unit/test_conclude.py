@@ -52,6 +52,7 @@ def test_another_memory_or_another_configuration_is_thought_about() -> None:
     kept = conclusions.draw(state, ONE, CONFIG)
     assert conclusions.draw(replace(state, serial=state.serial + 1), LATER, CONFIG) is not kept
     conclusions, state = settled(ONE, State())
+    kept = conclusions.draw(state, ONE, CONFIG)
     assert conclusions.draw(state, LATER, config()) is not kept
 
 

@@ -1,0 +1,390 @@
+"""The deciding core, through `decide` and `detect` alone: what no other test would miss (mutation testing showed it)."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.world.pieces import (
+    AT,
+    BACK,
+    BLOG_FIFO,
+    BLOG_ID,
+    FIRST,
+    SHOP_ID,
+    config,
+    connection,
+    down,
+    exactly,
+    find,
+    idle,
+    instance,
+    leftover,
+    member,
+    pid,
+    pids,
+    secondary,
+    snapshot,
+    stranded,
+    well,
+    worker,
+)
+from tests.world.ticks import Ticks
+from watchdogd.config import Budget, Cause, Config, Idle
+from watchdogd.core.decide import decide
+from watchdogd.core.detect import detect
+from watchdogd.core.policy import Case, IllegalMoveError
+from watchdogd.core.step import Step
+from watchdogd.model import (
+    CHAIN,
+    RESTART,
+    WORKERS,
+    Event,
+    Incarnation,
+    Instance,
+    InstanceState,
+    Member,
+    Phase,
+    Result,
+    Spent,
+    State,
+    Verb,
+    Verdict,
+)
+
+STUCK = instance(stranded(2), stranded(3))
+HELD = (leftover(2, 3), connection(1))
+FINE = instance(well(2), well(3))
+LONG_AGO = [member(serving_since=exactly(AT - 130))]
+"""So long without a connection of its own, and the master's monitor evidently does not run."""
+
+
+def new(*numbers: int) -> Instance:
+    """Ready, and not used yet."""
+    return instance(*(worker(number, ready=AT) for number in numbers))
+
+
+def remembering(using: Config | None = None, **memory: object) -> Ticks:
+    """Ticks of a daemon that remembers this of the shop."""
+    ticks = Ticks(using or config())
+    ticks.state = State({SHOP_ID: InstanceState(**memory)})  # type: ignore[arg-type]
+    return ticks
+
+
+# ---- the budget
+
+
+def reload_by_hand(ticks: Ticks, old: Instance, fresh: Instance) -> None:
+    """An operator reloads it, which nothing proves: its new workers are not used."""
+    ticks.see(old, ask=Verb.RELOAD)
+    assert ticks.answer.ok, ticks.answer.text
+    ticks.see(old)
+    assert ticks.see(fresh) == [Event.RELOADED]
+
+
+def test_the_fourth_unproven_reload_within_the_hour_is_held_by_the_budget() -> None:
+    ticks = Ticks()
+    reload_by_hand(ticks, FINE, new(4, 5))
+    reload_by_hand(ticks, new(4, 5), new(6, 7))
+    assert ticks.outlook.reloads_left == 1
+    reload_by_hand(ticks, new(6, 7), new(8, 9))
+    assert ticks.outlook.reloads_left == 0
+    ticks.see(new(8, 9), ask=Verb.RELOAD)
+    assert ticks.answer.text.startswith("held by budget: 3 unproven reloads, of 3 allowed")
+    ticks.see(new(8, 9), ask=Verb.RELOAD, after=3600)
+    assert ticks.answer.ok
+
+
+def test_a_proven_reload_counts_as_that_and_leaves_the_others_as_they_are() -> None:
+    ticks = Ticks()
+    reload_by_hand(ticks, FINE, new(4, 5))
+    reload_by_hand(ticks, new(4, 5), new(6, 7))
+    ticks.see(instance(well(6), well(7)))
+    assert [one.proven for one in ticks.shop.spent] == [False, True]
+    assert ticks.outlook.reloads_left == 2
+
+
+@pytest.mark.parametrize("result", [Result.CHANGED, Result.REFUSED])
+def test_a_reload_without_a_byte_gives_back_its_own_place_in_the_budget_alone(result: Result) -> None:
+    before = (Spent(AT - 200, proven=True), Spent(AT - 100))
+    ticks = remembering(spent=before)
+    ticks.result = result
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    assert ticks.shop.spent == before
+
+
+def test_the_last_reload_of_the_budget_is_tried_again_where_its_byte_could_not_be_written() -> None:
+    ticks = Ticks(config(budget=Budget(unproven=1, total=1)), result=Result.TRY_AGAIN)
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    assert ticks.sent
+
+
+def test_a_byte_that_was_sent_twice_has_cost_a_reload_whatever_becomes_of_the_second_one() -> None:
+    ticks = Ticks()
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    ticks.result = Result.REFUSED
+    ticks.see(STUCK, *HELD, after=60)  # every old worker is still there
+    assert ticks.sent
+    assert Event.RELOAD_FAILED in ticks.see(STUCK, *HELD)
+    assert len(ticks.shop.spent) == 1
+
+
+# ---- never twice, never for nothing
+
+
+def test_a_daemon_killed_before_the_byte_of_a_second_try_does_not_send_it_at_once() -> None:
+    ticks = Ticks(result=Result.TRY_AGAIN)
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    ticks.result = None  # saved, and then it dies: nobody knows whether the byte was written
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    assert ticks.sent is None
+    assert ticks.phase() is Phase.RELOADING
+
+
+def test_a_second_try_is_dropped_where_the_app_has_healed_meanwhile() -> None:
+    ticks = Ticks(result=Result.TRY_AGAIN)
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    assert ticks.see(FINE) == [Event.HEALED]
+    assert (ticks.sent, ticks.shop.reload, ticks.shop.spent) == (None, None, ())
+
+
+def test_no_second_restart_is_sent_for_one_life_of_mongod_when_the_first_was_overtaken() -> None:
+    ticks = Ticks(config([WORKERS, RESTART]))
+    ticks.see(STUCK, leftover(2, 3), members=LONG_AGO)
+    assert ticks.sent
+    assert ticks.sent.command == RESTART
+    ticks.see(STUCK, leftover(2, 3), members=LONG_AGO)
+    assert ticks.see(STUCK, leftover(2, 3), members=[down()]) == [Event.OVERTAKEN]
+    told = ticks.see(STUCK, leftover(2, 3), members=LONG_AGO, after=200)
+    assert Event.GAVE_UP in told
+    assert not ticks.told.count(Event.RELOAD_SENT)
+    assert ticks.phase() is Phase.GAVE_UP
+
+
+def test_a_restart_that_was_owed_is_not_owed_any_more_once_it_was_overtaken() -> None:
+    ticks = remembering(config([WORKERS, RESTART]), escalate=True, doubt=True, master=pid(1))
+    ticks.see(new(4, 5))
+    ticks.see(new(4, 5))
+    ticks.see(new(4, 5), members=[down()])
+    ticks.see(new(4, 5), after=300)
+    assert ticks.sent is None
+    assert ticks.phase() is Phase.SETTLING
+
+
+def test_a_restart_that_is_owed_after_a_failed_reload_waits_for_no_traffic() -> None:
+    ticks = remembering(config([WORKERS, RESTART]), escalate=True, doubt=True, master=pid(1))
+    ticks.see(new(4, 5))
+    assert ticks.sent
+    assert ticks.sent.command == RESTART
+
+
+def test_a_daemon_that_has_just_started_gives_the_masters_monitor_its_120_seconds() -> None:
+    late = instance(stranded(2), stranded(3), seen_at=AT - 10)
+    assert find(snapshot(late, leftover(2, 3), members=LONG_AGO)).fork_unsafe_since == AT - 10
+    ticks = Ticks()
+    assert Event.GAVE_UP not in ticks.see(replace(late, seen_at=AT - 60), leftover(2, 3), members=LONG_AGO)
+
+
+# ---- who is due
+
+
+@pytest.mark.parametrize(
+    ("workers", "handling"),
+    [((well(2), stranded(3)), Idle.RELOAD), ((idle(2), stranded(3)), Idle.LEAVE), ((well(2), idle(3)), Idle.LEAVE)],
+)
+def test_a_stuck_worker_is_due_wherever_it_stands_in_the_list(workers: tuple[object, ...], handling: Idle) -> None:
+    one = instance(*workers)  # type: ignore[arg-type]
+    expected = pids(3) if workers[1] == stranded(3) else frozenset()
+    assert find(snapshot(one, leftover(2, 3), connection(2, cookie=9)), idle=handling).due == expected
+
+
+def test_the_only_worker_is_stranded_by_what_it_shared_with_its_master_and_now_holds_alone() -> None:
+    finding = find(snapshot(instance(stranded(2)), leftover(2, shared=True)), idle=Idle.LEAVE)
+    assert finding.verdicts == {pid(2): Verdict.STRANDED}
+    assert finding.due == pids(2)
+
+
+def archive(**changes: object) -> Member:
+    """The member of a second deployment."""
+    return member("10.0.0.2", "archive", **changes)
+
+
+def of_two(*workers: object, **changes: object) -> Instance:
+    return instance(*workers, deployments=("main", "archive"), **changes)  # type: ignore[arg-type]
+
+
+def test_a_sibling_that_healed_in_one_deployment_excuses_nobody_who_is_stuck_in_the_other() -> None:
+    one = of_two(idle(2), well(3))
+    seen = snapshot(one, leftover(2), leftover(2, cookie=8, host="10.0.0.2"), members=[member(), archive()])
+    assert detect(seen, config(deployments=("main", "archive")))[SHOP_ID].due == pids(2)
+
+
+def test_a_sibling_that_healed_in_an_earlier_life_of_mongod_excuses_nobody() -> None:
+    before = replace(well(3), reconnected=frozenset({Incarnation("10.0.0.1#1")}))
+    assert find(snapshot(instance(idle(2), before), leftover(2))).due == pids(2)
+    now = replace(before, reconnected=frozenset({FIRST}))
+    assert find(snapshot(instance(idle(2), now), leftover(2))).due == frozenset()
+
+
+def test_linger_counts_from_mongods_return_for_who_was_used_before_it() -> None:
+    used = worker(2, used=BACK - 5)
+    assert find(snapshot(instance(used), leftover(2, shared=True)), idle=Idle.LEAVE).due_at == BACK + 15
+
+
+def test_a_connection_that_is_well_is_neither_unexplained_nor_a_leftover() -> None:
+    for cause in Cause:
+        finding = find(snapshot(instance(well(2)), connection(2)), cause=cause)
+        assert (finding.unexplained, finding.leftovers) == (frozenset(), frozenset())
+
+
+def test_a_deployment_without_a_primary_does_not_serve_though_every_member_answers() -> None:
+    finding = find(snapshot(FINE, members=[secondary("10.0.0.1"), secondary("10.0.0.2")]))
+    assert (finding.outage, finding.serves) == (True, False)
+
+
+def test_a_fork_is_not_safe_by_the_second_deployment_where_the_first_one_is_not_concerned() -> None:
+    one = of_two(stranded(2), held_by_master=frozenset({"archive"}))
+    seen = snapshot(one, leftover(2), members=[member(), archive()])
+    unsafe = detect(seen, config(deployments=("main", "archive")))[SHOP_ID].fork_unsafe
+    assert unsafe == "the master has no connection of its own to 10.0.0.2:27017 yet"
+
+
+# ---- where it stands
+
+
+@pytest.mark.parametrize("master", [pid(1), None])
+def test_a_blind_instance_is_told_neither_absent_nor_healed(master: object) -> None:
+    ticks = Ticks(config(linger_s=200))
+    ticks.see(STUCK, *HELD)
+    assert ticks.phase() is Phase.SETTLING
+    assert ticks.see(instance(master=master, blind=("no permission",))) == [Event.BLIND]
+    assert ticks.phase() is Phase.SETTLING
+
+
+def test_who_was_given_up_is_not_well_while_a_worker_loads() -> None:
+    ticks = remembering(
+        gave_up_at=AT - 10, gave_up_why="it did not help", phase=Phase.GAVE_UP, tried=frozenset({FIRST})
+    )
+    ticks.see(instance(well(2), worker(3, ready=None)))
+    assert ticks.phase() is Phase.GAVE_UP
+    ticks.see(FINE)
+    assert ticks.phase() is Phase.WATCHING
+
+
+def test_an_instance_that_is_only_being_verified_holds_no_other_back() -> None:
+    ticks = Ticks(config(max_parallel=1))
+    reload_by_hand(ticks, FINE, new(4, 5))
+    blog = replace(STUCK, name="blog", fifo=BLOG_FIFO, master=pid(9))
+    seen = replace(snapshot(FINE, leftover(2, 3), connection(9)), at=ticks.at + 1, instances=(new(4, 5), blog))
+    decision = decide(ticks.state, detect(seen, ticks.config), seen, ticks.config)
+    assert [one.gate for one in decision.outlooks[BLOG_ID].blocked_by] == []
+
+
+def test_an_outage_that_leaves_nothing_behind_ends_with_healed() -> None:
+    ticks = Ticks()
+    ticks.see(FINE, members=[down()])
+    assert ticks.phase() is Phase.OUTAGE
+    assert ticks.see(FINE, after=5) == [Event.HEALED]
+    assert ticks.tells[0].fields["seconds"] == 5.0
+
+
+def test_an_instance_that_was_never_reloaded_is_forgotten_once_it_is_gone() -> None:
+    ticks = Ticks()
+    ticks.see(replace(FINE, name="blog", fifo=BLOG_FIFO))
+    ticks.see(replace(FINE, master=pid(9)))
+    assert ticks.state.instances.keys() == {SHOP_ID}
+
+
+def test_an_event_that_is_not_allowed_on_a_move_raises() -> None:
+    seen, using = snapshot(FINE), config()
+    case = Case(seen, using, using.instances[0], FINE, detect(seen, using)[SHOP_ID], InstanceState(), State())  # type: ignore[index]
+    step = Step(case, 0)
+    step.say(Event.RECOVERED)
+    with pytest.raises(IllegalMoveError):
+        step.enter(Phase.OUTAGE)
+    step = Step(case, 0)
+    step.say(Event.RECOVERED)
+    with pytest.raises(IllegalMoveError):
+        step.enter(Phase.WATCHING)
+
+
+# ---- what people read
+
+
+def test_what_holds_a_reload_is_told_again_in_the_next_incident() -> None:
+    ticks = Ticks()
+    inherited = (leftover(1, 2, 3), connection(1))
+    assert Event.RELOAD_HELD in ticks.see(STUCK, *inherited)
+    assert ticks.see(STUCK, *inherited) == []
+    assert ticks.see(FINE) == [Event.HEALED]
+    assert Event.RELOAD_HELD in ticks.see(STUCK, *inherited)
+
+
+def test_what_holds_a_reload_is_told_again_after_one_that_came_to_nothing() -> None:
+    ticks = remembering(retry_at=AT + 5)
+    ticks.result = Result.REFUSED
+    assert Event.RELOAD_HELD in ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD, after=5)
+    assert ticks.sent
+    assert Event.RELOAD_HELD in ticks.see(STUCK, *HELD)
+    assert ticks.tells[-1].blocked_by == "cooldown"
+
+
+def test_a_refused_reload_is_shown_as_failed_with_its_reason() -> None:
+    ticks = Ticks(result=Result.REFUSED)
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    assert ticks.shop.last
+    assert (ticks.shop.last.outcome, ticks.shop.last.detail) == ("failed", "as it is")
+
+
+def test_what_was_found_is_told_with_its_numbers_and_until_when() -> None:
+    ticks = Ticks(config(linger_s=120))
+    one = instance(stranded(2), idle(3))
+    ticks.see(one, *HELD)
+    (found,) = ticks.tells
+    assert found.fields == {"leftovers": 1, "workers": 2, "until_s": 20.0}
+    assert ticks.outlook.next_at == BACK + 120
+    ticks.see(one, *HELD, after=20)
+    due = next(tell for tell in ticks.tells if tell.event is Event.RELOAD_DUE)
+    assert due.fields == {"why": None, "stranded": 1, "idle": 1, "leftovers": 1}
+
+
+def test_a_reload_that_is_held_says_for_how_long() -> None:
+    ticks = remembering(retry_at=AT + 40)
+    told = ticks.see(STUCK, *HELD)
+    held = ticks.tells[told.index(Event.RELOAD_HELD)]
+    assert (held.blocked_by, held.fields["until_s"]) == ("cooldown", 40.0)
+    assert ticks.outlook.next_at == AT + 40
+
+
+@pytest.mark.parametrize(
+    ("held", "members", "why"),
+    [
+        ((leftover(1, 2, 3), connection(1)), [member()], "the master itself holds the old connection"),
+        ((leftover(2, 3),), LONG_AGO, "the master's MongoDB client does not run"),
+    ],
+)
+def test_what_would_have_to_be_allowed_is_said_with_its_own_reason(
+    held: tuple[object, ...], members: list[Member], why: str
+) -> None:
+    ticks = Ticks(config([CHAIN]))
+    ticks.see(STUCK, *held, members=members, ask=Verb.RELOAD)  # type: ignore[arg-type]
+    assert why in ticks.answer.text
+
+
+def test_recovered_says_how_many_workers_and_after_how_long() -> None:
+    ticks = Ticks()
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    ticks.see(new(4, 5))
+    reloaded = ticks.tells[0]
+    assert (reloaded.event, reloaded.fields) == (Event.RELOADED, {"seconds": 2.0, "workers": 2})
+    assert ticks.see(instance(well(4), worker(5, ready=AT))) == [Event.RECOVERED]
+    assert ticks.tells[0].fields == {"seconds": 3.0, "workers": 1}
