@@ -20,7 +20,6 @@ from rig.ports import free_port
 from rig.processes import Process, wait_for
 from tests.world.heartbeats import FakeHeartbeats
 from watchdogd.model import Endpoint, Interval, MemberId, MemberState
-from watchdogd.observe import mongod
 from watchdogd.observe.mongod.heartbeats import Heartbeat, Heartbeats, PymongoHeartbeats
 from watchdogd.observe.mongod.resolve import Pool
 
@@ -467,7 +466,7 @@ def test_other_options_are_taken_up(tls: TlsServer, heartbeats: PymongoHeartbeat
 def test_a_client_that_could_not_be_made_is_tried_again(
     tls: TlsServer, tmp_path: Path, heartbeats: PymongoHeartbeats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mongod, "RETRY_S", 0.05)
+    monkeypatch.setattr("watchdogd.observe.mongod.heartbeats.RETRY_S", 0.05)
     late = tmp_path / "ca.pem"
     heartbeats.watch({tls.member: {"tls": "true", "tlsCAFile": str(late)}})
     assert str(late) in first(heartbeats, UNREACHABLE).detail

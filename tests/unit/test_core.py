@@ -1,4 +1,4 @@
-"""The deciding core, through `decide` and `detect` alone: what no other test would miss (mutation testing showed it)."""
+"""The deciding core through `decide` and `detect`: what no other test would miss, as mutation testing showed."""
 
 from dataclasses import replace
 
