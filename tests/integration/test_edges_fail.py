@@ -14,9 +14,29 @@ from rig.netns import Namespace, NamespaceError
 from rig.processes import wait_for
 from rig.uwsgi import App, Uwsgi
 from tests.world.host import config_of
-from watchdogd.model import Connection, Endpoint, Instance, Snapshot, Tcp
+from watchdogd.core import decide as core
+from watchdogd.core.decide import decide
+from watchdogd.core.detect import _Look, detect
+from watchdogd.core.step import Step
+from watchdogd.model import (
+    Blind,
+    Connection,
+    Decision,
+    Endpoint,
+    Event,
+    Finding,
+    Instance,
+    Outlook,
+    Phase,
+    ProcessId,
+    Snapshot,
+    State,
+    Tcp,
+    Tell,
+)
 from watchdogd.observe.observer import Edges, Observer, open_edges
 from watchdogd.observe.tcp.sockets import SockDiag
+from watchdogd.observe.uwsgi import Process, ProcFs
 
 WITHIN_S = 30.0
 
@@ -147,3 +167,55 @@ def test_a_namespace_whose_table_cannot_be_read_blinds_its_instance_alone(
     assert instance(seen, "far").blind[0].startswith(f"/proc/{gone}/net/tcp cannot be read")
     assert (instance(seen, "near").blind, seen.blind) == ((), ())
     assert held_by(seen, near)
+
+
+@pytest.mark.parametrize("where", ["reading", "finding", "deciding"])
+def test_a_bug_that_shows_with_one_real_instance_leaves_the_other_one_decided(
+    edges: Edges, at_end: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    mongod = at_end.enter_context(Mongod(tmp_path / "mongod"))
+    shop, blog = (at_end.enter_context(quick(tmp_path / name, mongod.uri)) for name in ("shop", "blog"))
+    observer = watching(edges, mongod, shop, blog)
+    config = config_of(str(shop.fifo), str(blog.fifo), uri=mongod.uri)
+
+    def tick(state: State) -> tuple[Snapshot, Decision]:
+        snapshot = observer.look(full=True)
+        return snapshot, decide(state, detect(snapshot, config), snapshot, config)
+
+    def whole() -> bool:
+        return [len(one.workers) for one in observer.look(full=True).instances if not one.blind] == [2, 2]
+
+    wait_for(whole, "both are seen", within=WITHIN_S)
+    processes, finding, deciding = ProcFs.processes, _Look.finding, core._tick  # noqa: SLF001 - where a bug is made
+
+    def of_shop(master: int) -> None:
+        if master == shop.master:
+            raise ZeroDivisionError(where)
+
+    def read(edge: ProcFs, master: ProcessId) -> tuple[Process, ...] | Blind:
+        of_shop(master.pid)
+        return processes(edge, master)
+
+    def find(look: _Look) -> Finding:
+        of_shop(look.instance.master.pid if look.instance.master else 0)
+        return finding(look)
+
+    def decided(step: Step) -> Outlook:
+        of_shop(step.case.instance.master.pid if step.case.instance.master else 0)
+        return deciding(step)
+
+    with monkeypatch.context() as patch:
+        if where == "reading":
+            patch.setattr(ProcFs, "processes", read)
+        elif where == "finding":
+            patch.setattr(_Look, "finding", find)
+        else:
+            patch.setattr(core, "_tick", decided)
+        snapshot, decision = tick(State())
+        assert len(instance(snapshot, "blog").workers) == 2
+        assert decision.outlooks[instance(snapshot, "blog").id].phase is Phase.WATCHING
+        told = [one for one in decision.effects if isinstance(one, Tell)]
+        assert [(one.event, one.fields["scope"]) for one in told] == [(Event.BLIND, "instance shop")]
+        assert "internal error in " in str(told[0].fields["reason"])
+        assert not tick(decision.state)[1].effects, "it is told once"
+    assert [one.event for one in tick(decision.state)[1].effects if isinstance(one, Tell)] == [Event.SEEING_AGAIN]
