@@ -29,8 +29,9 @@ from watchdogd.model import (
     fault,
 )
 from watchdogd.observe.mongod.members import outage_starts
-from watchdogd.observe.tracking import Connections, Workers
+from watchdogd.observe.tcp.connections import Connections
 from watchdogd.observe.uwsgi import Master, Uwsgi
+from watchdogd.observe.workers import Workers
 
 
 @dataclass(slots=True, eq=False)

@@ -34,8 +34,8 @@ from watchdogd.observe.mongod.deployments import Deployments
 from watchdogd.observe.mongod.heartbeats import Heartbeats, PymongoHeartbeats
 from watchdogd.observe.mongod.members import outage_starts
 from watchdogd.observe.mongod.resolve import Pool, PoolResolver, Resolver
+from watchdogd.observe.tcp.connections import Connections
 from watchdogd.observe.tcp.sockets import ProcNetTcp, Row, Sockets, Table, open_sockets
-from watchdogd.observe.tracking import Connections
 from watchdogd.observe.uwsgi import Master, ProcFs, Uwsgi
 
 FULL_EVERY_S = 10.0

@@ -1,40 +1,22 @@
-"""Folds readings of sockets and processes into connections and workers that carry their own `since`.
+"""Folds readings of sockets into connections that carry their own `since`, and finds who holds them.
 
 A connection once seen stays until no known descriptor holds it: the kernel drops a CLOSE_WAIT socket from every table
-about 120 s after the FIN (keepalive), while its descriptor stays and the app stays broken. No decision is made here and
-no clock is read; the only I/O is through the Uwsgi edge that is handed in.
+about 120 s after the FIN (keepalive), while its descriptor stays and the app stays broken. This module must never
+decide anything nor read a clock; the only I/O is through the Uwsgi edge that is handed in.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from watchdogd.model import (
-    Blind,
-    Connection,
-    Endpoint,
-    Incarnation,
-    Interval,
-    Member,
-    MemberState,
-    Mono,
-    ProcessId,
-    Role,
-    Tcp,
-    Worker,
-    fault,
-)
+from watchdogd.model import Blind, Connection, Endpoint, Interval, Mono, ProcessId, Tcp, fault
 from watchdogd.observe.tcp.sockets import Row, Table
-from watchdogd.observe.uwsgi import Process, Uwsgi
+from watchdogd.observe.uwsgi import Uwsgi
 
 GRAIN_S = 0.01
 """TCP_INFO counts in jiffies: 4 ms here, 10 ms where HZ is 100."""
-
-READY_SETTLED_S = 1.0
-"""A worker goes on waking up for an instant after it is ready; what it does in its first second is not a request."""
 
 
 @dataclass(slots=True)
@@ -300,101 +282,3 @@ def _last_data(row: Row, moment: Interval, first_seen: Mono) -> Interval:
     if row.data_age_s is None:
         return Interval(first_seen, moment.hi)
     return Interval(moment.lo - row.data_age_s - GRAIN_S, moment.hi - row.data_age_s)
-
-
-def is_own(connection: Connection, worker: ProcessId, member: Member) -> bool:
-    """Say whether it is an own connection: to a serving member, of this worker alone, used since that serves again."""
-    return (
-        connection.tcp is Tcp.ESTABLISHED
-        and connection.holders == {worker}
-        and member.state is MemberState.UP
-        and member.serving
-        and member.serving_since is not None
-        and connection.last_data.hi >= member.serving_since.lo
-    )
-
-
-@dataclass(slots=True)
-class _WorkerTrack:
-    worker: Worker
-    baseline: int | None = None
-    outages: object = None
-    held: bool = False
-
-
-class Workers:
-    """The workers of one master: since when they are ready, whether they worked since the outage, whom they reached."""
-
-    def __init__(self) -> None:
-        self._tracks: dict[ProcessId, _WorkerTrack] = {}
-        self._looked_at: Mono = -math.inf
-
-    def now(self) -> tuple[Worker, ...]:
-        """Return every worker as it is known now, by pid."""
-        return tuple([self._tracks[process].worker for process in sorted(self._tracks)])
-
-    def fold(self, processes: Iterable[Process], at: Mono, outages: object) -> None:
-        """Take one reading of the processes; `outages` changes whenever an outage begins.
-
-        `used` counts from the outage's first look on. One that was already without a connection keeps its mark; one
-        that was well (reconnected, or holding nothing) starts anew.
-        """
-        workers = {p.id: p for p in processes if p.role in (Role.LOADING, Role.READY)}
-        for gone in self._tracks.keys() - workers.keys():
-            del self._tracks[gone]
-        for process in workers.values():
-            track = self._tracks.setdefault(process.id, _WorkerTrack(Worker(process.id), outages=outages))
-            worker = track.worker
-            if process.role is Role.LOADING:
-                track.worker, track.baseline = Worker(process.id), None
-                continue
-            if worker.ready_since is None:
-                worker = replace(worker, ready_since=Interval(self._looked_at, at))
-            if outages != track.outages:
-                track.outages = outages
-                if worker.reconnected or not track.held:
-                    track.baseline, worker = None, replace(worker, used=None)
-            # One that was there before our first look has been ready for longer.
-            ready = worker.ready_since
-            settled = ready is not None and (ready.lo == -math.inf or at - ready.hi >= READY_SETTLED_S)
-            if track.baseline is None or not settled:
-                track.baseline = process.io
-            elif worker.used is None and process.io != track.baseline:
-                worker = replace(worker, used=Interval(self._looked_at, at))
-            track.worker = worker
-        self._looked_at = at
-
-    def connect(
-        self,
-        connections: Iterable[Connection],
-        members: Mapping[Endpoint, list[Member]],
-        stale: Callable[[Incarnation], bool],
-    ) -> None:
-        """Latch the incarnations that each worker has an own connection to; drop those that `stale` says are over."""
-        reached: dict[ProcessId, Counter[Incarnation]] = defaultdict(Counter)
-        held: set[ProcessId] = set()
-        alone: set[ProcessId] = set()
-        for connection in connections:
-            if connection.tcp is not Tcp.ESTABLISHED:
-                held |= connection.holders
-            if len(connection.holders) != 1:
-                continue
-            (holder,) = connection.holders
-            if not connection.shared:
-                alone.add(holder)
-            # Several names of one mongod share its incarnation: a connection counts once.
-            for incarnation in {
-                member.incarnation
-                for member in members.get(connection.remote, ())
-                if member.incarnation is not None and is_own(connection, holder, member)
-            }:
-                reached[holder][incarnation] += 1
-        for process, track in self._tracks.items():
-            track.held = process in held
-            known, counted = track.worker, reached[process]
-            twice = (one for one, count in counted.items() if count > 1)
-            reconnected = frozenset(one for one in known.reconnected if not stale(one)).union(counted)
-            monitored = frozenset(one for one in known.monitored if not stale(one)).union(twice)
-            owned = known.owned or process in alone
-            if (reconnected, monitored, owned) != (known.reconnected, known.monitored, known.owned):
-                track.worker = replace(known, reconnected=reconnected, monitored=monitored, owned=owned)
