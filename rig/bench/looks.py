@@ -24,8 +24,9 @@ from watchdogd.config import Config, load
 from watchdogd.core.conclude import Conclusions
 from watchdogd.model import Blind, Endpoint, ProcessId, Snapshot, State, Tcp
 from watchdogd.observe.observer import Observer, open_edges
+from watchdogd.observe.processes import Process, Processes
 from watchdogd.observe.tcp.sockets import Row, Sockets, Table
-from watchdogd.observe.uwsgi import Master, Process, Uwsgi
+from watchdogd.observe.uwsgi import Master, Uwsgi
 
 SIZES = (100, 1_000, 10_000, 50_000, 200_000)
 BASE = Load()
@@ -68,12 +69,11 @@ class _Depth:
         self._sockets.close()
 
 
-class _Roles:
-    """Passes on, and counts what it takes to see masters and roles: the rest is the connections'."""
+class _Masters:
+    """Passes on, and counts what it takes to see masters."""
 
     def __init__(self, uwsgi: Uwsgi) -> None:
         self.find, self.discover, self.descriptor = uwsgi.find, uwsgi.discover, uwsgi.descriptor
-        self.descriptors, self.still, self.netns = uwsgi.descriptors, uwsgi.still, uwsgi.netns
         self._uwsgi = uwsgi
         self.took_s = 0.0
 
@@ -84,10 +84,19 @@ class _Roles:
         self.took_s += time.thread_time() - begin
         return found
 
-    def processes(self, master: ProcessId) -> tuple[Process, ...] | Blind:
-        """See Uwsgi.processes."""
+
+class _Roles:
+    """Passes on, and counts what it takes to see roles: the rest is the connections'."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.descriptors, self.still, self.netns = processes.descriptors, processes.still, processes.netns
+        self._processes = processes
+        self.took_s = 0.0
+
+    def of(self, master: ProcessId) -> tuple[Process, ...] | Blind:
+        """See Processes.of."""
         begin = time.thread_time()
-        found = self._uwsgi.processes(master)
+        found = self._processes.of(master)
         self.took_s += time.thread_time() - begin
         return found
 
@@ -100,9 +109,11 @@ class Looks:
         self._config = config
         self._state = State()
         self._conclusions = Conclusions()
-        self._depth, self._roles = _Depth(edges.sockets), _Roles(edges.uwsgi)
+        self._depth = _Depth(edges.sockets)
+        self._masters, self._roles = _Masters(edges.uwsgi), _Roles(edges.processes)
         self._heartbeats = edges.heartbeats
-        self._observer = Observer(config, replace(edges, sockets=self._depth, uwsgi=self._roles), walk_share=math.inf)
+        passing = replace(edges, sockets=self._depth, uwsgi=self._masters, processes=self._roles)
+        self._observer = Observer(config, passing, walk_share=math.inf)
 
     def __enter__(self) -> Self:
         return self
@@ -137,12 +148,13 @@ class Looks:
     def cpu_ms(self, *, full: bool, roles: bool = True) -> float:
         """One look and what it means; where a quiet one turns into a full one (every 10 s), the next one."""
         while True:
-            self._depth.full, self._depth.reads, self._roles.took_s = False, 0, 0.0
+            self._depth.full, self._depth.reads, self._masters.took_s, self._roles.took_s = False, 0, 0.0, 0.0
             begin = time.thread_time()
             self._think(self._observer.look(full=full))
             end = time.thread_time()
             if self._depth.full is full and self._depth.reads:
-                return (end - begin - (0.0 if roles else self._roles.took_s)) * 1000
+                without = 0.0 if roles else self._masters.took_s + self._roles.took_s
+                return (end - begin - without) * 1000
 
 
 def all_seen(site: Site, *, ended: bool) -> Callable[[Snapshot], bool]:

@@ -25,7 +25,8 @@ from watchdogd.config import Config, DeploymentConfig, InstanceConfig
 from watchdogd.model import WORKERS, Blind, Command, Instance, Outcome, SendFifo, Snapshot
 from watchdogd.observe import procfs
 from watchdogd.observe.observer import Observer
-from watchdogd.observe.uwsgi import Master, ProcFs
+from watchdogd.observe.processes import ProcProcesses
+from watchdogd.observe.uwsgi import Master, ProcUwsgi
 
 WITHIN_S = 20.0
 # On every Debian; they stand for the people of the sentences.
@@ -134,10 +135,11 @@ def turn(link: Path, to: Path | str, owner: int) -> Path:
 
 
 class Watch:
-    """An Observer with the real edge to uWSGI."""
+    """An Observer with the real edges to uWSGI and to processes."""
 
     def __init__(self, instances: tuple[InstanceConfig, ...] | None) -> None:
-        edges = replace(Host().edges(), uwsgi=ProcFs(), clock=time.monotonic, wall=time.time)
+        real: dict[str, Any] = {"uwsgi": ProcUwsgi(), "processes": ProcProcesses()}
+        edges = replace(Host().edges(), **real, clock=time.monotonic, wall=time.time)
         self.observer = Observer(config_with(instances), edges)
 
     def reconfigure(self, *instances: InstanceConfig) -> None:
@@ -179,5 +181,5 @@ def reloaded(app: RigUwsgi, old: list[int]) -> bool:
 
 
 def found_by(fifo: Path | str, *trusted: int) -> Master | Blind | None:
-    """What ProcFs finds at a path."""
-    return ProcFs().find(str(fifo), frozenset(trusted))
+    """What ProcUwsgi finds at a path."""
+    return ProcUwsgi().find(str(fifo), frozenset(trusted))

@@ -21,7 +21,7 @@ from tests.world.fifo import FakeFifo
 from watchdogd.act.fifo import FLAGS, attempt, perform
 from watchdogd.model import CHAIN, RESTART, WORKERS, Blind, Command, InstanceId, ProcessId, Result, SendFifo
 from watchdogd.observe import procfs
-from watchdogd.observe.uwsgi import Master, ProcFs
+from watchdogd.observe.uwsgi import Master, ProcUwsgi
 
 ROOT = Path(__file__).resolve().parents[2]
 ME = os.geteuid()
@@ -412,7 +412,7 @@ def test_beside_another_writer_a_byte_that_is_called_written_is_hardly_ever_lost
 
 
 def attempt_of(master: Master) -> Result:
-    fifo = ProcFs().descriptor(master)
+    fifo = ProcUwsgi().descriptor(master)
     if not isinstance(fifo, int):
         return fifo[0]
     try:
@@ -456,7 +456,7 @@ def test_to_take_a_descriptor_of_its_fifo_is_nothing_that_a_real_uwsgi_notices(u
     uwsgi.wait_ready()
     made_at, master = uwsgi.fifo.stat().st_ctime_ns, master_of(uwsgi)
     for _ in range(100):
-        fifo = ProcFs().descriptor(master)
+        fifo = ProcUwsgi().descriptor(master)
         assert isinstance(fifo, int)
         os.close(fifo)
     time.sleep(1.1)  # as above
@@ -509,7 +509,7 @@ def test_the_fifo_that_a_killed_master_left_is_tried_again_not_waited_for(tmp_pa
 
 def master_of(uwsgi: Uwsgi) -> Master:
     def found() -> Master | None:
-        master = ProcFs().find(str(uwsgi.fifo), frozenset())
+        master = ProcUwsgi().find(str(uwsgi.fifo), frozenset())
         assert not isinstance(master, Blind)
         return master
 
@@ -518,7 +518,7 @@ def master_of(uwsgi: Uwsgi) -> Master:
 
 def descriptor_of(uwsgi: Uwsgi, *, close: bool = False) -> int | None:
     """From the master's own table; None while it makes its FIFO anew."""
-    fifo = ProcFs().descriptor(master_of(uwsgi))
+    fifo = ProcUwsgi().descriptor(master_of(uwsgi))
     if not isinstance(fifo, int):
         assert fifo[0] is Result.TRY_AGAIN, fifo
         return None

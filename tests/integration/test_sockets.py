@@ -16,6 +16,7 @@ from rig.netns import Namespace
 from rig.processes import wait_for
 from tests.world.sockets import FakeSocket, FakeSockets
 from watchdogd.model import Blind, Endpoint
+from watchdogd.observe.processes import ProcProcesses
 from watchdogd.observe.tcp.sock_diag import CLOSE_WAIT, MAX_FILTERED
 from watchdogd.observe.tcp.sockets import (
     Backend,
@@ -28,7 +29,6 @@ from watchdogd.observe.tcp.sockets import (
     open_sockets,
     self_test,
 )
-from watchdogd.observe.uwsgi import ProcFs
 
 WITHIN_S = 10.0
 GRAIN_S = 0.02  # two jiffies where HZ is 100
@@ -395,7 +395,7 @@ def test_a_socket_shared_by_fork_is_one_row_with_all_its_holders(kernel: Kernel)
     line.is_left()
     (row,) = rows(kernel.sockets, line.remote, established=False)
     for pid in pids:
-        held = ProcFs().descriptors(pid)
+        held = ProcProcesses().descriptors(pid)
         assert isinstance(held, dict)
         assert [fd for fd, inode in held.items() if inode == row.inode] == [line.app.fileno()]
 
@@ -420,7 +420,7 @@ def test_a_dead_socket_vanishes_from_the_table_while_its_descriptor_stays() -> N
         line.server.close()  # wholly: its half is gone after tcp_fin_timeout, and then a probe is answered by RST
         assert [row.close_wait for row in rows(inside.sockets, line.remote)] == [True]
         wait_for(lambda: not rows(inside.sockets, line.remote), "the kernel gives it up", within=30)
-        assert ProcFs().still(os.getpid(), line.app.fileno(), line.inode)
+        assert ProcProcesses().still(os.getpid(), line.app.fileno(), line.inode)
 
 
 @pytest.mark.netns

@@ -1,12 +1,9 @@
-import ast
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +12,6 @@ from typing import Protocol
 
 import pytest
 
-import watchdogd
 from rig import fetch
 from rig.netns import Namespace
 from rig.ports import free_port
@@ -23,15 +19,17 @@ from rig.processes import Process as Started
 from rig.processes import stat_fields, wait_for
 from rig.uwsgi import WEB, App
 from rig.uwsgi import Uwsgi as RigUwsgi
-from tests.world.processes import FakeProcess, FakeUwsgi
+from tests.integration.nobody import as_nobody, needs_root
+from tests.world.processes import FakeProcess
+from tests.world.uwsgi import FakeUwsgi
 from watchdogd.model import Blind, ProcessId, Role
 from watchdogd.observe import procfs
-from watchdogd.observe.uwsgi import Master, Process, ProcFs, Uwsgi
+from watchdogd.observe.processes import Process, Processes, ProcProcesses
+from watchdogd.observe.uwsgi import Master, ProcUwsgi, Uwsgi
 
 WITHIN_S = 20.0
-NOBODY, SOMEBODY = 65534, 64321
+SOMEBODY = 64321
 ROOTS_OWN = frozenset[int]()  # nobody's links count but root's, and those of the FIFO's owner
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can take another user or mount")
 
 
 # -- one instance, real and in the world
@@ -74,19 +72,21 @@ class RealInstance:
 
     def renew_fifo(self) -> None:
         """By the mend that the problem names."""
-        found = ProcFs().find(self.fifo, ROOTS_OWN)
+        found = ProcUwsgi().find(self.fifo, ROOTS_OWN)
         assert isinstance(found, Master)
         subprocess.run(["sh", "-c", mend(found)], check=True, timeout=WITHIN_S)
         wait_for(self.rig.fifo.is_fifo, "the FIFO is there again", within=WITHIN_S)
-        wait_for(lambda: problem_of(ProcFs().find(self.fifo, ROOTS_OWN)) is None, "it is read", within=WITHIN_S)
+        wait_for(lambda: problem_of(ProcUwsgi().find(self.fifo, ROOTS_OWN)) is None, "it is read", within=WITHIN_S)
 
     def begin_restart(self) -> None:
         self.rig.send(b"r")
-        wait_for(lambda: ProcFs().find(self.fifo, ROOTS_OWN) is None, "the master has closed its FIFO", within=WITHIN_S)
+        wait_for(
+            lambda: ProcUwsgi().find(self.fifo, ROOTS_OWN) is None, "the master has closed its FIFO", within=WITHIN_S
+        )
 
     def wait_restarted(self) -> None:
         self.rig.wait_ready()
-        wait_for(lambda: ProcFs().find(self.fifo, ROOTS_OWN), "the master has opened its FIFO", within=WITHIN_S)
+        wait_for(lambda: ProcUwsgi().find(self.fifo, ROOTS_OWN), "the master has opened its FIFO", within=WITHIN_S)
 
     def start_again(self) -> None:
         self.rig.kill()
@@ -112,8 +112,8 @@ class FakeInstance:
         return self.master.id.pid
 
     def lose_worker(self) -> None:
-        self.world.end(self.world.children(self.master)[0])
-        self.world.fork(self.master)
+        self.world.processes.end(self.world.processes.children(self.master)[0])
+        self.world.processes.fork(self.master)
 
     def remove_fifo(self) -> None:
         self.world.remove_fifo(self.master)
@@ -132,14 +132,15 @@ class FakeInstance:
         self.master = self.world.start(self.fifo)
 
     def stop(self) -> None:
-        self.world.end(self.master)
+        self.world.processes.end(self.master)
 
 
 @dataclass
 class Place:
-    """An edge with one instance that it sees."""
+    """The edges with one instance that they see."""
 
     edge: Uwsgi
+    processes: Processes
     instance: Instance
 
     def master(self) -> Master:
@@ -150,10 +151,10 @@ class Place:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "fake":
         world = FakeUwsgi()
-        yield Place(world, FakeInstance(world))
+        yield Place(world, world.processes, FakeInstance(world))
         return
     with RigUwsgi(tmp_path / "shop", app=App.NO_CLIENT, processes=2, warm=False) as rig:
-        yield Place(ProcFs(), RealInstance(rig))
+        yield Place(ProcUwsgi(), ProcProcesses(), RealInstance(rig))
 
 
 @pytest.fixture
@@ -174,14 +175,14 @@ def master_of(edge: Uwsgi, fifo: str | Path) -> Master:
     return found
 
 
-def processes_of(edge: Uwsgi, master: Master) -> tuple[Process, ...]:
-    found = edge.processes(master.id)
+def processes_of(processes: Processes, master: Master) -> tuple[Process, ...]:
+    found = processes.of(master.id)
     assert not isinstance(found, Blind)
     return found
 
 
-def roles_of(edge: Uwsgi, master: Master) -> dict[int, Role]:
-    return {process.id.pid: process.role for process in processes_of(edge, master)}
+def roles_of(master: Master) -> dict[int, Role]:
+    return {process.id.pid: process.role for process in processes_of(ProcProcesses(), master)}
 
 
 def masters_of(edge: Uwsgi) -> dict[int, Master]:
@@ -211,7 +212,7 @@ def test_the_master_that_reads_a_fifo_is_found(place: Place) -> None:
         place.instance.fifo,
         None,
     )
-    assert master.netns == place.edge.netns()
+    assert master.netns == place.processes.netns()
 
 
 def test_nobody_is_found_at_a_path_that_nobody_reads(place: Place) -> None:
@@ -220,7 +221,7 @@ def test_nobody_is_found_at_a_path_that_nobody_reads(place: Place) -> None:
 
 def test_the_master_comes_first_and_its_workers_are_ready(place: Place) -> None:
     master = place.master()
-    first, *workers = processes_of(place.edge, master)
+    first, *workers = processes_of(place.processes, master)
     assert (first.id, first.role) == (master.id, Role.MASTER)
     assert [worker.role for worker in workers] == [Role.READY, Role.READY]
     assert all(worker.io is not None for worker in workers)
@@ -232,9 +233,9 @@ def test_a_master_that_goes_on_is_the_same(place: Place) -> None:
 
 
 def test_a_worker_that_ended_is_absent_and_its_successor_is_another(place: Place) -> None:
-    before = {process.id for process in processes_of(place.edge, place.master())}
+    before = {process.id for process in processes_of(place.processes, place.master())}
     place.instance.lose_worker()
-    after = {process.id for process in processes_of(place.edge, place.master())}
+    after = {process.id for process in processes_of(place.processes, place.master())}
     assert len(after) == len(before) == 3
     assert len(after & before) == 2
 
@@ -261,8 +262,8 @@ def test_after_its_end_nothing_is_left_of_an_instance(place: Place) -> None:
     place.instance.stop()
     assert place.edge.check(master) is None
     assert place.edge.find(place.instance.fifo, ROOTS_OWN) is None
-    assert place.edge.processes(master.id) == ()
-    assert place.edge.descriptors(master.id.pid) == {}
+    assert place.processes.of(master.id) == ()
+    assert place.processes.descriptors(master.id.pid) == {}
     assert master.id.pid not in masters_of(place.edge)
 
 
@@ -272,12 +273,12 @@ def test_another_master_at_the_same_path_is_another(place: Place) -> None:
     assert place.edge.check(first) is None
     second = place.master()
     assert second.id != first.id
-    assert place.edge.processes(first.id) == ()
+    assert place.processes.of(first.id) == ()
 
 
 def test_a_restart_keeps_the_process_and_its_fifo_is_closed_in_between(place: Place) -> None:
     before = place.master()
-    workers = set(processes_of(place.edge, before)[1:])
+    workers = set(processes_of(place.processes, before)[1:])
     place.instance.begin_restart()
     between = place.edge.check(before)
     assert isinstance(between, Master)
@@ -288,72 +289,7 @@ def test_a_restart_keeps_the_process_and_its_fifo_is_closed_in_between(place: Pl
     after = place.edge.check(between)
     assert isinstance(after, Master)
     assert (after.id, after.fifo_problem) == (before.id, None)
-    assert not {process.id for process in processes_of(place.edge, after)} & {process.id for process in workers}
-
-
-# -- descriptors
-
-
-class Holder(Protocol):
-    """A process that holds one socket."""
-
-    @property
-    def pid(self) -> int: ...
-    @property
-    def fd(self) -> int: ...
-    @property
-    def inode(self) -> int: ...
-    def lets_go(self) -> None: ...
-
-
-class RealHolder:
-    """Another process, which our socket is handed to."""
-
-    def __init__(self, at_end: ExitStack, **options: int) -> None:
-        with socket.socket() as one:
-            self.fd, self.inode = one.fileno(), os.fstat(one.fileno()).st_ino
-            self._process = at_end.enter_context(
-                subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[self.fd], **options)  # type: ignore[call-overload]
-            )
-        self.pid: int = self._process.pid
-
-    def lets_go(self) -> None:
-        self._process.communicate(timeout=WITHIN_S)
-
-
-class FakeHolder:
-    """The same in a world of values."""
-
-    def __init__(self, world: FakeUwsgi) -> None:
-        self._process = world.fork(world.start(""))
-        self.pid, self.inode = self._process.id.pid, 4711
-        self.fd = self._process.holds(self.inode)
-
-    def lets_go(self) -> None:
-        self._process.lets_go(self.inode)
-
-
-@pytest.fixture(params=["real", "fake"])
-def holding(request: pytest.FixtureRequest) -> Iterator[tuple[Uwsgi, Holder]]:
-    with ExitStack() as at_end:
-        world = FakeUwsgi()
-        fake = request.param == "fake"
-        yield (world, FakeHolder(world)) if fake else (ProcFs(), RealHolder(at_end))
-
-
-def test_a_socket_is_at_its_descriptor_as_long_as_it_is_held(holding: tuple[Uwsgi, Holder]) -> None:
-    edge, holder = holding
-    assert edge.descriptors(holder.pid) == {holder.fd: holder.inode}
-    assert edge.still(holder.pid, holder.fd, holder.inode)
-    holder.lets_go()
-    assert edge.descriptors(holder.pid) == {}
-    assert not edge.still(holder.pid, holder.fd, holder.inode)
-
-
-def test_another_socket_at_the_same_descriptor_is_not_still_the_first(holding: tuple[Uwsgi, Holder]) -> None:
-    edge, holder = holding
-    assert not edge.still(holder.pid, holder.fd, holder.inode + 1)
-    assert not edge.still(holder.pid, holder.fd + 1, holder.inode)
+    assert not {process.id for process in processes_of(place.processes, after)} & {process.id for process in workers}
 
 
 # -- roles, on a real uWSGI
@@ -362,13 +298,13 @@ def test_another_socket_at_the_same_descriptor_is_not_still_the_first(holding: t
 def test_a_worker_is_loading_until_it_has_imported_the_app(start: Callable[..., RigUwsgi]) -> None:
     options = {"app": App.IMPORT_CLIENT, "mongo_uri": "mongodb://127.0.0.1:1", "import_pause_s": 1.0}
     rig = start(lazy_apps=True, processes=1, **options)
-    edge, master = ProcFs(), master_of(ProcFs(), rig.fifo)
+    master = master_of(ProcUwsgi(), rig.fifo)
     (old,) = rig.workers()
     rig.send(b"w")
     seen: list[Role] = []
 
     def loaded() -> bool:
-        new = [role for pid, role in roles_of(edge, master).items() if pid not in {old, master.id.pid}]
+        new = [role for pid, role in roles_of(master).items() if pid not in {old, master.id.pid}]
         seen.extend(new)
         return new == [Role.READY]
 
@@ -379,10 +315,10 @@ def test_a_worker_is_loading_until_it_has_imported_the_app(start: Callable[..., 
 
 def test_mules_and_routers_are_neither_workers_nor_masters(start: Callable[..., RigUwsgi]) -> None:
     rig = start(processes=2, extra=["mule = true", f"http = 127.0.0.1:{free_port()}"])
-    edge, master = ProcFs(), master_of(ProcFs(), rig.fifo)
+    edge, master = ProcUwsgi(), master_of(ProcUwsgi(), rig.fifo)
 
     def settled() -> bool:
-        return sorted(role.value for role in roles_of(edge, master).values()) == [
+        return sorted(role.value for role in roles_of(master).values()) == [
             "master",
             "other",
             "other",
@@ -391,20 +327,20 @@ def test_mules_and_routers_are_neither_workers_nor_masters(start: Callable[..., 
         ]
 
     wait_for(settled, "two workers, a mule and a router", within=WITHIN_S)
-    assert [pid for pid, role in roles_of(edge, master).items() if role is Role.READY] == rig.ready_workers()
+    assert [pid for pid, role in roles_of(master).items() if role is Role.READY] == rig.ready_workers()
     assert not set(masters_of(edge)) & set(rig.workers())
 
 
 def test_a_zombie_is_gone(start: Callable[..., RigUwsgi]) -> None:
     rig = start(processes=2)
-    edge, master = ProcFs(), master_of(ProcFs(), rig.fifo)
+    edge, master = ProcUwsgi(), master_of(ProcUwsgi(), rig.fifo)
     dead, alive = rig.workers()
     os.kill(master.id.pid, signal.SIGSTOP)  # so that nobody buries it
     try:
         os.kill(dead, signal.SIGKILL)
         wait_for(lambda: (stat_fields(dead) or [""])[0] == "Z", "it is a zombie", within=WITHIN_S)
-        assert list(roles_of(edge, master)) == [master.id.pid, alive]
-        assert edge.descriptors(dead) == {}
+        assert list(roles_of(master)) == [master.id.pid, alive]
+        assert ProcProcesses().descriptors(dead) == {}
         assert edge.check(master) == master  # a stopped master is there
     finally:
         os.kill(master.id.pid, signal.SIGCONT)
@@ -415,10 +351,10 @@ def test_io_moves_with_the_worker_that_serves_and_with_no_other(
     start: Callable[..., RigUwsgi], threads: int | None
 ) -> None:
     rig = start(processes=3, threads=threads)
-    edge, master = ProcFs(), master_of(ProcFs(), rig.fifo)
+    master = master_of(ProcUwsgi(), rig.fifo)
 
     def io() -> dict[int, int | None]:
-        return {process.id.pid: process.io for process in processes_of(edge, master)[1:]}
+        return {process.id.pid: process.io for process in processes_of(ProcProcesses(), master)[1:]}
 
     before = io()
     served = {rig.get("/healthz").worker for _ in range(4)}
@@ -431,17 +367,17 @@ def test_workers_that_a_master_has_just_forked_are_loading_and_no_masters(tmp_pa
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     with Started([sys.executable, "-c", IMITATION, str(fifo)], log=tmp_path / "log") as started:
-        edge = ProcFs()
+        edge = ProcUwsgi()
         master = wait_for(lambda: edge.find(str(fifo), ROOTS_OWN), "the master reads its FIFO", within=WITHIN_S)
         assert isinstance(master, Master)
         assert master.id.pid == started.pid
         child = wait_for(lambda: procfs.children(started.pid), "the child", within=WITHIN_S).pop()
-        seen, listed = roles_of(edge, master)[child], child in masters_of(edge)
+        seen, listed = roles_of(master)[child], child in masters_of(edge)
         born = procfs.stat(child)
         assert born is not None
         if procfs.age_s(born.start_ticks) < 2:  # a slow machine may see only what is no newborn any more
             assert (seen, listed) == (Role.LOADING, False)
-        wait_for(lambda: roles_of(edge, master)[child] is Role.OTHER, "it is older", within=WITHIN_S)
+        wait_for(lambda: roles_of(master)[child] is Role.OTHER, "it is older", within=WITHIN_S)
 
 
 IMITATION = """
@@ -462,21 +398,21 @@ def test_a_file_in_place_of_the_fifo_is_a_problem_with_a_mend_that_works(
     start: Callable[..., RigUwsgi],
 ) -> None:
     rig = start(processes=1)
-    master = master_of(ProcFs(), rig.fifo)
+    master = master_of(ProcUwsgi(), rig.fifo)
     rig.fifo.unlink()
     rig.fifo.write_text("w")
-    found = ProcFs().check(master)
+    found = ProcUwsgi().check(master)
     assert "is no FIFO any more" in (problem_of(found) or "")
-    assert ProcFs().find(str(rig.fifo), ROOTS_OWN) == found
+    assert ProcUwsgi().find(str(rig.fifo), ROOTS_OWN) == found
     RealInstance(rig).renew_fifo()
-    assert ProcFs().find(str(rig.fifo), ROOTS_OWN) == master
+    assert ProcUwsgi().find(str(rig.fifo), ROOTS_OWN) == master
 
 
 def test_a_fifo_is_found_through_a_link_to_its_folder(start: Callable[..., RigUwsgi], tmp_path: Path) -> None:
     rig = start(processes=1)
     (tmp_path / "link").symlink_to(rig.fifo.parent)
     by_link = str(tmp_path / "link" / "fifo")
-    assert ProcFs().find(by_link, ROOTS_OWN) == replace(master_of(ProcFs(), rig.fifo), fifo=by_link)
+    assert ProcUwsgi().find(by_link, ROOTS_OWN) == replace(master_of(ProcUwsgi(), rig.fifo), fifo=by_link)
 
 
 def test_a_master_that_switched_to_another_slot_does_not_read_the_first(
@@ -484,7 +420,7 @@ def test_a_master_that_switched_to_another_slot_does_not_read_the_first(
 ) -> None:
     second = tmp_path / "second"
     rig = start(processes=1, extra=[f"master-fifo = {second}"])
-    edge, master = ProcFs(), master_of(ProcFs(), rig.fifo)
+    edge, master = ProcUwsgi(), master_of(ProcUwsgi(), rig.fifo)
     rig.send(b"1")
     wait_for(lambda: edge.find(str(second), ROOTS_OWN), "the second slot is read", within=WITHIN_S)
     problem = problem_of(edge.check(master)) or ""
@@ -496,7 +432,7 @@ def test_a_master_that_switched_to_another_slot_does_not_read_the_first(
 def test_commands_do_not_disturb_what_is_known_of_the_master(start: Callable[..., RigUwsgi]) -> None:
     """It makes its FIFO anew after each byte."""
     rig = start(processes=1)
-    edge, master = ProcFs(), master_of(ProcFs(), rig.fifo)
+    edge, master = ProcUwsgi(), master_of(ProcUwsgi(), rig.fifo)
     for _ in range(20):
         old = os.open(rig.fifo, os.O_PATH)
         try:
@@ -517,8 +453,8 @@ def test_a_pipe_at_the_standard_input_is_no_master_fifo(tmp_path: Path) -> None:
     with Started(["sh", "-c", command, reading[0], script], log=tmp_path / "log") as started:
         wait_for(lambda: procfs.children(started.pid), "its handlers are set", within=WITHIN_S)
         os.close(descriptor)
-        assert ProcFs().find(str(fifo), ROOTS_OWN) is None
-        assert started.pid not in masters_of(ProcFs())
+        assert ProcUwsgi().find(str(fifo), ROOTS_OWN) is None
+        assert started.pid not in masters_of(ProcUwsgi())
 
 
 # -- other instances on the host
@@ -544,7 +480,7 @@ def running(argv: list[str], folder: Path) -> Iterator[int]:
 
 def test_a_master_without_a_fifo_is_discovered_too(tmp_path: Path) -> None:
     with running(uwsgi("--master", "--http-socket", f"127.0.0.1:{free_port()}"), tmp_path) as pid:
-        found = wait_for(lambda: masters_of(ProcFs()).get(pid), "it is discovered", within=WITHIN_S)
+        found = wait_for(lambda: masters_of(ProcUwsgi()).get(pid), "it is discovered", within=WITHIN_S)
         assert (found.fifo, found.fifo_problem) == ("", None)
 
 
@@ -558,10 +494,10 @@ def test_an_emperor_is_no_master_and_its_vassal_is_one(tmp_path: Path) -> None:
     (vassals / "shop.ini").write_text("[uwsgi]\n")
     emperor_options = ["--emperor", str(vassals), "--emperor-wrapper", str(wrapper)]
     with running([*fetch.uwsgi(), *emperor_options], tmp_path) as emperor:
-        vassal = wait_for(lambda: ProcFs().find(str(fifo), ROOTS_OWN), "the vassal", within=WITHIN_S)
+        vassal = wait_for(lambda: ProcUwsgi().find(str(fifo), ROOTS_OWN), "the vassal", within=WITHIN_S)
         assert isinstance(vassal, Master)
         assert (procfs.stat(vassal.id.pid) or (None, None))[1] == emperor
-        assert emperor not in masters_of(ProcFs())
+        assert emperor not in masters_of(ProcUwsgi())
 
 
 @pytest.mark.netns
@@ -572,7 +508,7 @@ def test_a_master_in_another_network_namespace_is_told_by_its_netns(tmp_path: Pa
         with namespace.entered(), ExitStack() as at_end:
             inside = Path("/proc/thread-self/ns/net").stat().st_ino
             at_end.enter_context(running(command, tmp_path))
-            master = wait_for(lambda: ProcFs().find(str(fifo), ROOTS_OWN), "the master", within=WITHIN_S)
+            master = wait_for(lambda: ProcUwsgi().find(str(fifo), ROOTS_OWN), "the master", within=WITHIN_S)
             assert isinstance(master, Master)
             assert master.netns == inside
 
@@ -593,7 +529,7 @@ def test_a_fifo_is_found_in_another_mount_namespace_where_it_has_another_name(tm
     ]
     command = uwsgi("--master", "--http-socket", f"127.0.0.1:{free_port()}", "--master-fifo", str(theirs / "fifo"))
     with running([*mounted, *command], tmp_path):
-        edge = ProcFs()
+        edge = ProcUwsgi()
         master = wait_for(lambda: edge.find(str(ours / "fifo"), ROOTS_OWN), "the master", within=WITHIN_S)
         assert isinstance(master, Master)
         assert master.fifo_problem is None
@@ -604,80 +540,17 @@ def test_a_fifo_is_found_in_another_mount_namespace_where_it_has_another_name(tm
 
 # -- rights
 
-LESS_RIGHTS = """
-import ctypes, os, sys
-from watchdogd.model import ProcessId
-from watchdogd.observe.uwsgi import Master, ProcFs
-expression, rights = sys.argv[1], int(sys.argv[2])
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.prctl(8, 1, 0, 0, 0) == 0  # PR_SET_KEEPCAPS
-os.setgroups([])
-os.setresgid(65534, 65534, 65534)
-os.setresuid(65534, 65534, 65534)
-header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
-assert libc.capset(header, (ctypes.c_uint32 * 6)(rights, rights, 0, 0, 0, 0)) == 0
-print(repr(eval(expression)))
-"""
-DAC_READ_SEARCH, SYS_PTRACE = 1 << 2, 1 << 19
-
-
-def as_nobody(expression: str, rights: int = 0, *, before: tuple[str, ...] = ()) -> str:
-    """What an expression gives for the user nobody with these capabilities."""
-    root = str(Path(watchdogd.__file__).parents[1])
-    ended = subprocess.run(
-        [*before, sys.executable, "-c", LESS_RIGHTS, expression, str(rights)],
-        env={**os.environ, "PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=WITHIN_S,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout.strip()
-
-
-@needs_root
-@pytest.mark.parametrize(
-    ("rights", "told"),
-    [
-        (0, "CAP_DAC_READ_SEARCH is missing"),
-        (SYS_PTRACE, "CAP_DAC_READ_SEARCH is missing"),
-        (DAC_READ_SEARCH, "CAP_SYS_PTRACE is missing"),
-    ],
-)
-def test_descriptors_of_another_user_are_blind_and_the_missing_right_is_named(rights: int, told: str) -> None:
-    with ExitStack() as at_end:
-        holder = RealHolder(at_end)
-        answer = as_nobody(f"ProcFs().descriptors({holder.pid})", rights)
-        assert answer.startswith("Blind(")
-        assert told in answer
-        assert f"process {holder.pid} of user id 0" in answer
-        assert as_nobody(f"ProcFs().still({holder.pid}, {holder.fd}, {holder.inode})", rights) == "True"
-
-
-@needs_root
-@pytest.mark.parametrize(
-    ("user", "rights"),
-    [(0, DAC_READ_SEARCH | SYS_PTRACE), (NOBODY, 0)],
-    ids=["both capabilities", "same user"],
-)
-def test_both_capabilities_or_the_same_user_are_enough(user: int, rights: int) -> None:
-    with ExitStack() as at_end:
-        holder = RealHolder(at_end, user=user, group=user)
-        answer = as_nobody(f"ProcFs().descriptors({holder.pid})", rights)
-        assert ast.literal_eval(answer) == {holder.fd: holder.inode}
-
 
 @needs_root
 def test_without_rights_a_master_is_blind_and_never_absent(start: Callable[..., RigUwsgi]) -> None:
     rig = start(processes=1)
-    found = as_nobody(f"ProcFs().find({str(rig.fifo)!r}, frozenset())")
+    found = as_nobody(f"ProcUwsgi().find({str(rig.fifo)!r}, frozenset())")
     assert found.startswith("Blind(")
     assert "CAP_DAC_READ_SEARCH is missing" in found
-    master = master_of(ProcFs(), rig.fifo)
-    check = f"ProcFs().check({replace(master, fd=-1)!r})"
+    master = master_of(ProcUwsgi(), rig.fifo)
+    check = f"ProcUwsgi().check({replace(master, fd=-1)!r})"
     assert as_nobody(check).startswith("Blind(")
-    assert f"unreadable: process {master.id.pid} of user id 0" in as_nobody("ProcFs().discover()")
+    assert f"unreadable: process {master.id.pid} of user id 0" in as_nobody("ProcUwsgi().discover()")
 
 
 @needs_root
@@ -688,55 +561,24 @@ def test_an_unreadable_master_is_not_taken_for_the_reader_of_another_users_fifo(
     with tempfile.TemporaryDirectory() as folder:
         fifo = Path(folder) / "fifo"
         Path(folder).chmod(0o755)
-        assert as_nobody(f"ProcFs().find({str(fifo)!r}, frozenset())").startswith("Blind(")
+        assert as_nobody(f"ProcUwsgi().find({str(fifo)!r}, frozenset())").startswith("Blind(")
         os.mkfifo(fifo)
         os.chown(fifo, SOMEBODY, SOMEBODY)
-        assert as_nobody(f"ProcFs().find({str(fifo)!r}, frozenset())") == "None"
+        assert as_nobody(f"ProcUwsgi().find({str(fifo)!r}, frozenset())") == "None"
 
 
 @needs_root
 def test_a_proc_that_hides_the_processes_of_others_is_blind() -> None:
     hidden = ("unshare", "--mount", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$0" "$@"')
-    for expression in ("ProcFs().find('/run/uwsgi/fifo', frozenset())", "ProcFs().discover()"):
+    for expression in ("ProcUwsgi().find('/run/uwsgi/fifo', frozenset())", "ProcUwsgi().discover()"):
         answer = as_nobody(expression, before=hidden)
         assert answer.startswith("Blind(")
         assert "hidepid" in answer
 
 
-# -- /proc itself
-
-
-def test_children_are_the_same_by_list_and_by_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    with ExitStack() as at_end:
-        pids = {at_end.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE)).pid for _ in range(3)}
-        listed = procfs.children(os.getpid())
-        monkeypatch.setattr(procfs, "_listed_children", lambda _: None)  # a kernel without CONFIG_PROC_CHILDREN
-        assert procfs.children(os.getpid()) == listed
-        assert pids <= listed
-
-
-def test_children_of_any_thread_are_found() -> None:
-    with ExitStack() as at_end:
-        born: list[int] = []
-        go_on = threading.Event()
-
-        def fork_in_a_thread() -> None:
-            born.append(at_end.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE)).pid)
-            go_on.wait(WITHIN_S)
-
-        thread = threading.Thread(target=fork_in_a_thread)
-        thread.start()
-        try:
-            wait_for(lambda: born, "the child", within=WITHIN_S)
-            assert set(born) <= procfs.children(os.getpid())
-        finally:
-            go_on.set()
-            thread.join()
-
-
 def test_a_process_id_that_means_another_process_by_now_is_gone(start: Callable[..., RigUwsgi]) -> None:
     rig = start(processes=1)
-    master = master_of(ProcFs(), rig.fifo)
+    master = master_of(ProcUwsgi(), rig.fifo)
     other = ProcessId(master.id.pid, master.id.start_ticks + 1)
-    assert ProcFs().processes(other) == ()
-    assert ProcFs().check(Master(other, master.fifo, 0, None, fd=master.fd, link=master.link)) is None
+    assert ProcProcesses().of(other) == ()
+    assert ProcUwsgi().check(Master(other, master.fifo, 0, None, fd=master.fd, link=master.link)) is None

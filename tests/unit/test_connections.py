@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.world.clock import Clock
-from tests.world.processes import OUR_NETNS, FakeProcess, FakeUwsgi
+from tests.world.processes import OUR_NETNS, FakeProcess
 from tests.world.sockets import FakeSocket, FakeSockets
+from tests.world.uwsgi import FakeUwsgi
 from watchdogd.model import Connection, Endpoint, Interval, Mono, ProcessId, Tcp
 from watchdogd.observe.tcp.connections import GRAIN_S, Connections
 from watchdogd.observe.tcp.sockets import Backend, Row, Table
@@ -28,13 +29,13 @@ class Place:
 
     def __init__(self, workers: int = 2, backend: Backend = Backend.SOCK_DIAG) -> None:
         self.clock = Clock()
-        self.sockets, self.uwsgi = FakeSockets(self.clock, backend=backend), FakeUwsgi()
-        self.master = self.uwsgi.start(FIFO, workers)
+        self.sockets, uwsgi = FakeSockets(self.clock, backend=backend), FakeUwsgi()
+        self.processes, self.master = uwsgi.processes, uwsgi.start(FIFO, workers)
         self.connections = Connections()
 
     @property
     def workers(self) -> list[FakeProcess]:
-        return self.uwsgi.children(self.master)
+        return self.processes.children(self.master)
 
     def connect(self, *holders: FakeProcess, to: Endpoint = MONGOD) -> FakeSocket:
         socket = self.sockets.connect(to)
@@ -56,7 +57,7 @@ class Place:
         table = self.sockets.read(ALL, established=True)
         assert isinstance(table, Table)
         self.connections.fold(table, OUR_NETNS, established=True)
-        return self.connections.attribute([one.id for one in self.uwsgi.alive.values()], self.uwsgi)
+        return self.connections.attribute([one.id for one in self.processes.alive.values()], self.processes)
 
     def of(self, socket: FakeSocket) -> Connection | None:
         return next((one for one in self.connections.now() if one.inode == socket.inode), None)
@@ -230,9 +231,9 @@ def test_a_process_that_has_the_number_of_another_one_is_not_that_one() -> None:
     old = place.workers[0]
     socket = place.connect(old)
     place.full()
-    del place.uwsgi.alive[old.id.pid]
+    del place.processes.alive[old.id.pid]
     again = replace(old, id=old.id._replace(start_ticks=old.id.start_ticks + 1), sockets={})
-    place.uwsgi.alive[again.id.pid] = again
+    place.processes.alive[again.id.pid] = again
     place.full()
     assert place.known(socket).holders == frozenset()  # in the table, and held by nobody here
 
@@ -282,7 +283,7 @@ def test_a_new_worker_is_scanned_though_no_socket_is_new() -> None:
     place = Place(workers=1)
     socket = place.connect(place.master, *place.workers)
     place.full()
-    born = place.uwsgi.fork(place.master)
+    born = place.processes.fork(place.master)
     place.full()
     assert born.id in place.known(socket).holders
 
@@ -339,11 +340,11 @@ def test_what_leads_to_an_address_that_is_asked_for_no_more_is_forgotten() -> No
 def test_a_close_wait_asks_for_a_full_look_unless_it_is_known_to_be_nobodys(rows: tuple[Row, ...], asks: bool) -> None:
     connections, uwsgi = Connections(), FakeUwsgi()
     master = uwsgi.start(FIFO, 1)
-    (worker,) = uwsgi.children(master)
+    (worker,) = uwsgi.processes.children(master)
     worker.holds(row(2).inode)
     known = (row(1, close_wait=True), row(2, close_wait=True), row(3))
     connections.fold(Table(10.0, known), OUR_NETNS, established=True)
-    connections.attribute([master.id, worker.id], uwsgi)
+    connections.attribute([master.id, worker.id], uwsgi.processes)
     assert connections.asks_for_more(Table(11.0, rows)) is asks
 
 
@@ -387,7 +388,7 @@ class Life(RuleBasedStateMachine):
         return data.draw(st.sampled_from(sockets)) if sockets else None
 
     def holders(self, socket: FakeSocket) -> set[FakeProcess]:
-        return {one for one in self.place.uwsgi.alive.values() if socket.inode in one.sockets.values()}
+        return {one for one in self.place.processes.alive.values() if socket.inode in one.sockets.values()}
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 10.0, 130.0]))
     def time_passes(self, seconds: float) -> None:
@@ -440,13 +441,13 @@ class Life(RuleBasedStateMachine):
     @rule()
     def forks(self) -> None:
         if len(self.place.workers) < 6:
-            self.place.uwsgi.fork(self.place.master)
+            self.place.processes.fork(self.place.master)
             self.looked = False
 
     @precondition(lambda self: len(self.place.workers) > 1)
     @rule(data=st.data())
     def a_worker_ends(self, data: st.DataObject) -> None:
-        self.place.uwsgi.end(data.draw(st.sampled_from(self.place.workers)))
+        self.place.processes.end(data.draw(st.sampled_from(self.place.workers)))
         self.end_unheld()
 
     def end_unheld(self) -> None:

@@ -340,7 +340,7 @@ def test_a_state_that_cannot_be_read_blocks_reloads_until_it_is_moved_away(stage
         ("resolver", "drain"),
         ("sockets", "read"),
         ("uwsgi", "check"),
-        ("uwsgi", "processes"),
+        ("processes", "of"),
     ],
 )
 def test_an_edge_that_raises_ends_no_tick_and_nothing_is_sent(stage: Stage, edge: str, method: str) -> None:
@@ -372,7 +372,7 @@ def test_a_comparison_that_raises_is_told_as_what_changed_and_nothing_is_written
     assert stage.written() == "w"
     first, second = compare.said
     assert not isinstance(first, int)
-    assert first[1].endswith("RuntimeError('processes is broken'); please report it")
+    assert first[1].endswith("RuntimeError('of is broken'); please report it")
     assert isinstance(second, int)
 
 
@@ -388,9 +388,9 @@ class Spy:
         return len(self.said)
 
     def __call__(self, effect: SendFifo) -> int | tuple[Result, str]:
-        edge = self._stage.host.spied["uwsgi"]
+        edge = self._stage.host.spied["processes"]
         if not self.called:
-            edge.broken.add("processes")
+            edge.broken.add("of")
         self.said.append(Observer.last_look(self._stage.observer, effect))
         edge.broken.clear()
         return self.said[-1]
@@ -697,8 +697,8 @@ def test_a_reload_is_followed_to_its_proof_over_a_restart_of_the_daemon(stage: S
     def until_recovered() -> Iterator[object]:
         yield from seconds(2)
         for worker in stage.workers:
-            stage.host.uwsgi.end(worker)
-        new: list[FakeProcess] = [stage.host.uwsgi.fork(stage.master) for _ in range(2)]
+            stage.host.processes.end(worker)
+        new: list[FakeProcess] = [stage.host.processes.fork(stage.master) for _ in range(2)]
         yield from stage.until(lambda: Event.RELOADED.value in stage.events())
         for worker in new:
             worker.io += 1000

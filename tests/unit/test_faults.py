@@ -18,13 +18,13 @@ from tests.world.pieces import (
     snapshot,
     stranded,
 )
-from tests.world.processes import FakeUwsgi
+from tests.world.processes import FakeProcesses
 from watchdogd.core import decide as deciding
 from watchdogd.core import detect as detecting
 from watchdogd.core.conclude import Conclusions
 from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
-from watchdogd.model import Answer, Event, Request, State, Verb
+from watchdogd.model import Answer, Event, ProcessId, Request, State, Verb
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def bug(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, concerns: Callab
     whole = getattr(owner, name)
 
     def broken(first: Any, *rest: Any) -> Any:  # noqa: ANN401
-        if concerns(rest[0] if owner is FakeUwsgi else first):
+        if concerns(rest[0] if owner is FakeProcesses else first):
             raise ZeroDivisionError(name)
         return whole(first, *rest)
 
@@ -47,8 +47,11 @@ def bug(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, concerns: Callab
 
 
 def in_reading(monkeypatch: pytest.MonkeyPatch, host: Host) -> None:
-    masters = host.uwsgi.masters
-    bug(monkeypatch, FakeUwsgi, "processes", lambda master: master in masters and masters[master].fifo == FIFO)
+    def of_shop(master: ProcessId) -> bool:
+        known = host.uwsgi.masters.get(master)
+        return known is not None and known.fifo == FIFO
+
+    bug(monkeypatch, FakeProcesses, "of", of_shop)
 
 
 def in_finding(monkeypatch: pytest.MonkeyPatch, _: Host) -> None:

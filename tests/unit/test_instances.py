@@ -34,7 +34,7 @@ def instance(watcher: Watcher, name: str = "shop") -> Instance:
 
 def test_master_workers_and_others_are_seen(host: Host) -> None:
     master, (first, second) = host.app(uid=12)
-    other = host.uwsgi.fork(master, Role.OTHER)
+    other = host.processes.fork(master, Role.OTHER)
     second.role = Role.LOADING
     watcher = Watcher(host, config_of(FIFO))
     watcher.tick(4)
@@ -62,7 +62,7 @@ def test_another_master_begins_with_an_empty_memory(host: Host) -> None:
     watcher.tick(11)
     assert instance(watcher).held_by_master == {MAIN}
     assert instance(watcher).master_connected_at is not None
-    host.uwsgi.end(master)
+    host.processes.end(master)
     again, _ = host.app()
     watcher.tick(11)
     seen = instance(watcher)
@@ -185,7 +185,7 @@ def test_a_name_never_passes_to_another_instance(host: Host) -> None:
     watcher = Watcher(host, config_of())
     watcher.tick()
     names = found(watcher)
-    host.uwsgi.end(first)
+    host.processes.end(first)
     watcher.tick(11)
     assert found(watcher) == names
     host.app("/srv/a/shop/fifo")
@@ -203,7 +203,7 @@ def test_two_masters_at_one_fifo_are_one_instance(host: Host) -> None:
     new, _ = host.app()
     watcher.tick(11)
     assert found(watcher) == {"shop": FIFO}
-    host.uwsgi.end(old)
+    host.processes.end(old)
     watcher.tick(11)
     assert found(watcher) == {"shop": FIFO}
     assert instance(watcher).master == new.id
@@ -213,7 +213,7 @@ def test_one_that_disappears_is_shown_as_absent(host: Host) -> None:
     master, _ = host.app()
     watcher = Watcher(host, config_of())
     watcher.tick(4)
-    host.uwsgi.end(master)
+    host.processes.end(master)
     watcher.tick(11)
     assert found(watcher) == {"shop": FIFO}
     assert instance(watcher).master is None
@@ -270,7 +270,7 @@ def test_one_that_was_found_and_can_no_longer_be_read_is_blind_once(host: Host) 
 
 
 def test_processes_that_are_hidden_are_not_an_absent_instance(host: Host) -> None:
-    host.uwsgi.blind = "/proc hides the processes of others"
+    host.processes.blind = "/proc hides the processes of others"
     watcher = Watcher(host, config_of())
     watcher.tick(4)
     assert watcher.blind() == {"processes": "/proc hides the processes of others"}

@@ -261,9 +261,9 @@ BREAKING = {
     "resolver.drain": ("resolver", "drain", "resolver"),
     "sockets.read": ("sockets", "read", "sockets"),
     "uwsgi.check": ("uwsgi", "check", "instance shop"),
-    "uwsgi.processes": ("uwsgi", "processes", "instance shop"),
-    "uwsgi.descriptors": ("uwsgi", "descriptors", "instance shop"),
-    "uwsgi.still": ("uwsgi", "still", "instance shop"),
+    "processes.of": ("processes", "of", "instance shop"),
+    "processes.descriptors": ("processes", "descriptors", "instance shop"),
+    "processes.still": ("processes", "still", "instance shop"),
 }
 
 
@@ -345,13 +345,13 @@ def test_heartbeats_that_cannot_be_begun_are_begun_at_the_next_look(host: Host) 
     assert not watcher.blind()
 
 
-@pytest.mark.parametrize("method", ["check", "processes", "descriptor"])
-def test_what_cannot_be_compared_right_before_the_byte_is_not_as_it_was(host: Host, method: str) -> None:
+@pytest.mark.parametrize(("edge", "method"), [("uwsgi", "check"), ("processes", "of"), ("uwsgi", "descriptor")])
+def test_what_cannot_be_compared_right_before_the_byte_is_not_as_it_was(host: Host, edge: str, method: str) -> None:
     master, workers = host.app()
     watcher = looking(host)
     effect = effect_on(master, workers)
     assert last_look(watcher, effect) is None
-    host.spied["uwsgi"].broken.add(method)
+    host.spied[edge].broken.add(method)
     changed = last_look(watcher, effect)
     assert changed
     assert is_a_bug(changed, method)
@@ -379,8 +379,8 @@ def test_a_worker_that_was_replaced_since_is_a_change(host: Host) -> None:
     master, workers = host.app()
     watcher = looking(host)
     effect = effect_on(master, workers)
-    host.uwsgi.end(workers[0])
-    host.uwsgi.fork(master)
+    host.processes.end(workers[0])
+    host.processes.fork(master)
     assert last_look(watcher, effect) == "the workers have changed"
 
 
@@ -395,7 +395,7 @@ def test_another_master_is_a_change(host: Host) -> None:
     master, workers = host.app()
     watcher = looking(host)
     effect = effect_on(master, workers)
-    host.uwsgi.end(master)
+    host.processes.end(master)
     assert last_look(watcher, effect) == "the master has changed"
     host.app()
     assert last_look(watcher, effect) == "the master has changed"
@@ -404,7 +404,7 @@ def test_another_master_is_a_change(host: Host) -> None:
 def test_a_master_that_cannot_be_read_is_a_change_and_hidden_processes_are_the_reason(host: Host) -> None:
     master, workers = host.app()
     watcher = looking(host)
-    host.uwsgi.blind = "/proc hides the processes of others"
+    host.processes.blind = "/proc hides the processes of others"
     assert last_look(watcher, effect_on(master, workers)) == "/proc hides the processes of others"
     master.refused = "no permission"
     assert last_look(watcher, effect_on(master, workers)) == "the master has changed"
@@ -507,7 +507,7 @@ def test_when_its_last_instance_is_gone_a_namespace_is_forgotten(host: Host) -> 
     watcher = Watcher(host, config_of(FIFO))
     watcher.tick(11)
     assert watcher.snapshot.connections
-    host.uwsgi.end(master)
+    host.processes.end(master)
     watcher.tick(11)
     forget_calls(host)
     watcher.tick(11)
@@ -521,7 +521,7 @@ def test_a_namespace_that_is_seen_for_the_first_time_is_read_in_the_same_look(ho
     _, (worker, _) = host.app(netns=ELSEWHERE)
     watcher = looking(host)
     master, (worker, _) = host.app(netns=ELSEWHERE)
-    host.uwsgi.end(*[one for one in host.uwsgi.alive.values() if one.role is Role.MASTER and one is not master])
+    host.processes.end(*[one for one in host.processes.alive.values() if one.role is Role.MASTER and one is not master])
     host.connect(worker, netns=ELSEWHERE)
     snapshot = watcher.observer.look(full=True)
     assert [one.holders for one in snapshot.connections] == [{worker.id}]
@@ -667,21 +667,21 @@ def test_one_that_was_closed_meanwhile_is_dropped(host: Host, ended: Ended) -> N
 
 def test_one_whose_process_ended_meanwhile_is_dropped(host: Host, ended: Ended) -> None:
     worker, socket, folder = ended
-    host.uwsgi.end(worker)
+    host.processes.end(worker)
     watcher = again(host, folder)
     watcher.tick(4)
     assert socket.inode not in {one.inode for one in watcher.snapshot.connections}
 
 
-@pytest.mark.parametrize("method", ["find", "processes", "descriptors"])
-def test_it_is_kept_until_its_instance_can_be_read(host: Host, ended: Ended, method: str) -> None:
+@pytest.mark.parametrize(("edge", "method"), [("uwsgi", "find"), ("processes", "of"), ("processes", "descriptors")])
+def test_it_is_kept_until_its_instance_can_be_read(host: Host, ended: Ended, edge: str, method: str) -> None:
     worker, socket, folder = ended
-    host.spied["uwsgi"].broken.add(method)
+    host.spied[edge].broken.add(method)
     watcher = again(host, folder)
     watcher.tick(4)
     assert "instance shop" in watcher.blind()
     assert watcher.sent == []
-    host.spied["uwsgi"].broken.clear()
+    host.spied[edge].broken.clear()
     watcher.tick(2)
     known = {one.inode: one for one in watcher.snapshot.connections}
     assert known[socket.inode].holders == {worker.id}
@@ -747,7 +747,7 @@ def test_one_of_another_namespace_is_found_in_that_ones_table_again(host: Host) 
     table.blind = "no"  # it is not ours to say that it is gone
     later.tick()
     assert [one.tcp for one in later.snapshot.connections] == [Tcp.CLOSE_WAIT]
-    host.uwsgi.end(*[one for one in host.uwsgi.alive.values() if one.role is Role.MASTER])
+    host.processes.end(*[one for one in host.processes.alive.values() if one.role is Role.MASTER])
     later.tick(11)
     assert later.snapshot.connections == ()
 

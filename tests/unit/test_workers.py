@@ -9,7 +9,7 @@ import pytest
 
 from tests.world.pieces import connection, exactly, leftover, member, pid, pids
 from watchdogd.model import Connection, Endpoint, Incarnation, Interval, Member, MemberState, Mono, Role, Tcp, Worker
-from watchdogd.observe.uwsgi import Process
+from watchdogd.observe.processes import Process
 from watchdogd.observe.workers import READY_SETTLED_S, Workers
 
 MONGOD = Endpoint("10.0.0.1", 27017)

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from tests.world.clock import Clock
 from tests.world.heartbeats import FakeHeartbeats
-from tests.world.processes import OUR_NETNS, FakeProcess, FakeUwsgi
+from tests.world.processes import OUR_NETNS, FakeProcess, FakeProcesses
 from tests.world.resolver import FakeResolver
 from tests.world.sockets import FakeSocket, FakeSockets
+from tests.world.uwsgi import FakeUwsgi
 from watchdogd.config import Config, DeploymentConfig, InstanceConfig
 from watchdogd.core.conclude import Conclusions
 from watchdogd.core.decide import decide
@@ -80,18 +81,19 @@ class Host:
     _: KW_ONLY
     fallback: bool = False
     wake: Callable[[], None] = lambda: None
-    uwsgi: FakeUwsgi = field(default_factory=FakeUwsgi)
+    processes: FakeProcesses = field(default_factory=FakeProcesses)
     spied: dict[str, Spied] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.uwsgi = FakeUwsgi(self.processes)
         self.heartbeats = FakeHeartbeats(self.wake)
         self.resolver = FakeResolver(self.wake)
         self.sockets = FakeSockets(self.clock, backend=Backend.PROC if self.fallback else Backend.SOCK_DIAG)
         self.tables = {OUR_NETNS: self.sockets}
         self.lives: Counter[str] = Counter()
         self.births: dict[str, Interval] = {}
-        edges = {"heartbeats": self.heartbeats, "resolver": self.resolver, "sockets": self.sockets, "uwsgi": self.uwsgi}
-        self.spied |= {name: Spied(edge) for name, edge in edges.items()}
+        edges = ("heartbeats", "resolver", "sockets", "uwsgi", "processes")
+        self.spied |= {name: Spied(getattr(self, name)) for name in edges}
 
     def edges(self) -> Edges:
         spied: dict[str, Any] = dict(self.spied)
@@ -100,6 +102,7 @@ class Host:
             resolver=spied["resolver"],
             sockets=spied["sockets"],
             uwsgi=spied["uwsgi"],
+            processes=spied["processes"],
             foreign=self.foreign,
             clock=self.clock,
             wall=self.clock.wall,
@@ -107,9 +110,9 @@ class Host:
 
     def foreign(self, pid: int) -> Sockets:
         """The reader of a process's network namespace, as /proc gives it."""
-        if pid not in self.uwsgi.alive:
+        if pid not in self.processes.alive:
             return FakeSockets(self.clock, blind=f"/proc/{pid}/net/tcp cannot be read: No such file or directory")
-        netns = self.uwsgi.masters[self.uwsgi.alive[pid].id].netns
+        netns = self.uwsgi.masters[self.processes.alive[pid].id].netns
         reader: Any = self.spied[f"namespace {netns}"]
         return reader  # type: ignore[no-any-return]
 
@@ -149,7 +152,7 @@ class Host:
     def app(self, fifo: str = FIFO, workers: int = 2, **options: Any) -> tuple[FakeProcess, list[FakeProcess]]:  # noqa: ANN401
         """A uWSGI instance: its master and workers."""
         master = self.uwsgi.start(fifo, workers, **options)
-        return master, self.uwsgi.children(master)
+        return master, self.processes.children(master)
 
     def connect(self, *holders: FakeProcess, to: Endpoint = MONGOD, netns: int = OUR_NETNS) -> FakeSocket:
         """One connection that all of these hold."""

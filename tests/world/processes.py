@@ -1,16 +1,15 @@
-"""uWSGI instances in a world of values: masters, workers and descriptors as the test says.
+"""Processes in a world of values: who forked whom, what each is, and which sockets it holds, as the test says.
 
-It stands for `watchdogd.observe.uwsgi.ProcFs`; tests/integration/test_uwsgi.py runs the same assertions on both.
+It stands for `watchdogd.observe.processes.ProcProcesses`; tests/integration/test_processes.py and test_uwsgi.py run the
+same assertions on both.
 """
 
 import itertools
-import os
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Final
 
-from watchdogd.model import Blind, ProcessId, Result, Role
-from watchdogd.observe.uwsgi import Master, Process
+from watchdogd.model import Blind, ProcessId, Role
+from watchdogd.observe.processes import Process
 
 OUR_NETNS: Final = 4026531833
 
@@ -38,33 +37,22 @@ class FakeProcess:
 
 
 @dataclass
-class FakeUwsgi:
-    """All uWSGI instances of a host; processes are numbered from 1000 and never get a number twice."""
+class FakeProcesses:
+    """All processes of a host, numbered from 1000; none ever gets the number of another one."""
 
-    masters: dict[ProcessId, Master] = field(default_factory=dict)
     alive: dict[int, FakeProcess] = field(default_factory=dict)
     blind: str | None = None  # /proc hides the processes of others
     _pids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1000))
 
-    def start(
-        self,
-        fifo: str,
-        workers: int = 2,
-        *,
-        uid: int = 33,
-        netns: int | None = OUR_NETNS,
-        role: Role = Role.READY,
-    ) -> FakeProcess:
-        """An instance starts; an empty path means that it has no master FIFO."""
-        process = self._new(Role.MASTER)
-        self.masters[process.id] = Master(process.id, fifo, uid, netns, fd=21 if fifo else -1, link=fifo)
-        for _ in range(workers):
-            self.fork(process, role)
-        return process
+    def start(self, role: Role, parent: ProcessId | None = None) -> FakeProcess:
+        """A process starts, and holds nothing."""
+        pid = next(self._pids)
+        self.alive[pid] = FakeProcess(ProcessId(pid, 10 * pid), role, parent)
+        return self.alive[pid]
 
     def fork(self, master: FakeProcess, role: Role = Role.READY) -> FakeProcess:
         """The master forks a worker or something else, which inherits its sockets."""
-        process = self._new(role, master.id)
+        process = self.start(role, master.id)
         process.sockets = dict(master.sockets)
         return process
 
@@ -77,72 +65,10 @@ class FakeUwsgi:
         for process in processes:
             self.end(*self.children(process))
             self.alive.pop(process.id.pid, None)
-            self.masters.pop(process.id, None)
-
-    def restart(self, master: FakeProcess) -> None:
-        """What `r` begins: the master executes itself, with no child, socket or FIFO until `started`."""
-        self.end(*self.children(master))
-        master.sockets.clear()
-        problem = f"closed: master {master.id.pid} has no FIFO open; it opens it at the end of its start or restart"
-        self._change(master, fifo_problem=problem, fd=-1, link="")
-
-    def started(self, master: FakeProcess, workers: int = 2) -> None:
-        """What `r` ends with."""
-        for _ in range(workers):
-            self.fork(master)
-        self.renew_fifo(master)
-
-    def remove_fifo(self, master: FakeProcess) -> None:
-        """Somebody removes or replaces the name of the FIFO."""
-        fifo = self.masters[master.id].fifo
-        problem = f"deleted: {fifo} is gone, and master {master.id.pid} still reads the old one"
-        self._change(master, fifo_problem=problem, link=f"{fifo} (deleted)")
-
-    def renew_fifo(self, master: FakeProcess) -> None:
-        """The master makes its FIFO anew, as it does after every byte."""
-        self._change(master, fifo_problem=None, fd=21, link=self.masters[master.id].fifo)
-
-    def _new(self, role: Role, parent: ProcessId | None = None) -> FakeProcess:
-        pid = next(self._pids)
-        self.alive[pid] = FakeProcess(ProcessId(pid, 10 * pid), role, parent)
-        return self.alive[pid]
-
-    def _change(self, master: FakeProcess, *, fifo_problem: str | None, link: str, fd: int = 21) -> None:
-        known = self.masters[master.id]
-        self.masters[master.id] = replace(known, fifo_problem=fifo_problem, link=link, fd=fd)
 
     # -- the edge
 
-    def find(self, fifo: str, trusted: frozenset[int]) -> Master | Blind | None:
-        refusals = {master: self.alive[master.pid].refused for master in self.masters}
-        reading = [one for one in self.masters.values() if one.fifo == fifo and one.link and not refusals[one.id]]
-        if reading:
-            return replace(min(reading, key=lambda master: master.fifo_problem is not None), trusted=trusted)
-        why = next(filter(None, refusals.values()), self.blind)
-        return Blind("", why) if why else None
-
-    def check(self, master: Master) -> Master | Blind | None:
-        if master.id not in self.masters:
-            return None
-        refused = self.alive[master.id.pid].refused
-        return Blind("", refused) if refused else replace(self.masters[master.id], trusted=master.trusted)
-
-    def descriptor(self, master: Master) -> int | tuple[Result, str]:
-        if master.id not in self.masters:
-            return Result.CHANGED, f"master {master.id.pid} has ended"
-        real = Path(master.fifo)  # of a test that has one; whoever takes it closes it
-        return os.open(real if real.exists() else os.devnull, os.O_PATH | os.O_CLOEXEC)
-
-    def discover(self) -> tuple[Master, ...] | Blind:
-        found = []
-        for master in self.masters.values():
-            if refused := self.alive[master.id.pid].refused:
-                found.append(replace(master, fifo="", fifo_problem=f"unreadable: {refused}", fd=-1, link=""))
-            elif master.link or not master.fifo:
-                found.append(master)
-        return Blind("", self.blind) if self.blind and not found else tuple(found)
-
-    def processes(self, master: ProcessId) -> tuple[Process, ...] | Blind:
+    def of(self, master: ProcessId) -> tuple[Process, ...] | Blind:
         if self.blind:
             return Blind("", self.blind)
         known = self.alive.get(master.pid)

@@ -28,7 +28,7 @@ from watchdogd.model import (
 )
 from watchdogd.observe.instances import not_covered
 from watchdogd.observe.observer import Edges, Observer, open_edges
-from watchdogd.observe.uwsgi import ProcFs
+from watchdogd.observe.processes import Processes
 from watchdogd.report.say import say, say_json
 from watchdogd.service import rights
 
@@ -53,8 +53,9 @@ class Line:
 
 def connections(config: Config, *, as_json: bool) -> int:
     """Print each connection to the members with every holder, and what it means; 1 where something cannot be seen."""
-    snapshot, findings, _ = _look(config)
-    lines = sorted(_lines(snapshot, findings), key=lambda one: (one.instance, one.role, one.pid or 0, one.remote))
+    snapshot, findings, edges = _look(config)
+    found = _lines(snapshot, findings, edges.processes)
+    lines = sorted(found, key=lambda one: (one.instance, one.role, one.pid or 0, one.remote))
     blind = [one.why for one in snapshot.blind] + [why for one in snapshot.instances for why in one.blind]
     if as_json:
         document = {
@@ -124,10 +125,10 @@ def _look(config: Config) -> tuple[Snapshot, dict[InstanceId, Finding], Edges]:
     return snapshot, detect(snapshot, config), edges
 
 
-def _lines(snapshot: Snapshot, findings: dict[InstanceId, Finding]) -> Iterator[Line]:
+def _lines(snapshot: Snapshot, findings: dict[InstanceId, Finding], processes: Processes) -> Iterator[Line]:
     roles = {process: place for instance in snapshot.instances for process, place in _roles(instance)}
     members = endpoint_map(snapshot.members.values())
-    own = ProcFs().descriptors(os.getpid())
+    own = processes.descriptors(os.getpid())
     ours = set() if isinstance(own, Blind) else set(own.values())
     blind = snapshot.blind or any(instance.blind for instance in snapshot.instances)
     nobody = "held by nobody who can be seen" if blind else "held by no uWSGI process"

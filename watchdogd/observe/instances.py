@@ -1,7 +1,7 @@
 """The uWSGI instances, configured or found: their masters, processes and what keeps us from seeing them.
 
-Reads through the Uwsgi edge and folds into Workers. An instance is known by its identity (model.InstanceId), and two of
-them never have the same master. It must never decide about a reload.
+Reads through the edges to uWSGI and to processes, and folds into Workers. An instance is known by its identity
+(model.InstanceId), and two of them never have the same master. It must never decide about a reload.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from watchdogd.model import (
     fault,
 )
 from watchdogd.observe.mongod.members import outage_starts
+from watchdogd.observe.processes import Processes
 from watchdogd.observe.tcp.connections import Connections
 from watchdogd.observe.uwsgi import Master, Uwsgi
 from watchdogd.observe.workers import Workers
@@ -69,8 +70,9 @@ class _Site:
 class Instances:
     """All instances. `not_covered`: uWSGI masters that nothing can reload, each with the line that would mend it."""
 
-    def __init__(self, edge: Uwsgi) -> None:
-        self._edge = edge
+    def __init__(self, uwsgi: Uwsgi, processes: Processes) -> None:
+        self._uwsgi = uwsgi
+        self._processes = processes
         self._sites: dict[InstanceId, _Site] = {}
         self._config: Config | None = None
         self._now: tuple[Instance, ...] = ()
@@ -129,7 +131,7 @@ class Instances:
         """Find who holds which connection, and latch what that says of workers and masters."""
         self._outdated = True
         every = [process for site in self._sites.values() for process in site.processes()]
-        unreadable = connections.attribute(every, self._edge)
+        unreadable = connections.attribute(every, self._processes)
         for site in self._sites.values() if unreadable else ():
             own = set(site.processes())
             site.blind += tuple([why for process, why in unreadable.items() if process in own])
@@ -177,10 +179,10 @@ class Instances:
         """Find its master, or see that it is there no more. `masters`: those that were found, where none is named."""
         trusted = site.limits.trust_owners if masters is None else None
         # One that was found by what counted before is found anew.
-        known = self._edge.check(site.master) if site.master and site.master.trusted == trusted else None
+        known = self._uwsgi.check(site.master) if site.master and site.master.trusted == trusted else None
         found = known
         if found is None and masters is None:
-            found = self._edge.find(str(site.limits.master_fifo), site.limits.trust_owners)
+            found = self._uwsgi.find(str(site.limits.master_fifo), site.limits.trust_owners)
         elif found is None and masters is not None:
             found = masters.get(site.id)
         elif isinstance(found, Master):
@@ -203,7 +205,7 @@ class Instances:
         if masters is None and held.fifo_problem is None:
             return None
         fifo, trusted = str(site.limits.master_fifo), site.limits.trust_owners
-        found = self._edge.find(fifo, trusted) if masters is None else masters.get(site.id)
+        found = self._uwsgi.find(fifo, trusted) if masters is None else masters.get(site.id)
         if not isinstance(found, Master) or found.id == held.id or found.fifo_problem is not None or not found.here:
             return None
         return found if held.fifo_problem is not None or not held.here else None
@@ -232,7 +234,7 @@ class Instances:
         if found.netns is None:
             right = "give the daemon CAP_SYS_PTRACE, or run it as the same user"
             site.blind = (f"cannot tell the network namespace of master {found.id.pid}: {right}",)
-        processes = self._edge.processes(found.id)
+        processes = self._processes.of(found.id)
         if isinstance(processes, Blind):
             site.blind += (processes.why,)
             return
@@ -242,7 +244,7 @@ class Instances:
     def _found_masters(self) -> dict[InstanceId, Master]:
         """Find masters on the whole host, and make an instance of each that has a FIFO and is none yet."""
         try:
-            masters = self._edge.discover()
+            masters = self._uwsgi.discover()
         except Exception as error:  # noqa: BLE001 - the instances that are known go on being read
             masters = Blind("", fault(error))
         if isinstance(masters, Blind):

@@ -34,9 +34,10 @@ from watchdogd.observe.mongod.deployments import Deployments
 from watchdogd.observe.mongod.heartbeats import Heartbeats, PymongoHeartbeats
 from watchdogd.observe.mongod.members import outage_starts
 from watchdogd.observe.mongod.resolve import Pool, PoolResolver, Resolver
+from watchdogd.observe.processes import Processes, ProcProcesses
 from watchdogd.observe.tcp.connections import Connections
 from watchdogd.observe.tcp.sockets import ProcNetTcp, Row, Sockets, Table, open_sockets
-from watchdogd.observe.uwsgi import Master, ProcFs, Uwsgi
+from watchdogd.observe.uwsgi import Master, ProcUwsgi, Uwsgi
 
 FULL_EVERY_S = 10.0
 WALK_SHARE = 0.001
@@ -54,6 +55,7 @@ class Edges:
     resolver: Resolver
     sockets: Sockets
     uwsgi: Uwsgi
+    processes: Processes
     foreign: Callable[[int], Sockets]
     clock: Callable[[], Mono]
     wall: Callable[[], float]
@@ -67,7 +69,7 @@ class Observer:
         self._walk_share = walk_share
         self._walk_at: Mono = -math.inf
         self._deployments = Deployments(edges.heartbeats, edges.resolver)
-        self._instances = Instances(edges.uwsgi)
+        self._instances = Instances(edges.uwsgi, edges.processes)
         self._connections = Connections()
         self._full_at: Mono = -math.inf
         self._outages: frozenset[tuple[MemberId, Mono]] = frozenset()
@@ -76,7 +78,7 @@ class Observer:
         self._endpoints: frozenset[Endpoint] = frozenset()
         self._out = False
         self._readers: dict[int, Callable[[], Sockets]] = {}
-        self._netns = edges.uwsgi.netns()
+        self._netns = edges.processes.netns()
         self.reconfigure(config)
 
     def reconfigure(self, config: Config) -> None:
@@ -158,7 +160,7 @@ class Observer:
 
     def _difference(self, effect: SendFifo) -> str | None:
         """Return how its processes are not as the decision saw them, None when they are."""
-        processes = self._edges.uwsgi.processes(effect.master)
+        processes = self._edges.processes.of(effect.master)
         if isinstance(processes, Blind):
             return processes.why
         workers = {process.id: process.role for process in processes if process.role in (Role.LOADING, Role.READY)}
@@ -251,7 +253,8 @@ def open_edges(wake: Callable[[], None]) -> Edges:
         heartbeats=PymongoHeartbeats(wake, pool.submit),
         resolver=PoolResolver(pool, wake),
         sockets=open_sockets(),
-        uwsgi=ProcFs(),
+        uwsgi=ProcUwsgi(),
+        processes=ProcProcesses(),
         foreign=ProcNetTcp,
         clock=time.monotonic,
         wall=time.time,

@@ -1,9 +1,7 @@
-"""uWSGI as /proc shows it: which master reads a FIFO, its processes and their roles, who holds which socket.
+"""Where uWSGI is, as /proc shows it: its masters, which of them reads a FIFO, and the FIFO itself.
 
-Roles come from the signals that a process has handlers for, never from names or command lines, which uWSGI's
-options change at will. What vanishes while it is read is just absent; what may not be read is
-Blind, with the right that is missing. This module must never decide anything, signal anybody, or open a FIFO but with
-O_PATH, which its reader does not notice.
+What vanishes while it is read is just absent; what may not be read is Blind, with the right that is missing. This
+module must never decide anything, signal anybody, or open a FIFO but with O_PATH, which its reader does not notice.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import signal
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,33 +17,11 @@ from typing import NamedTuple, Protocol
 from watchdogd import paths
 from watchdogd.model import Blind, Outside, ProcessId, Result, Role
 from watchdogd.observe import procfs
+from watchdogd.observe.roles import NEWBORN_S, is_master, role
 from watchdogd.paths import Led, follow
 
-
-def _mask(*signals: signal.Signals) -> int:
-    return sum(1 << (one - 1) for one in signals)
-
-
-_HUP_QUIT_USR1_TERM_TSTP = _mask(signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTERM, signal.SIGTSTP)
-_USR2, _WINCH, _URG = _mask(signal.SIGUSR2), _mask(signal.SIGWINCH), _mask(signal.SIGURG)
-
-# A worker just forked has its master's handlers and FIFO until it comes to run.
-_NEWBORN_S = 2.0
 _DELETED = " (deleted)"
 _STDERR = 2
-
-
-class Process(NamedTuple):
-    """One process of an instance.
-
-    `io`: the bytes that went through its read and write calls (proc_pid_io(5)), None where they may not be
-    read. They move when it serves a request, and not when a connection that a sibling takes wakes it up: of 6
-    workers on 20 requests the one that served none was switched to 20 times, and read and wrote nothing.
-    """
-
-    id: ProcessId
-    role: Role
-    io: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +49,7 @@ class Master:
 
 
 class Uwsgi(Protocol):
-    """The edge to uWSGI's processes. A Blind of it has no scope: the caller knows whose it is."""
+    """The edge to uWSGI's masters. A Blind of it has no scope: the caller knows whose it is."""
 
     def find(self, fifo: str, trusted: frozenset[int]) -> Master | Blind | None:
         """Return the master that reads this FIFO, even where its name was removed or replaced; None: nobody.
@@ -98,30 +73,6 @@ class Uwsgi(Protocol):
         its FIFO anew, CHANGED, where it has ended, or REFUSED, where the configured path may not lead there.
         """
 
-    def processes(self, master: ProcessId) -> tuple[Process, ...] | Blind:
-        """Return the master and its children, the master first; nothing when it is gone. Zombies are gone."""
-
-    def descriptors(self, pid: int) -> dict[int, int] | Blind:
-        """Return the inode of each socket that the process holds, by descriptor."""
-
-    def still(self, pid: int, fd: int, inode: int) -> bool:
-        """Say whether this descriptor still is this socket; what may not be read is taken to be."""
-
-    def netns(self) -> int:
-        """Return the inode of our own network namespace."""
-
-
-def role(caught: int) -> Role:
-    """Return what a master's child is by its handlers. The Emperor has WINCH too, and it alone has URG."""
-    if not caught & _WINCH or caught & _URG:
-        return Role.OTHER
-    return Role.READY if caught & _USR2 else Role.LOADING
-
-
-def is_master(caught: int) -> bool:
-    """Say whether these are the handlers of a master."""
-    return caught & (_HUP_QUIT_USR1_TERM_TSTP | _USR2 | _WINCH) == _HUP_QUIT_USR1_TERM_TSTP
-
 
 class _Fifo(NamedTuple):
     """A named FIFO that a process has open for reading. `link`: its path as that process sees it, or saw it."""
@@ -131,7 +82,7 @@ class _Fifo(NamedTuple):
     opened: os.stat_result
 
 
-class ProcFs:
+class ProcUwsgi:
     """The edge over /proc."""
 
     def find(self, fifo: str, trusted: frozenset[int]) -> Master | Blind | None:
@@ -217,37 +168,6 @@ class ProcFs:
         os.close(fifo)
         return wrong
 
-    def processes(self, master: ProcessId) -> tuple[Process, ...] | Blind:
-        """See Uwsgi.processes. 40 us for each."""
-        try:
-            found = [_process(pid, master) for pid in (master.pid, *sorted(procfs.children(master.pid)))]
-        except PermissionError as error:
-            return Blind("", procfs.blindness() or f"{error.filename}: {error.strerror}")
-        if found[0] is None or found[0].id != master:
-            return ()
-        return tuple([process for process in found if process])
-
-    def descriptors(self, pid: int) -> dict[int, int] | Blind:
-        """See Uwsgi.descriptors. 4 us for each."""
-        try:
-            return {fd: int(link[8:-1]) for fd, link in procfs.links(pid) if link.startswith("socket:[")}
-        except procfs.GONE:
-            return {}
-        except PermissionError as error:
-            why = procfs.refusal(pid, error)
-            return Blind("", why) if why else {}
-
-    def still(self, pid: int, fd: int, inode: int) -> bool:
-        """See Uwsgi.still. 4 us."""
-        try:
-            return procfs.link(pid, fd) == f"socket:[{inode}]"
-        except PermissionError as error:
-            return procfs.refusal(pid, error) is not None
-
-    def netns(self) -> int:
-        """See Uwsgi.netns."""
-        return os.stat("/proc/self/ns/net").st_ino
-
 
 def _handlers() -> dict[int, tuple[int, int]]:
     """Return handlers and parent of every process that is a master or a worker by its handlers."""
@@ -270,22 +190,7 @@ def _masters(handlers: Mapping[int, tuple[int, int]]) -> list[int]:
 
 def _newborn(pid: int) -> bool:
     known = procfs.stat(pid)
-    return known is None or procfs.age_s(known.start_ticks) < _NEWBORN_S
-
-
-def _process(pid: int, master: ProcessId) -> Process | None:
-    status = procfs.status(pid)
-    known = procfs.stat(pid)  # after the status: who lives now had not ended then
-    if known is None or known.ended:
-        return None
-    process = Process(ProcessId(pid, known.start_ticks), Role.MASTER, procfs.io(pid))
-    if pid == master.pid:
-        return process
-    if known.ppid != master.pid:  # another process by now
-        return None
-    caught = procfs.caught(status)
-    newborn = is_master(caught) and procfs.age_s(known.start_ticks) < _NEWBORN_S
-    return process._replace(role=Role.LOADING if newborn else role(caught))
+    return known is None or procfs.age_s(known.start_ticks) < NEWBORN_S
 
 
 def _master(pid: int, fifo: str, read: _Fifo | None, trusted: frozenset[int] | None = None) -> Master | None:

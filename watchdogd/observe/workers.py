@@ -23,7 +23,7 @@ from watchdogd.model import (
     Tcp,
     Worker,
 )
-from watchdogd.observe.uwsgi import Process
+from watchdogd.observe.processes import Process
 
 READY_SETTLED_S = 1.0
 """A worker goes on waking up for an instant after it is ready; what it does in its first second is not a request."""

@@ -2,7 +2,7 @@
 
 A connection once seen stays until no known descriptor holds it: the kernel drops a CLOSE_WAIT socket from every table
 about 120 s after the FIN (keepalive), while its descriptor stays and the app stays broken. This module must never
-decide anything nor read a clock; the only I/O is through the Uwsgi edge that is handed in.
+decide anything nor read a clock; the only I/O is through the Processes edge that is handed in.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from watchdogd.model import Blind, Connection, Endpoint, Interval, Mono, ProcessId, Tcp, fault
+from watchdogd.observe.processes import Processes
 from watchdogd.observe.tcp.sockets import Row, Table
-from watchdogd.observe.uwsgi import Uwsgi
 
 GRAIN_S = 0.01
 """TCP_INFO counts in jiffies: 4 ms here, 10 ms where HZ is 100."""
@@ -148,7 +148,7 @@ class Connections:
         for key in [key for key in self._read_at if key[0] not in keep]:
             del self._read_at[key]
 
-    def attribute(self, processes: Iterable[ProcessId], edge: Uwsgi) -> dict[ProcessId, str]:
+    def attribute(self, processes: Iterable[ProcessId], edge: Processes) -> dict[ProcessId, str]:
         """Find all holders among `processes`; return whose descriptors cannot be read, and why.
 
         Known links are checked with one readlink each. All processes are scanned when a socket is new; else only the
@@ -176,7 +176,7 @@ class Connections:
         self._take_links(edge, everybody_was_read=not unreadable)
         return unreadable
 
-    def _take_links(self, edge: Uwsgi, *, everybody_was_read: bool) -> None:
+    def _take_links(self, edge: Processes, *, everybody_was_read: bool) -> None:
         """Make the links the holders, and drop what is in no table any more and held by nobody."""
         for cookie, track in list(self._tracks.items()):
             holders = track.connection.holders
@@ -195,7 +195,7 @@ class Connections:
                 self._seen = None
 
 
-def _check_links(track: _Track, present: set[ProcessId], edge: Uwsgi, unreadable: dict[ProcessId, str]) -> None:
+def _check_links(track: _Track, present: set[ProcessId], edge: Processes, unreadable: dict[ProcessId, str]) -> None:
     """Drop the links that are no more; one that cannot be checked is kept, and its process goes into `unreadable`."""
     for process, fd in tuple(track.links):
         try:
@@ -206,13 +206,13 @@ def _check_links(track: _Track, present: set[ProcessId], edge: Uwsgi, unreadable
             unreadable[process] = fault(error)
 
 
-def _may_be_held(connection: Connection, edge: Uwsgi) -> bool:
+def _may_be_held(connection: Connection, edge: Processes) -> bool:
     """Say whether one of those who held it last holds it now, or cannot be asked."""
     held = (_descriptors(edge, process.pid) for process in connection.holders)
     return any(isinstance(one, Blind) or connection.inode in one.values() for one in held)
 
 
-def _descriptors(edge: Uwsgi, pid: int) -> dict[int, int] | Blind:
+def _descriptors(edge: Processes, pid: int) -> dict[int, int] | Blind:
     try:
         return edge.descriptors(pid)
     except Exception as error:  # noqa: BLE001 - one process that cannot be read must not hide the others

@@ -1,0 +1,150 @@
+import ast
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Protocol
+
+import pytest
+
+from rig.processes import wait_for
+from tests.integration.nobody import DAC_READ_SEARCH, NOBODY, SYS_PTRACE, as_nobody, needs_root
+from tests.world.processes import FakeProcesses
+from watchdogd.model import Role
+from watchdogd.observe import procfs
+from watchdogd.observe.processes import Processes, ProcProcesses
+
+WITHIN_S = 20.0
+
+
+# -- descriptors, of a process and in the world
+
+
+class Holder(Protocol):
+    """A process that holds one socket."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def fd(self) -> int: ...
+    @property
+    def inode(self) -> int: ...
+    def lets_go(self) -> None: ...
+
+
+class RealHolder:
+    """Another process, which our socket is handed to."""
+
+    def __init__(self, at_end: ExitStack, **options: int) -> None:
+        with socket.socket() as one:
+            self.fd, self.inode = one.fileno(), os.fstat(one.fileno()).st_ino
+            self._process = at_end.enter_context(
+                subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[self.fd], **options)  # type: ignore[call-overload]
+            )
+        self.pid: int = self._process.pid
+
+    def lets_go(self) -> None:
+        self._process.communicate(timeout=WITHIN_S)
+
+
+class FakeHolder:
+    """The same in a world of values."""
+
+    def __init__(self, world: FakeProcesses) -> None:
+        self._process = world.start(Role.READY)
+        self.pid, self.inode = self._process.id.pid, 4711
+        self.fd = self._process.holds(self.inode)
+
+    def lets_go(self) -> None:
+        self._process.lets_go(self.inode)
+
+
+@pytest.fixture(params=["real", "fake"])
+def holding(request: pytest.FixtureRequest) -> Iterator[tuple[Processes, Holder]]:
+    with ExitStack() as at_end:
+        world = FakeProcesses()
+        fake = request.param == "fake"
+        yield (world, FakeHolder(world)) if fake else (ProcProcesses(), RealHolder(at_end))
+
+
+def test_a_socket_is_at_its_descriptor_as_long_as_it_is_held(holding: tuple[Processes, Holder]) -> None:
+    edge, holder = holding
+    assert edge.descriptors(holder.pid) == {holder.fd: holder.inode}
+    assert edge.still(holder.pid, holder.fd, holder.inode)
+    holder.lets_go()
+    assert edge.descriptors(holder.pid) == {}
+    assert not edge.still(holder.pid, holder.fd, holder.inode)
+
+
+def test_another_socket_at_the_same_descriptor_is_not_still_the_first(holding: tuple[Processes, Holder]) -> None:
+    edge, holder = holding
+    assert not edge.still(holder.pid, holder.fd, holder.inode + 1)
+    assert not edge.still(holder.pid, holder.fd + 1, holder.inode)
+
+
+# -- rights
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("rights", "told"),
+    [
+        (0, "CAP_DAC_READ_SEARCH is missing"),
+        (SYS_PTRACE, "CAP_DAC_READ_SEARCH is missing"),
+        (DAC_READ_SEARCH, "CAP_SYS_PTRACE is missing"),
+    ],
+)
+def test_descriptors_of_another_user_are_blind_and_the_missing_right_is_named(rights: int, told: str) -> None:
+    with ExitStack() as at_end:
+        holder = RealHolder(at_end)
+        answer = as_nobody(f"ProcProcesses().descriptors({holder.pid})", rights)
+        assert answer.startswith("Blind(")
+        assert told in answer
+        assert f"process {holder.pid} of user id 0" in answer
+        assert as_nobody(f"ProcProcesses().still({holder.pid}, {holder.fd}, {holder.inode})", rights) == "True"
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("user", "rights"),
+    [(0, DAC_READ_SEARCH | SYS_PTRACE), (NOBODY, 0)],
+    ids=["both capabilities", "same user"],
+)
+def test_both_capabilities_or_the_same_user_are_enough(user: int, rights: int) -> None:
+    with ExitStack() as at_end:
+        holder = RealHolder(at_end, user=user, group=user)
+        answer = as_nobody(f"ProcProcesses().descriptors({holder.pid})", rights)
+        assert ast.literal_eval(answer) == {holder.fd: holder.inode}
+
+
+# -- /proc itself
+
+
+def test_children_are_the_same_by_list_and_by_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as at_end:
+        pids = {at_end.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE)).pid for _ in range(3)}
+        listed = procfs.children(os.getpid())
+        monkeypatch.setattr(procfs, "_listed_children", lambda _: None)  # a kernel without CONFIG_PROC_CHILDREN
+        assert procfs.children(os.getpid()) == listed
+        assert pids <= listed
+
+
+def test_children_of_any_thread_are_found() -> None:
+    with ExitStack() as at_end:
+        born: list[int] = []
+        go_on = threading.Event()
+
+        def fork_in_a_thread() -> None:
+            born.append(at_end.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE)).pid)
+            go_on.wait(WITHIN_S)
+
+        thread = threading.Thread(target=fork_in_a_thread)
+        thread.start()
+        try:
+            wait_for(lambda: born, "the child", within=WITHIN_S)
+            assert set(born) <= procfs.children(os.getpid())
+        finally:
+            go_on.set()
+            thread.join()
