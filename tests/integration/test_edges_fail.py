@@ -35,8 +35,8 @@ from watchdogd.model import (
     Tell,
 )
 from watchdogd.observe.observer import Edges, Observer, open_edges
+from watchdogd.observe.processes import Process, ProcProcesses
 from watchdogd.observe.tcp.sockets import SockDiag
-from watchdogd.observe.uwsgi import Process, ProcFs
 
 WITHIN_S = 30.0
 
@@ -186,13 +186,13 @@ def test_a_bug_that_shows_with_one_real_instance_leaves_the_other_one_decided(
         return [len(one.workers) for one in observer.look(full=True).instances if not one.blind] == [2, 2]
 
     wait_for(whole, "both are seen", within=WITHIN_S)
-    processes, finding, deciding = ProcFs.processes, _Look.finding, core._tick  # noqa: SLF001 - where a bug is made
+    processes, finding, deciding = ProcProcesses.of, _Look.finding, core._tick  # noqa: SLF001 - where a bug is made
 
     def of_shop(master: int) -> None:
         if master == shop.master:
             raise ZeroDivisionError(where)
 
-    def read(edge: ProcFs, master: ProcessId) -> tuple[Process, ...] | Blind:
+    def read(edge: ProcProcesses, master: ProcessId) -> tuple[Process, ...] | Blind:
         of_shop(master.pid)
         return processes(edge, master)
 
@@ -206,7 +206,7 @@ def test_a_bug_that_shows_with_one_real_instance_leaves_the_other_one_decided(
 
     with monkeypatch.context() as patch:
         if where == "reading":
-            patch.setattr(ProcFs, "processes", read)
+            patch.setattr(ProcProcesses, "of", read)
         elif where == "finding":
             patch.setattr(_Look, "finding", find)
         else:
