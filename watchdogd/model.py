@@ -287,7 +287,7 @@ class Blind:
     """A read that failed: never an empty list.
 
     `scope`: `sockets`, `processes` or `state` (everybody is blind), `instance ID`, `deployment NAME`, or `member
-    HOST:PORT`, which is told and blocks nothing. `why` ends with the mend.
+    HOST:PORT` or `sink NAME`, which are told and block nothing. `why` ends with the mend.
     """
 
     scope: str

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from rig.processes import Process, wait_for
 from watchdogd.model import LONGEST, WORKERS, Event, FieldValue, Tell
 from watchdogd.report.events import CATALOG
-from watchdogd.report.journal import SOCKET, Journal, LineSink, NativeSink, Sink
+from watchdogd.report.journal import SOCKET, Journal, LineOutput, NativeOutput, Output
 from watchdogd.report.words import MANY_LINES
 
 AT = 1795341600.123
@@ -47,16 +47,16 @@ def told(reason: FieldValue = "no route") -> Tell:
     return Tell(Event.BLIND, "shop", "127.0.0.1:27017", "shop-1", WORKERS, "blind", fields)
 
 
-def tell_once(sink: Sink, tell: Tell) -> None:
-    with closing(Journal(sink)) as journal:
+def tell_once(output: Output, tell: Tell) -> None:
+    with closing(Journal(output)) as journal:
         journal.tell(tell, AT)
 
 
 @pytest.fixture
-def opened() -> Iterator[Callable[[Sink], Journal]]:
+def opened() -> Iterator[Callable[[Output], Journal]]:
     """Makes journals that are closed at the end."""
     with ExitStack() as at_end:
-        yield lambda sink: at_end.enter_context(closing(Journal(sink)))
+        yield lambda output: at_end.enter_context(closing(Journal(output)))
 
 
 def message(datagram: bytes) -> dict[str, str]:
@@ -107,7 +107,7 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
 
 
 def test_an_event_has_its_message_id_its_priority_and_its_fields(receiver: Receiver) -> None:
-    tell_once(NativeSink(receiver.path), told())
+    tell_once(NativeOutput(receiver.path), told())
     assert receiver.receive() == {
         "MESSAGE": "Cannot see sockets: no route. Nothing is reloaded on what cannot be seen.",
         "MESSAGE_ID": CATALOG[Event.BLIND].message_id,
@@ -126,7 +126,7 @@ def test_an_event_has_its_message_id_its_priority_and_its_fields(receiver: Recei
 
 def test_a_value_cannot_smuggle_in_a_field(receiver: Receiver) -> None:
     reason = "no route\nPRIORITY=0\n\nMW_EVENT=healed"
-    tell_once(NativeSink(receiver.path), told(reason))
+    tell_once(NativeOutput(receiver.path), told(reason))
     received = receiver.receive()
     assert received["MW_REASON"] == r"no route\nPRIORITY=0\n\nMW_EVENT=healed"
     assert (received["PRIORITY"], received["MW_EVENT"]) == ("3", "blind")
@@ -134,34 +134,34 @@ def test_a_value_cannot_smuggle_in_a_field(receiver: Receiver) -> None:
 
 @given(st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" ")))
 def test_a_printable_text_arrives_as_it_was(receiver: Receiver, reason: str) -> None:
-    tell_once(NativeSink(receiver.path), told(reason))
+    tell_once(NativeOutput(receiver.path), told(reason))
     assert receiver.receive()["MW_REASON"] == reason
 
 
 @given(st.text(), st.lists(st.text(), min_size=1))
 def test_any_other_text_arrives_as_one_printable_line(receiver: Receiver, reason: str, several: list[str]) -> None:
-    tell_once(NativeSink(receiver.path), told(reason))
+    tell_once(NativeOutput(receiver.path), told(reason))
     assert all(value.isprintable() for value in receiver.receive().values())
-    tell_once(NativeSink(receiver.path), told(tuple(several)))
+    tell_once(NativeOutput(receiver.path), told(tuple(several)))
     lines = receiver.receive()["MW_REASON"].split("\n")
     assert len(lines) == len(several)
     assert all(line.isprintable() for line in lines)
 
 
 def test_text_that_is_not_unicode_does_not_stop_a_message(receiver: Receiver) -> None:
-    tell_once(NativeSink(receiver.path), told("process \udcff"))
+    tell_once(NativeOutput(receiver.path), told("process \udcff"))
     assert receiver.receive()["MW_REASON"] == r"process \xff"
 
 
 def test_what_is_too_large_for_a_datagram_comes_as_a_sealed_file(receiver: Receiver) -> None:
-    tell_once(NativeSink(receiver.path), told(LARGE))
+    tell_once(NativeOutput(receiver.path), told(LARGE))
     assert receiver.receive()["MW_REASON"] == "\n".join(LARGE)
 
 
 def test_a_receiver_that_does_not_read_costs_messages_and_never_waits(
-    receiver: Receiver, opened: Callable[[Sink], Journal]
+    receiver: Receiver, opened: Callable[[Output], Journal]
 ) -> None:
-    journal = opened(NativeSink(receiver.path))
+    journal = opened(NativeOutput(receiver.path))
     began = time.monotonic()
     for number in range(5000):
         journal.tell(told(str(number)), AT)
@@ -179,9 +179,9 @@ def test_a_receiver_that_does_not_read_costs_messages_and_never_waits(
     assert receiver.receive()["MESSAGE"].endswith(f"({5000 - got} messages before this one could not be written.)")
 
 
-def test_a_socket_that_is_made_anew_is_found_again(tmp_path: Path, opened: Callable[[Sink], Journal]) -> None:
+def test_a_socket_that_is_made_anew_is_found_again(tmp_path: Path, opened: Callable[[Output], Journal]) -> None:
     first = Receiver(tmp_path / "socket")
-    journal = opened(NativeSink(first.path))
+    journal = opened(NativeOutput(first.path))
     first.socket.close()
     journal.tell(told(), AT)
     Path(first.path).unlink()
@@ -232,9 +232,9 @@ def journald(tmp_path: Path) -> Iterator[Journald]:
 
 @needs_journald
 def test_a_real_journald_stores_every_field_and_finds_by_them(
-    journald: Journald, opened: Callable[[Sink], Journal]
+    journald: Journald, opened: Callable[[Output], Journal]
 ) -> None:
-    journal = opened(NativeSink(journald.root + SOCKET))
+    journal = opened(NativeOutput(journald.root + SOCKET))
     journal.tell(told(("two", "lines")), AT)
     journal.tell(Tell(Event.HEALED, "shop"), AT)
     journal.tell(told(LARGE), AT)
@@ -250,9 +250,9 @@ def test_a_real_journald_stores_every_field_and_finds_by_them(
 
 @needs_journald
 def test_a_journald_that_hangs_never_holds_us_up_and_the_loss_is_told(
-    journald: Journald, opened: Callable[[Sink], Journal]
+    journald: Journald, opened: Callable[[Output], Journal]
 ) -> None:
-    journal = opened(NativeSink(journald.root + SOCKET))
+    journal = opened(NativeOutput(journald.root + SOCKET))
     journald.send(signal.SIGSTOP)
     began = time.monotonic()
     for number in range(5000):
@@ -298,7 +298,7 @@ def assert_never_waits_and_counts(journal: Journal, reader: int) -> None:
 
 def test_a_pipe_gets_readable_lines() -> None:
     reader, writer = os.pipe()
-    tell_once(LineSink(writer), Tell(Event.INSTANCE_BACK, "shop", fields={"pid": 4711}))
+    tell_once(LineOutput(writer), Tell(Event.INSTANCE_BACK, "shop", fields={"pid": 4711}))
     os.close(writer)
     with os.fdopen(reader) as lines:
         assert lines.read() == (
@@ -306,26 +306,26 @@ def test_a_pipe_gets_readable_lines() -> None:
         )
 
 
-def test_a_pipe_that_nobody_reads_never_holds_us_up(opened: Callable[[Sink], Journal]) -> None:
+def test_a_pipe_that_nobody_reads_never_holds_us_up(opened: Callable[[Output], Journal]) -> None:
     reader, writer = os.pipe()
-    assert_never_waits_and_counts(opened(LineSink(writer)), reader)
+    assert_never_waits_and_counts(opened(LineOutput(writer)), reader)
     assert not fcntl.fcntl(writer, fcntl.F_GETFL) & os.O_NONBLOCK
     os.close(reader)
     os.close(writer)
 
 
-def test_a_stream_socket_that_nobody_reads_never_holds_us_up(opened: Callable[[Sink], Journal]) -> None:
+def test_a_stream_socket_that_nobody_reads_never_holds_us_up(opened: Callable[[Output], Journal]) -> None:
     reader, writer = socket.socketpair()
     with reader, writer:
-        assert_never_waits_and_counts(opened(LineSink(writer.fileno())), reader.fileno())
+        assert_never_waits_and_counts(opened(LineOutput(writer.fileno())), reader.fileno())
 
 
 def test_a_terminal_that_hangs_never_holds_us_up_and_stays_blocking_for_its_shell(
-    opened: Callable[[Sink], Journal],
+    opened: Callable[[Output], Journal],
 ) -> None:
     reader, terminal = pty.openpty()
     tty.setraw(terminal)
-    assert_never_waits_and_counts(opened(LineSink(terminal)), reader)
+    assert_never_waits_and_counts(opened(LineOutput(terminal)), reader)
     assert not fcntl.fcntl(terminal, fcntl.F_GETFL) & os.O_NONBLOCK
     os.close(reader)
     os.close(terminal)
@@ -334,15 +334,15 @@ def test_a_terminal_that_hangs_never_holds_us_up_and_stays_blocking_for_its_shel
 def test_a_reader_that_went_away_does_no_harm() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    tell_once(LineSink(writer), told())
+    tell_once(LineOutput(writer), told())
     os.close(writer)
-    tell_once(LineSink(writer), told())
+    tell_once(LineOutput(writer), told())
 
 
 def test_a_line_longer_than_a_pipe_takes_at_once_is_cut() -> None:
     reader, writer = os.pipe()
-    with closing(LineSink(writer)) as sink:
-        assert sink.write(told(), AT, "größer " * 2000)
+    with closing(LineOutput(writer)) as output:
+        assert output.write(told(), AT, "größer " * 2000)
     os.close(writer)
     with os.fdopen(reader, "rb") as lines:
         text = lines.read()
@@ -355,7 +355,7 @@ def test_a_file_is_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("before\n")
     with path.open("a") as file:
-        tell_once(LineSink(file.fileno()), Tell(Event.RESUMED))
+        tell_once(LineOutput(file.fileno()), Tell(Event.RESUMED))
     assert path.read_text() == "before\n2026-11-22T10:00:00.123Z notice resumed: Reloads are allowed again.\n"
 
 

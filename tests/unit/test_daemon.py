@@ -19,12 +19,14 @@ import pytest
 
 from tests.world.host import MAIN, Host, config_of, work
 from tests.world.processes import FakeProcess
+from tests.world.sinks import FakeSink
 from watchdogd.config import Config, ConfigError, InstanceConfig, Mode, PolicyConfig
 from watchdogd.core import decide
 from watchdogd.model import WORKERS, Connection, Event, InstanceState, Mono, Phase, Result, SendFifo, State, Tell
 from watchdogd.observe.observer import Observer
 from watchdogd.report.journal import Journal
 from watchdogd.report.notify import Notifier
+from watchdogd.report.sinks import Sinks
 from watchdogd.service.control import Server
 from watchdogd.service.daemon import Daemon
 from watchdogd.service.store import Store, StoreError
@@ -56,8 +58,8 @@ class Waiting(selectors.DefaultSelector):
 
 
 @dataclass
-class Sink:
-    """Keeps what the journal tells."""
+class Output:
+    """Keeps what the journal writes."""
 
     told: list[Tell] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
@@ -98,7 +100,8 @@ class Stage:
 
     folder: Path
     host: Host
-    sink: Sink = field(default_factory=Sink)
+    output: Output = field(default_factory=Output)
+    beside: list[FakeSink] = field(default_factory=list)  # the journal
     saved: list[tuple[State, int]] = field(default_factory=list)
     loaded: list[Config | ConfigError] = field(default_factory=list)  # what the configuration file is, from now on
     at_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -142,7 +145,7 @@ class Stage:
             store=self.store,
             server=server,
             selector=selector,
-            journal=Journal(self.sink),
+            sinks=Sinks(Journal(self.output), *self.beside),
             notifier=Notifier(self.host.clock),
             wake=self.wake,
             clock=self.host.clock,
@@ -181,10 +184,10 @@ class Stage:
         return [one.partition("\n")[0] for one in self.messages if not one.startswith("STATUS=")]
 
     def events(self, *only: Event) -> list[str]:
-        return [tell.event.value for tell in self.sink.told if not only or tell.event in only]
+        return [tell.event.value for tell in self.output.told if not only or tell.event in only]
 
     def scopes(self, event: Event) -> list[str]:
-        return [str(tell.fields["scope"]) for tell in self.sink.told if tell.event is event]
+        return [str(tell.fields["scope"]) for tell in self.output.told if tell.event is event]
 
     def ask(self, verb: str, **fields: object) -> "Asked":
         """An operator asks; the answer comes in a later step."""
@@ -396,6 +399,49 @@ class Spy:
         return self.said[-1]
 
 
+# -- where it is told
+
+
+def test_every_sink_is_told_everything_with_its_time(stage: Stage) -> None:
+    stage.beside = [FakeSink("one"), FakeSink("other")]
+
+    def steps() -> Iterator[object]:
+        yield from stage.break_the_app()
+        yield from stage.until(lambda: Event.RELOAD_SENT.value in stage.events())
+
+    stage.play(steps())
+    one, other = stage.beside
+    assert [tell for tell, _ in one.told] == stage.output.told
+    assert one.told == other.told
+    assert [wall for _, wall in one.told] == sorted(wall for _, wall in one.told)
+
+
+def test_a_sink_that_raises_is_told_once_keeps_no_other_from_it_and_holds_no_reload(stage: Stage) -> None:
+    broken = FakeSink("broken", broken=True)
+    stage.beside = [broken, FakeSink("whole")]
+    answers: list[dict[str, Any]] = []
+
+    def steps() -> Iterator[object]:
+        yield from stage.break_the_app()
+        yield from stage.until(stage.in_fifo)
+        asked = stage.ask("status")
+        yield from asked.wait()
+        answers.append(asked.answer)
+        broken.broken = False
+        stage.host.stop_mongod()  # something to tell
+        yield from stage.until(lambda: broken.told)
+        yield from seconds(2)
+
+    stage.play(steps())
+    assert stage.written() == "w"
+    assert [tell for tell, _ in stage.beside[1].told] == stage.output.told
+    assert stage.scopes(Event.BLIND) == stage.scopes(Event.SEEING_AGAIN) == ["sink broken"]
+    (blind,) = answers[0]["status"]["blind"]
+    assert blind["scope"] == "sink broken"
+    assert blind["why"].startswith("it did not take ")
+    assert "RuntimeError('a bug in broken')" in blind["why"]
+
+
 def test_a_tick_that_fails_is_told_once_and_has_no_ping_and_the_loop_goes_on(stage: Stage) -> None:
     def steps() -> Iterator[object]:
         yield from seconds(3)
@@ -409,7 +455,7 @@ def test_a_tick_that_fails_is_told_once_and_has_no_ping_and_the_loop_goes_on(sta
         assert stage.notifications().count("WATCHDOG=1") > pings
 
     stage.play(steps())
-    blind, again = [tell for tell in stage.sink.told if tell.event in {Event.BLIND, Event.SEEING_AGAIN}]
+    blind, again = [tell for tell in stage.output.told if tell.event in {Event.BLIND, Event.SEEING_AGAIN}]
     assert (blind.fields["scope"], again.fields) == ("loop", {"scope": "loop"})
     assert str(blind.fields["reason"]).endswith(": RuntimeError('a bug'); please report it")
 

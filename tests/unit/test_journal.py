@@ -64,7 +64,7 @@ def test_a_printable_value_is_read_back_as_it_was(value: str) -> None:
 
 
 class Narrow:
-    """A sink that takes a message only when it is open."""
+    """An output that takes a message only when it is open."""
 
     def __init__(self) -> None:
         self.open = True
@@ -80,12 +80,12 @@ class Narrow:
 
 
 def test_what_was_lost_is_counted_and_told_once_with_the_next_that_gets_through() -> None:
-    sink = Narrow()
-    journal = Journal(sink)
+    output = Narrow()
+    journal = Journal(output)
     for is_open in (True, False, False, True, True):
-        sink.open = is_open
+        output.open = is_open
         journal.tell(Tell(Event.RESUMED), AT)
-    assert sink.messages == [
+    assert output.messages == [
         "Reloads are allowed again.",
         "Reloads are allowed again. (2 messages before this one could not be written.)",
         "Reloads are allowed again.",

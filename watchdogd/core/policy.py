@@ -51,7 +51,7 @@ from watchdogd.model import (
 
 FORK_UNSAFE_FOR_S = 120.0  # the master's monitor runs at least every 10 s; after 120 s it does not run at all
 USED_UNPROVEN_S = 15.0  # one heartbeat (10 s) and a margin: a healthy driver has connected by then
-ELSEWHERE = ("deployment ", "instance ", "member ")  # scopes of a blindness that is not everybody's
+ELSEWHERE = ("deployment ", "instance ", "member ", "sink ")  # scopes of a blindness that is not everybody's
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,8 @@ _BREAK = "\n"  # in a message it is ours: report/events.py shows every other one
 _BARE = re.compile(r"[^\s\"'=\\]*[^\s\"'=\\:]")
 
 
-class Sink(Protocol):
-    """Where messages go; `write` says whether this one got through."""
+class Output(Protocol):
+    """How messages are written; `write` says whether this one got through."""
 
     def write(self, tell: Tell, wall: float, message: str) -> bool:
         """Write one message (the sentence, with what was lost before it) without ever waiting."""
@@ -47,10 +47,12 @@ class Sink(Protocol):
 
 
 class Journal:
-    """Tells events, one message each, and counts those that did not get through."""
+    """The sink that people read: one message for each event, and a count of those that did not get through."""
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
+    name = "journal"
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
         self._lost = 0
 
     @classmethod
@@ -58,22 +60,22 @@ class Journal:
         """Choose journald where JOURNAL_STREAM says that stderr goes there (systemd.exec(5)), else lines."""
         if is_journal_stream(environ.get("JOURNAL_STREAM", ""), stderr):
             with contextlib.suppress(OSError):
-                return cls(NativeSink(SOCKET))
-        return cls(LineSink(stderr))
+                return cls(NativeOutput(SOCKET))
+        return cls(LineOutput(stderr))
 
     def tell(self, tell: Tell, wall: float) -> None:
         """Write the event's sentence and fields. `wall`: Unix time, for the lines; journald takes its own."""
         message = sentence(tell)
         if self._lost:
             message += f" ({self._lost} messages before this one could not be written.)"
-        if self._sink.write(tell, wall, message):
+        if self._output.write(tell, wall, message):
             self._lost = 0
         else:
             self._lost += 1
 
     def close(self) -> None:
         """Close what was opened for it; stderr itself stays open."""
-        self._sink.close()
+        self._output.close()
 
 
 def is_journal_stream(journal_stream: str, stderr: int) -> bool:
@@ -85,7 +87,7 @@ def is_journal_stream(journal_stream: str, stderr: int) -> bool:
     return journal_stream == f"{seen.st_dev}:{seen.st_ino}"
 
 
-class NativeSink:
+class NativeOutput:
     """journald's datagram socket. Raises OSError when nothing is at `path`."""
 
     def __init__(self, path: str) -> None:
@@ -120,7 +122,7 @@ class NativeSink:
         return True
 
 
-class LineSink:
+class LineOutput:
     """One readable line a message, on a terminal, a pipe or a file."""
 
     def __init__(self, stderr: int) -> None:

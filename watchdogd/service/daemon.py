@@ -20,8 +20,8 @@ from watchdogd.core.policy import QUIET
 from watchdogd.model import Answer, Blind, Effect, Event, FieldValue, Mono, Outcome, SendFifo, State, Tell, fault
 from watchdogd.observe.observer import Observer
 from watchdogd.report import status, words
-from watchdogd.report.journal import Journal
 from watchdogd.report.notify import Notifier
+from watchdogd.report.sinks import Sinks
 from watchdogd.service.control import Incoming, Server
 from watchdogd.service.store import Store, StoreError
 
@@ -35,7 +35,7 @@ class Daemon:
     store: Store
     server: Server
     selector: selectors.BaseSelector
-    journal: Journal
+    sinks: Sinks
     notifier: Notifier
     wake: int
     clock: Callable[[], Mono]
@@ -100,6 +100,8 @@ class Daemon:
         requests = tuple([request for one in self._incoming if (request := one.request(self.clock()))])
         full = bool(self._incoming) or any(one.phase not in QUIET for one in self.state.instances.values())
         snapshot = self.observer.look(full=full, outcomes=self._outcomes, requests=requests)
+        if deaf := self.sinks.blind():
+            snapshot = replace(snapshot, blind=(*snapshot.blind, *deaf))
         if problem := self.store.problem():  # of what was saved: reloads are blocked while there is one
             snapshot = replace(snapshot, blind=(*snapshot.blind, Blind("state", problem)))
         findings, decision = self._conclusions.draw(self.state, snapshot, self.config)
@@ -123,7 +125,7 @@ class Daemon:
         if isinstance(effect, Answer):
             self.server.reply(effect)
         else:
-            self.journal.tell(effect, self.wall())
+            self.sinks.tell(effect, self.wall())
         return None
 
     def _reconfigure(self) -> dict[str, object]:
@@ -145,4 +147,4 @@ class Daemon:
         return {"ok": True, "text": f"the configuration was read again{later}", "exit": 0}
 
     def _tell(self, event: Event, **fields: FieldValue) -> None:
-        self.journal.tell(Tell(event, fields=fields), self.wall())
+        self.sinks.tell(Tell(event, fields=fields), self.wall())

@@ -22,6 +22,7 @@ from watchdogd.observe.observer import Observer, open_edges
 from watchdogd.report.journal import Journal
 from watchdogd.report.notify import Notifier
 from watchdogd.report.say import say
+from watchdogd.report.sinks import Sinks
 from watchdogd.service import rights
 from watchdogd.service.control import ControlError, Server
 from watchdogd.service.daemon import Daemon
@@ -59,15 +60,15 @@ def _run(read: Callable[[], Config]) -> None:
         loaded = store.load(edges.clock(), edges.wall())
         observer = Observer(config, edges)
         observer.restore(loaded.observed)
-        journal = Journal.of_this_process()
-        journal.tell(_started(config), edges.wall())
+        sinks = Sinks(Journal.of_this_process())
+        sinks.tell(_started(config), edges.wall())
         Daemon(
             config=config,
             observer=observer,
             store=store,
             server=server,
             selector=selector,
-            journal=journal,
+            sinks=sinks,
             notifier=Notifier(),
             wake=wake,
             clock=edges.clock,
