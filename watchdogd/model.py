@@ -200,6 +200,22 @@ class Tcp(enum.Enum):
     DEAD = "dead"  # gone from the kernel's tables while a process still holds the descriptor
 
 
+class Backend(enum.Enum):
+    """How a table of sockets is read."""
+
+    SOCK_DIAG = "sock_diag"
+    PROC = "proc"  # /proc/net/tcp: without ages, and dearer
+    NONE = "none"  # not at all: every read is Blind
+
+
+@dataclass(frozen=True, slots=True)
+class SocketsFrom:
+    """How the sockets of one network namespace are read. `why`: not by SOCK_DIAG, with the mend; empty where it is."""
+
+    backend: Backend
+    why: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Connection:
     """One socket to a member, with everybody who holds it (after a fork many do: facts of docs/design.md, holders).
@@ -261,6 +277,7 @@ class Instance:
     `master` None: nobody has the FIFO open. `held_by_master`: deployments a connection of which the master was ever
     seen to hold; `master_connected_at`: when it was last seen to hold an ESTABLISHED one to a serving member.
     `fifo_problem`: why a byte would not arrive. `blind`: what could not be read, which blocks every reload.
+    `sockets`: how those of its network namespace are read, None where that is the daemon's own.
     """
 
     name: str
@@ -275,6 +292,7 @@ class Instance:
     fifo_problem: str | None = None
     blind: tuple[str, ...] = ()
     uid: int | None = None  # effective uid of the master: who must own the FIFO
+    sockets: SocketsFrom | None = None
 
     @property
     def id(self) -> InstanceId:
@@ -336,6 +354,7 @@ class Event(enum.Enum):
     """Everything that is ever told; report/events.py holds the sentence and the MESSAGE_ID of each."""
 
     STARTED = "started"
+    SOCKETS_FROM_PROC = "sockets_from_proc"
     MEMBER_DOWN = "member_down"
     MEMBER_UP = "member_up"
     MEMBER_RESTARTED = "member_restarted"
@@ -406,7 +425,10 @@ Effect = Tell | SendFifo | Answer
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that is known at one instant. `news`: what the members' trackers have to tell."""
+    """Everything that is known at one instant. `news`: what observe has to tell: of members, and of how it reads.
+
+    `sockets`: how those of the daemon's own network namespace are read.
+    """
 
     at: Mono
     wall: float
@@ -418,6 +440,7 @@ class Snapshot:
     requests: tuple[Request, ...] = ()
     news: tuple[Tell, ...] = ()
     not_covered: tuple[str, ...] = ()  # uWSGI masters that nothing can reload, each with the line that would mend it
+    sockets: SocketsFrom = SocketsFrom(Backend.SOCK_DIAG)
 
 
 class Verdict(enum.Enum):

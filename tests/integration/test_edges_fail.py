@@ -19,6 +19,7 @@ from watchdogd.core.decide import decide
 from watchdogd.core.detect import _Look, detect
 from watchdogd.core.step import Step
 from watchdogd.model import (
+    Backend,
     Blind,
     Connection,
     Decision,
@@ -30,6 +31,7 @@ from watchdogd.model import (
     Phase,
     ProcessId,
     Snapshot,
+    SocketsFrom,
     State,
     Tcp,
     Tell,
@@ -133,6 +135,11 @@ def test_an_instance_in_another_namespace_is_read_there_and_forgotten_with_its_e
     assert all(one.cookie >= 2**64 for one in held_by(seen, far))
     assert all(one.cookie < 2**64 for one in held_by(seen, near))
     assert {one.remote for one in seen.connections} == {Endpoint(*mongod.address)}
+    assert (seen.sockets, instance(seen, "near").sockets) == (SocketsFrom(Backend.SOCK_DIAG), None)
+    sockets = instance(seen, "far").sockets
+    assert sockets is not None
+    assert sockets.backend is Backend.PROC
+    assert "lives in another network namespace, and SOCK_DIAG shows the daemon's own alone" in sockets.why
     with namespace.entered():
         twin.stop()
     wait_for(lambda: ended(observer, far), "the end of the far connections is seen", within=WITHIN_S)

@@ -15,11 +15,10 @@ import pytest
 from rig.netns import Namespace
 from rig.processes import wait_for
 from tests.world.sockets import FakeSocket, FakeSockets
-from watchdogd.model import Blind, Endpoint
+from watchdogd.model import Backend, Blind, Endpoint
 from watchdogd.observe.processes import ProcProcesses
 from watchdogd.observe.tcp.sock_diag import CLOSE_WAIT, MAX_FILTERED
 from watchdogd.observe.tcp.sockets import (
-    Backend,
     NoSockets,
     ProcNetTcp,
     Row,
@@ -447,8 +446,7 @@ def test_the_table_of_a_process_that_is_gone_is_blind() -> None:
 
 def test_netlink_is_taken_where_it_works() -> None:
     with closing(open_sockets()) as sockets:
-        assert sockets.backend is Backend.SOCK_DIAG
-        assert "self-test" in sockets.why
+        assert (sockets.backend, sockets.why) == (Backend.SOCK_DIAG, "")
 
 
 def forbidden() -> Sockets:
@@ -459,6 +457,33 @@ def test_without_netlink_proc_is_taken_and_why_names_the_mend() -> None:
     sockets = open_sockets(forbidden)
     assert sockets.backend is Backend.PROC
     assert "add AF_NETLINK to RestrictAddressFamilies=" in sockets.why
+    assert sockets.why.endswith("; SOCK_DIAG is tried once, when the daemon starts")
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (struct.pack("=i", -errno.ENOENT), "the kernel's tcp_diag is not there: `modprobe tcp_diag`"),
+        (None, "the kernel's socket table cannot be read: Resource temporarily unavailable (EAGAIN)"),
+    ],
+    ids=["no module", "silence"],
+)
+def test_a_self_test_that_fails_says_why_and_that_nobody_tries_again(answer: bytes | None, told: str) -> None:
+    with ExitStack() as at_end:
+
+        def open_netlink() -> socket.socket:
+            ours, kernels = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 100_000))
+            at_end.enter_context(kernels)
+            if answer is not None:
+                kernels.send(message(DONE, 1, answer))
+            return ours
+
+        sockets = open_sockets(lambda: SockDiag(open_netlink))
+        assert sockets.backend is Backend.PROC
+        assert told in sockets.why
+        assert sockets.why.endswith("; SOCK_DIAG is tried once, when the daemon starts")
+        assert "asked again" not in sockets.why
 
 
 def test_a_backend_that_does_not_show_our_own_connection_is_not_taken() -> None:

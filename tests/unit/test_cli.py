@@ -92,6 +92,7 @@ def document(**last: object) -> dict[str, Any]:
         "incident": None,
         "last_reload": {"command": "w", "at": "2026-11-22T10:00:00.000Z", "proven": False, **last} if last else None,
         "reloads_left": 3,
+        "sockets": None,
     }
     return {
         "version": 1,
@@ -103,6 +104,7 @@ def document(**last: object) -> dict[str, Any]:
         "instances": [shop, {**shop, "name": "blog", "fifo": "/run/blog/fifo", "last_reload": None}],
         "not_covered": [],
         "blind": [],
+        "sockets": {"read_from": "sock_diag", "why": None},
     }
 
 

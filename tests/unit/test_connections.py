@@ -12,9 +12,9 @@ from tests.world.clock import Clock
 from tests.world.processes import OUR_NETNS, FakeProcess
 from tests.world.sockets import FakeSocket, FakeSockets
 from tests.world.uwsgi import FakeUwsgi
-from watchdogd.model import Connection, Endpoint, Interval, Mono, ProcessId, Tcp
+from watchdogd.model import Backend, Connection, Endpoint, Interval, Mono, ProcessId, Tcp
 from watchdogd.observe.tcp.connections import GRAIN_S, Connections
-from watchdogd.observe.tcp.sockets import Backend, Row, Table
+from watchdogd.observe.tcp.sockets import Row, Table
 
 MONGOD = Endpoint("10.0.0.1", 27017)
 OTHER = Endpoint("10.0.0.2", 27017)

@@ -13,6 +13,7 @@ from watchdogd.report.words import count, duration, timestamp
 # As policy and the daemon send them: every field of every event.
 FIELDS: dict[Event, dict[str, FieldValue]] = {
     Event.STARTED: {"version": "0.1.0", "mode": "act", "deployments": 1, "instances": 2},
+    Event.SOCKETS_FROM_PROC: {"reason": "netlink is forbidden: add AF_NETLINK to RestrictAddressFamilies= of the unit"},
     Event.MEMBER_DOWN: {"reason": "connection refused"},
     Event.MEMBER_UP: {"seconds": 12.3, "restarted": True},
     Event.MEMBER_RESTARTED: {"process_id": "65f1c0ffee"},
@@ -39,6 +40,7 @@ FIELDS: dict[Event, dict[str, FieldValue]] = {
 }
 MESSAGE_IDS = {
     "started": "51a486bb9f06487e8e9ac3d22a8ccade",
+    "sockets_from_proc": "4b7bb504f87b4633b723dc9a66685ae8",
     "member_down": "b37006225464499d9ef8c3f3f045d348",
     "member_up": "827e022204364cd1b2d29be344c37d18",
     "member_restarted": "7b76c5f2cc994d579ecdfcdc877ba24e",

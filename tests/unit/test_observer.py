@@ -15,6 +15,7 @@ from tests.world.sockets import FakeSocket
 from watchdogd.core.policy import QUIET
 from watchdogd.model import (
     WORKERS,
+    Backend,
     Connection,
     Event,
     InstanceId,
@@ -24,6 +25,7 @@ from watchdogd.model import (
     Result,
     Role,
     SendFifo,
+    SocketsFrom,
     Tcp,
     Verdict,
 )
@@ -455,6 +457,47 @@ def test_a_stuck_app_in_another_namespace_is_found_too(host: Host) -> None:
     work(workers)
     watcher.until(lambda: watcher.sent)
     assert (watcher.sent[0].master, watcher.sent[0].command) == (master.id, WORKERS)
+
+
+def told_of_sockets(watcher: Watcher) -> list[tuple[str | None, object]]:
+    """Whose are told to come from /proc, and why."""
+    return [(one.instance, one.fields["reason"]) for one in watcher.told if one.event is Event.SOCKETS_FROM_PROC]
+
+
+def test_that_an_instance_in_another_namespace_is_read_from_proc_is_shown_and_told_once(host: Host) -> None:
+    host.namespace(ELSEWHERE)
+    other = "/run/uwsgi/app/blog/fifo"
+    master, _ = host.app(netns=ELSEWHERE)
+    host.app(other)
+    watcher = Watcher(host, config_of(FIFO, other))
+    watcher.tick(20)
+    shop, blog = watcher.snapshot.instances
+    assert (shop.sockets, blog.sockets) == (SocketsFrom(Backend.PROC, "it lives elsewhere"), None)
+    assert watcher.snapshot.sockets == SocketsFrom(Backend.SOCK_DIAG)
+    host.processes.end(master)
+    watcher.tick(20)
+    assert watcher.snapshot.instances[0].sockets is None
+    host.app(netns=ELSEWHERE)
+    watcher.tick(20)
+    assert told_of_sockets(watcher) == [("shop", "it lives elsewhere")]
+
+
+def test_without_netlink_that_is_shown_and_told_once() -> None:
+    host = Host(fallback=True)
+    host.start_mongod()
+    host.app()
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(20)
+    assert watcher.snapshot.sockets == SocketsFrom(Backend.PROC, "netlink is forbidden")
+    assert watcher.snapshot.instances[0].sockets is None
+    assert told_of_sockets(watcher) == [(None, "netlink is forbidden")]
+
+
+def test_by_sock_diag_nothing_is_told_of_it(host: Host) -> None:
+    host.app()
+    watcher = looking(host)
+    watcher.tick(20)
+    assert told_of_sockets(watcher) == []
 
 
 @pytest.mark.parametrize("fault", ["blind", "raises"])

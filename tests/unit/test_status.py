@@ -14,6 +14,7 @@ from watchdogd import __version__
 from watchdogd.config import Config, DeploymentConfig, Mode
 from watchdogd.model import (
     WORKERS,
+    Backend,
     Blind,
     Blocked,
     Decision,
@@ -33,6 +34,7 @@ from watchdogd.model import (
     Phase,
     ProcessId,
     Snapshot,
+    SocketsFrom,
     State,
     Verdict,
     Worker,
@@ -147,10 +149,12 @@ def test_the_document_is_what_section_8_of_the_design_says() -> None:
                     "detail": "2 old workers are still there",
                 },
                 "reloads_left": 0,
+                "sockets": None,
             }
         ],
         "not_covered": [],
         "blind": [],
+        "sockets": {"read_from": "sock_diag", "why": None},
     }
 
 
@@ -249,6 +253,39 @@ def test_of_one_instance_the_others_do_not_count() -> None:
     decision = Decision(State(), (), None, {SHOP.id: QUIET, BLOG.id: HELD})
     made = shown(seen(SHOP, BLOG), decision)
     assert [exit_code(made), exit_code(made, "shop"), exit_code(made, "blog")] == [1, 0, 1]
+
+
+# --------------------------------------------------------------------------------------------- how sockets are read
+
+
+def test_sockets_that_sock_diag_gives_are_no_news_to_people() -> None:
+    made = shown(seen(SHOP), decided())
+    assert made["sockets"] == {"read_from": "sock_diag", "why": None}
+    assert made["instances"][0]["sockets"] is None
+    assert "sockets" not in render(made)
+
+
+def test_why_they_are_read_from_proc_is_shown_and_is_no_trouble() -> None:
+    made = shown(seen(SHOP, sockets=SocketsFrom(Backend.PROC, "netlink is forbidden: allow it")), decided())
+    assert made["sockets"] == {"read_from": "proc", "why": "netlink is forbidden: allow it"}
+    assert render(made).splitlines()[-1] == (
+        "sockets: read from /proc/net/tcp, which knows no ages and costs more: netlink is forbidden: allow it"
+    )
+    assert exit_code(made) == 0
+
+
+def test_of_an_instance_in_another_network_namespace_it_is_shown_with_the_instance() -> None:
+    far = dataclasses.replace(SHOP, sockets=SocketsFrom(Backend.PROC, "another network namespace"))
+    made = shown(seen(far), decided())
+    assert made["instances"][0]["sockets"] == {"read_from": "proc", "why": "another network namespace"}
+    assert "  sockets: read from /proc/net/tcp, which knows no ages and costs more: another network" in render(made)
+
+
+def test_where_nothing_can_be_read_the_blindness_says_it_to_people() -> None:
+    nothing = SocketsFrom(Backend.NONE, "neither by netlink nor from /proc")
+    made = shown(seen(SHOP, sockets=nothing, blind=(Blind("sockets", nothing.why),)), decided())
+    assert made["sockets"] == {"read_from": "none", "why": nothing.why}
+    assert render(made).count(nothing.why) == 1
 
 
 # ------------------------------------------------------------------------------------------------------ for people

@@ -19,6 +19,7 @@ from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
 from watchdogd.core.policy import QUIET
 from watchdogd.model import (
+    Backend,
     Endpoint,
     Event,
     Finding,
@@ -33,7 +34,7 @@ from watchdogd.model import (
 )
 from watchdogd.observe.mongod.heartbeats import Heartbeat
 from watchdogd.observe.observer import Edges, Observer
-from watchdogd.observe.tcp.sockets import Backend, Sockets
+from watchdogd.observe.tcp.sockets import Sockets
 
 MAIN = "main"
 ADDRESS = "10.0.0.1:27017"
@@ -63,6 +64,8 @@ class Spied:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._edge, name)
+        if not callable(method):
+            return method  # type: ignore[no-any-return]
 
         def call(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - what the edge takes and gives
             self.calls.append(Call(name, arguments, named))
@@ -88,7 +91,11 @@ class Host:
         self.uwsgi = FakeUwsgi(self.processes)
         self.heartbeats = FakeHeartbeats(self.wake)
         self.resolver = FakeResolver(self.wake)
-        self.sockets = FakeSockets(self.clock, backend=Backend.PROC if self.fallback else Backend.SOCK_DIAG)
+        self.sockets = (
+            FakeSockets(self.clock, backend=Backend.PROC, why="netlink is forbidden")
+            if self.fallback
+            else FakeSockets(self.clock)
+        )
         self.tables = {OUR_NETNS: self.sockets}
         self.lives: Counter[str] = Counter()
         self.births: dict[str, Interval] = {}
@@ -118,7 +125,8 @@ class Host:
 
     def namespace(self, netns: int) -> FakeSockets:
         """Another network namespace."""
-        table = FakeSockets(self.clock, backend=Backend.PROC, first=1000 * len(self.tables))
+        first = 1000 * len(self.tables)
+        table = FakeSockets(self.clock, backend=Backend.PROC, why="it lives elsewhere", first=first)
         self.tables[netns] = table
         self.spied[f"namespace {netns}"] = Spied(table)
         return table

@@ -7,9 +7,9 @@ on both.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 
-from watchdogd.model import Blind, Endpoint, Mono
+from watchdogd.model import Backend, Blind, Endpoint, Mono
 from watchdogd.observe.tcp.sock_diag import packed, printed
-from watchdogd.observe.tcp.sockets import Backend, Row, Table
+from watchdogd.observe.tcp.sockets import Row, Table
 
 
 @dataclass(eq=False)
@@ -64,7 +64,7 @@ class FakeSockets:
     blind: str | None = None
     sockets: list[FakeSocket] = field(default_factory=list)
     backend: Backend = Backend.SOCK_DIAG
-    why: str = "the world of this test"
+    why: str = ""
     reads: int = 0
     cpu_s: float = 0.0
     first: int = 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from watchdogd.config import Config, InstanceConfig
 from watchdogd.core.detect import detect, endpoint_map
 from watchdogd.model import (
+    Backend,
     Blind,
     Connection,
     Finding,
@@ -30,6 +31,7 @@ from watchdogd.observe.instances import not_covered
 from watchdogd.observe.observer import Edges, Observer, open_edges
 from watchdogd.observe.processes import Processes
 from watchdogd.report.say import say, say_json
+from watchdogd.report.words import from_proc
 from watchdogd.service import rights
 
 HEARD_WITHIN_S = 5.0
@@ -100,6 +102,8 @@ def check(config: Config) -> int:
     for sentence in _missing_rights(config, snapshot):
         problems += 1
         say(f"problem: rights: {sentence}")
+    for sentence in _from_proc(snapshot):
+        say(f"note: {sentence}")
     masters = edges.uwsgi.discover()
     for sentence in () if isinstance(masters, Blind) else not_covered(masters):
         say(f"not covered: {sentence}")
@@ -186,6 +190,15 @@ def _missing_rights(config: Config, snapshot: Snapshot) -> Iterator[str]:
     found = tuple([InstanceConfig(one.name, Path(one.fifo), one.deployments) for one in snapshot.instances])
     uids = {Path(one.fifo): one.uid for one in snapshot.instances}
     return rights.missing(replace(config, instances=found), rights.Rights.of_this_process(), uids.get)
+
+
+def _from_proc(snapshot: Snapshot) -> Iterator[str]:
+    """Yield a sentence wherever sockets are not read by SOCK_DIAG, which is no problem but good to know."""
+    if snapshot.sockets.backend is Backend.PROC:
+        yield from_proc(snapshot.sockets.why)
+    for instance in snapshot.instances:
+        if instance.sockets and instance.sockets.backend is Backend.PROC:
+            yield f"{instance.name}: {from_proc(instance.sockets.why)}"
 
 
 def _row(line: Line) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from watchdogd.model import (
     Outside,
     ProcessId,
     Role,
+    SocketsFrom,
     Tcp,
     fault,
 )
@@ -49,6 +50,7 @@ class _Site:
     connected: bool = False  # the master, to a member that serves
     connected_at: Mono | None = None
     blind: tuple[str, ...] = ()
+    sockets: SocketsFrom | None = None
 
     @property
     def id(self) -> InstanceId:
@@ -119,6 +121,12 @@ class Instances:
         self._refuse_second_names(held, at)
         for site in self._sites.values():
             self._guarded(site, partial(self._read, site, at, members))
+
+    def take_sockets(self, by_netns: Mapping[int, SocketsFrom]) -> None:
+        """Take how the sockets of other network namespaces than ours are read."""
+        for site in self._sites.values():
+            netns = site.master.netns if site.master else None
+            site.sockets = None if netns is None else by_netns.get(netns)
 
     def hide(self, netns: int, why: str) -> None:
         """Make the instances of a network namespace blind, until the next `read`: its sockets cannot be read."""
@@ -339,4 +347,5 @@ def _instance(site: _Site) -> Instance:
         fifo_problem=master.fifo_problem if master else None,
         blind=site.blind,
         uid=master.uid if master else None,
+        sockets=site.sockets,
     )

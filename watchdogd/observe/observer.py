@@ -15,9 +15,13 @@ from functools import partial
 from watchdogd.config import Config
 from watchdogd.model import (
     OUT,
+    Backend,
     Blind,
     Connection,
     Endpoint,
+    Event,
+    Instance,
+    InstanceId,
     Member,
     MemberId,
     Mono,
@@ -27,6 +31,8 @@ from watchdogd.model import (
     Role,
     SendFifo,
     Snapshot,
+    SocketsFrom,
+    Tell,
     fault,
 )
 from watchdogd.observe.instances import Instances
@@ -79,6 +85,8 @@ class Observer:
         self._out = False
         self._readers: dict[int, Callable[[], Sockets]] = {}
         self._netns = edges.processes.netns()
+        self._sockets = SocketsFrom(edges.sockets.backend, edges.sockets.why)
+        self._told: set[InstanceId | None] = set()  # whose sockets come from /proc; None: those of our own namespace
         self.reconfigure(config)
 
     def reconfigure(self, config: Config) -> None:
@@ -119,18 +127,30 @@ class Observer:
             else:
                 self._look_up()
             self._instances.attribute(self._connections, members, at)
+        instances = self._instances.now()
         return Snapshot(
             at=self._edges.clock(),
             wall=self._edges.wall(),
             members=members,
-            instances=self._instances.now(),
+            instances=instances,
             connections=self._connections.now(),
             blind=self._blind + self._instances.blind + self._deployments.blind(),
             outcomes=outcomes,
             requests=requests,
-            news=self._deployments.take_news(),
+            news=(*self._deployments.take_news(), *self._tell_sockets(instances)),
             not_covered=self._instances.not_covered,
+            sockets=self._sockets,
         )
+
+    def _tell_sockets(self, instances: tuple[Instance, ...]) -> list[Tell]:
+        """Tell once that sockets come from /proc: ours, and those of each instance in another network namespace."""
+        told: list[Tell] = []
+        ours = (None, None, self._sockets)
+        for whose, name, sockets in (ours, *[(one.id, one.name, one.sockets) for one in instances]):
+            if sockets is not None and sockets.backend is Backend.PROC and whose not in self._told:
+                self._told.add(whose)
+                told.append(Tell(Event.SOCKETS_FROM_PROC, name, fields={"reason": sockets.why}))
+        return told
 
     def _take(self, members: Mapping[MemberId, Member]) -> bool:
         """Take what has changed of the members; say whether that asks for a full look."""
@@ -189,6 +209,7 @@ class Observer:
         """Read the whole table of every network namespace with an instance."""
         endpoints = self._endpoints
         self._readers = readers = self._tables()
+        self._instances.take_sockets({netns: _how(one) for netns, one in readers.items() if netns != self._netns})
         self._connections.forget_namespaces(set(readers))
         self._blind = ()
         if not endpoints:  # then nothing is read, and nothing is missing
@@ -230,6 +251,14 @@ class Observer:
 
 def _endpoints(members: Mapping[MemberId, Member]) -> frozenset[Endpoint]:
     return frozenset().union(*[member.endpoints for member in members.values()])
+
+
+def _how(reader: Callable[[], Sockets]) -> SocketsFrom:
+    try:
+        one = reader()
+    except Exception as error:  # noqa: BLE001 - a reader that fails makes us blind, not dead
+        return SocketsFrom(Backend.NONE, fault(error))
+    return SocketsFrom(one.backend, one.why)
 
 
 def _read(reader: Callable[[], Sockets], endpoints: frozenset[Endpoint], *, established: bool) -> Table | Blind:

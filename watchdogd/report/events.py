@@ -46,6 +46,15 @@ CATALOG: Mapping[Event, Entry] = {
         "`mongo-watchdog status`. In mode observe it does everything but the write: set `mode: act` to let "
         "it reload.",
     ),
+    Event.SOCKETS_FROM_PROC: Entry(
+        "4b7bb504f87b4633b723dc9a66685ae8",
+        Priority.NOTICE,
+        "Connections[ of {instance}] are read from /proc/net/tcp instead of SOCK_DIAG[: {reason}]. Their ages are not "
+        "known, and each look costs more.",
+        "The daemon works, and knows less: whether an outage from before its start ended a connection cannot be told "
+        "without its age, so no reload comes of it. Where the reason names a mend, apply it and restart the daemon. An "
+        "instance in another network namespace (a container) is always read so; nothing is to be done there.",
+    ),
     Event.MEMBER_DOWN: Entry(
         "b37006225464499d9ef8c3f3f045d348",
         Priority.WARNING,

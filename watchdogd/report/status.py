@@ -15,6 +15,7 @@ from typing import Any
 from watchdogd import __version__
 from watchdogd.config import Config
 from watchdogd.model import (
+    Backend,
     Blocked,
     Command,
     Decision,
@@ -29,8 +30,9 @@ from watchdogd.model import (
     Outlook,
     Phase,
     Snapshot,
+    SocketsFrom,
 )
-from watchdogd.report.words import COMMANDS, count, duration, plain, timestamp, tree
+from watchdogd.report.words import COMMANDS, count, duration, from_proc, plain, timestamp, tree
 
 VERSION = 1
 
@@ -73,6 +75,7 @@ def document(
         ],
         "not_covered": list(snapshot.not_covered),
         "blind": [{"scope": blind.scope, "why": blind.why} for blind in snapshot.blind],
+        "sockets": _sockets(snapshot.sockets),
     }
     shown: Document = tree(seen)
     return shown
@@ -125,6 +128,10 @@ def _deployments(snapshot: Snapshot, config: Config) -> list[Document]:
     ]
 
 
+def _sockets(sockets: SocketsFrom) -> Document:
+    return {"read_from": sockets.backend.value, "why": sockets.why or None}
+
+
 def _serves(member: Member) -> bool:
     return member.serving and member.state is MemberState.UP
 
@@ -164,6 +171,7 @@ def _instance(snapshot: Snapshot, instance: Instance, finding: Finding, decision
         "incident": state.incident and state.incident.id,
         "last_reload": state.last and _last_reload(state.last),
         "reloads_left": outlook.reloads_left,
+        "sockets": instance.sockets and _sockets(instance.sockets),
     }
 
 
@@ -211,6 +219,7 @@ def render(document: Document, instance: str | None = None) -> str:
             "No uWSGI instance is watched: none is configured, and none with a master FIFO was found.",
         ]
     rest = [f"blind: {one['scope']}: {one['why']}" for one in document["blind"]]
+    rest += _socket_lines(document["sockets"])
     rest += [f"not covered: {one}" for one in document["not_covered"]] if instance is None else []
     if rest:
         lines += ["", *rest]
@@ -248,6 +257,7 @@ def _instance_lines(document: Document, one: Document) -> Iterator[str]:
         yield from (f"  {row}" for row in _table([("WORKER", "VERDICT", "LEFTOVERS"), *rows]))
     for blind in one["blind"]:
         yield f"  blind: {blind}"
+    yield from (f"  {line}" for line in _socket_lines(one["sockets"]))
     if following := one["next"]:
         at = _when(document, following["at"])
         yield f"  next: {_in_words(following['what'])}" + (f", {at}" if at else "")
@@ -261,6 +271,10 @@ def _instance_lines(document: Document, one: Document) -> Iterator[str]:
         command = COMMANDS[Command(last["command"])]
         yield f"  last: {command} {_when(document, last['at'])}: {last['outcome']}{proven}{detail}"
     yield f"  {count(one['reloads_left'], 'reload')} left in the budget"
+
+
+def _socket_lines(sockets: Document | None) -> list[str]:
+    return [from_proc(sockets["why"])] if sockets and sockets["read_from"] == Backend.PROC.value else []
 
 
 def _in_words(what: str) -> str:

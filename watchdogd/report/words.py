@@ -55,6 +55,11 @@ def count(number: object, noun: str) -> str:
     return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
 
 
+def from_proc(why: str) -> str:
+    """Say that sockets are read from /proc, what that means, and why it is so."""
+    return f"sockets: read from /proc/net/tcp, which knows no ages and costs more: {why}"
+
+
 def plain(value: object, most: int = LONGEST) -> str:
     """Write a value as one line that drives no terminal, cut to `most` characters; a tuple as lines, each like that."""
     return lines(value, most) if isinstance(value, tuple) else shown(f"{value}", most)

@@ -9,7 +9,6 @@ empty table for a failed read: that is Blind.
 from __future__ import annotations
 
 import contextlib
-import enum
 import errno
 import os
 import socket
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from watchdogd.model import Blind, Endpoint, Mono
+from watchdogd.model import Backend, Blind, Endpoint, Mono
 from watchdogd.observe.tcp.sock_diag import (
     CLOSE_WAIT,
     ESTABLISHED,
@@ -37,14 +36,17 @@ from watchdogd.observe.tcp.sock_diag import (
 )
 
 _DEADLINE_S = 2
+_REPORT = "report it, with `uname -r`"
 _MENDS: Mapping[int, str] = {
     errno.ENOENT: "the kernel's tcp_diag is not there: `modprobe tcp_diag`",
     errno.EAFNOSUPPORT: "netlink is forbidden: add AF_NETLINK to RestrictAddressFamilies= of the unit",
     errno.EPROTONOSUPPORT: "this kernel has no sock_diag (gVisor, WSL 1): run where it has one",
     errno.EPERM: "a security policy (seccomp, SELinux) forbids it: allow this daemon NETLINK_SOCK_DIAG",
-    errno.EINVAL: "this kernel does not understand the question: report it, with `uname -r`",
+    errno.EINVAL: f"this kernel does not understand the question: {_REPORT}",
 }
 _WAIT = "it is asked again at the next look"
+_ONCE = "SOCK_DIAG is tried once, when the daemon starts"
+_ELSEWHERE = "the instance lives in another network namespace, and SOCK_DIAG shows the daemon's own alone"
 
 _U32 = 0xFFFFFFFF
 # So many answers, of 1 KiB with what the kernel adds, fit into a socket's buffer (net.core.rmem_default: 208 KiB).
@@ -86,16 +88,8 @@ class Table:
     cpu_s: float = 0.0
 
 
-class Backend(enum.Enum):
-    """How the table is read."""
-
-    SOCK_DIAG = "sock_diag"
-    PROC = "proc"
-    NONE = "none"  # not at all: every read is Blind
-
-
 class Sockets(Protocol):
-    """The edge to the kernel's TCP table. `why` says how it came to this backend."""
+    """The edge to the kernel's TCP table. `why`: what kept us from SOCK_DIAG, with the mend; empty where it is that."""
 
     backend: Backend
     why: str
@@ -130,7 +124,7 @@ class SockDiag:
 
     def __init__(self, open_netlink: Callable[[], socket.socket] = open_netlink) -> None:
         self.backend = Backend.SOCK_DIAG
-        self.why = "asked for by name"
+        self.why = ""
         self._open_netlink = open_netlink
         self._netlink: socket.socket | None = open_netlink()
         self._answer = Answer()
@@ -158,7 +152,7 @@ class SockDiag:
         except OSError as error:
             # The rest of this answer may still come, and until then a further question is refused (EBUSY).
             self.close()
-            return Blind("sockets", f"the kernel's socket table cannot be read: {_explained(error)}")
+            return Blind("sockets", f"the kernel's socket table cannot be read: {_explained(error, _WAIT)}")
         if len(endpoints) > MAX_FILTERED:
             wanted = {Endpoint(printed(packed(host)), port) for host, port in endpoints}
             rows = (row for row in rows if row.remote in wanted)
@@ -173,7 +167,7 @@ class SockDiag:
                 found.update(self._look_up(asked[begin : begin + _AT_ONCE]))
         except OSError as error:
             self.close()
-            return Blind("sockets", f"the kernel cannot be asked for known sockets: {_explained(error)}")
+            return Blind("sockets", f"the kernel cannot be asked for known sockets: {_explained(error, _WAIT)}")
         return found
 
     def _look_up(self, asked: Sequence[int]) -> Iterator[tuple[int, Row | None]]:
@@ -223,9 +217,10 @@ def _row(seen: Seen) -> Row:
     return Row(cookie, inode, state == CLOSE_WAIT, local, remote, rqueue, data_age_s, ack_age_s)
 
 
-def _explained(error: OSError) -> str:
+def _explained(error: OSError, otherwise: str) -> str:
+    """Say what the error is, with its mend; `otherwise` is said where none is known."""
     code = error.errno or 0
-    return f"{error.strerror} ({errno.errorcode.get(code, code)}); {_MENDS.get(code, _WAIT)}"
+    return f"{error.strerror} ({errno.errorcode.get(code, code)}); {_MENDS.get(code, otherwise)}"
 
 
 class ProcNetTcp:
@@ -236,7 +231,7 @@ class ProcNetTcp:
 
     def __init__(self, pid: int | None = None) -> None:
         self.backend = Backend.PROC
-        self.why = "asked for by name"
+        self.why = "asked for by name" if pid is None else _ELSEWHERE
         self._folder = "/proc/net" if pid is None else f"/proc/{pid}/net"
         self._endpoints: frozenset[Endpoint] = frozenset()
         self._remotes: Mapping[bytes, Endpoint] = {}
@@ -327,21 +322,25 @@ class NoSockets:
 
 
 def open_sockets(sock_diag: Callable[[], Sockets] = SockDiag, proc: Callable[[], Sockets] = ProcNetTcp) -> Sockets:
-    """Return the cheapest backend that passes the self-test; where none does, one that is always Blind."""
+    """Return the cheapest backend that passes the self-test; where none does, one that is always Blind.
+
+    Either way `why` says what was wrong with those before it. Nobody tries them again.
+    """
     problems: list[str] = []
     for factory in (sock_diag, proc):
         try:
             sockets = factory()
             problem = self_test(sockets)
         except OSError as error:
-            problem = _explained(error)
+            problem = _explained(error, _REPORT)
         else:
             if problem is None:
-                sockets.why = "; ".join([*problems, f"{sockets.backend.value} passed the self-test"])
+                if problems:
+                    sockets.why = "; ".join([*problems, _ONCE])
                 return sockets
             sockets.close()
         problems.append(problem)
-    return NoSockets("; ".join(problems))
+    return NoSockets("; ".join([*problems, _ONCE]))
 
 
 def self_test(sockets: Sockets) -> str | None:
@@ -367,9 +366,10 @@ def self_test(sockets: Sockets) -> str | None:
 def _not_found(sockets: Sockets, client: socket.socket, endpoint: Endpoint, *, close_wait: bool) -> str | None:
     table = sockets.read(frozenset({endpoint}), established=not close_wait)
     if isinstance(table, Blind):
-        return table.why
+        return table.why.removesuffix(f"; {_WAIT}")  # there is no next look of this one
     expected = (os.fstat(client.fileno()).st_ino, close_wait, Endpoint(*client.getsockname()))
     found = [(row.inode, row.close_wait, row.local) for row in table.rows]
     if found == [expected]:
         return None
-    return f"{sockets.backend.value} shows {found or 'nothing'} instead of our own test connection {expected}"
+    shown = f"{sockets.backend.value} shows {found or 'nothing'} instead of our own test connection {expected}"
+    return f"{shown}; {_REPORT}"
