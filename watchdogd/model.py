@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple, NewType
 
 Mono = Annotated[float, "CLOCK_MONOTONIC"]
-"""Seconds of CLOCK_MONOTONIC. Annotated so that store.py finds every such time and moves it to another boot's clock."""
+"""Seconds of CLOCK_MONOTONIC. Annotated so that codec.py finds every such time and moves it to another boot's clock."""
 
 
 SHOWN = 300

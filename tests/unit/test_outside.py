@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from watchdogd.codec import decode, encode
 from watchdogd.config.addresses import parse_endpoint
 from watchdogd.model import LONGEST, SHOWN, Outside, Pause, shown
 from watchdogd.observe.mongod.heartbeats import peers_of
 from watchdogd.report.say import say, say_json
 from watchdogd.report.words import MANY_LINES, count, lines, plain, tree
-from watchdogd.service.store import decode, encode
 
 # Hypothesis draws few characters that matter here, so they are drawn for themselves, too.
 WORST = st.text(st.characters(categories=["Cc", "Cf", "Cs", "Co", "Zl", "Zp", "Zs"]) | st.sampled_from("a\\ …"))

@@ -45,3 +45,9 @@ def values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401, PLR0911 - any 
     hints = typing.get_type_hints(kind, include_extras=True)
     assert dataclasses.is_dataclass(kind) or issubclass(kind, tuple), kind
     return st.builds(typing.cast("Callable[..., Any]", kind), **{name: values(hint) for name, hint in hints.items()})
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["instances", "shop"]), inner),
+)
