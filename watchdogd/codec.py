@@ -79,6 +79,9 @@ class Format:
 
 # Version 1 remembered instances by their names.
 STATE = Format("the saved state", 2, older=(1,))
+# Of the control protocol. Version 1 called an instance by its name; now reload has the path of its FIFO, as the status.
+REQUEST = Format("the request", 2)
+ANSWER = Format("the answer", 2)
 
 
 def text(document: Mapping[str, object], *, indent: int | None = None) -> str:

@@ -20,18 +20,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rig.processes import wait_for
+from watchdogd import codec
+from watchdogd.codec import CodecError
 from watchdogd.model import AlreadyRunning, InstanceId, Outside, Request, Verb
 from watchdogd.service.control import (
     DECIDE_S,
+    LONGEST_PAUSE_S,
     MAX_CLIENTS,
     MAX_LINE,
     PATIENCE_S,
     ControlError,
     Incoming,
     NotRunning,
+    Pause,
+    Reconfigure,
+    Reload,
+    Resume,
     Server,
+    Status,
+    Wish,
     ask,
     parse,
+    request_of,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +96,7 @@ class Loop(threading.Thread):
                         continue
                     for one in self.server.on_ready(key, mask):
                         self.taken.append(one)
-                        if one.verb == "status":
+                        if isinstance(one.wish, Status):
                             self.server.answer(one, self.document)
                         else:
                             self.held.append(one)
@@ -184,22 +194,22 @@ def request(**fields: object) -> bytes:
 
 
 def test_a_request_gets_its_answer(loop: Loop, path: Path) -> None:
-    assert ask(path, {"verb": "status"}) == {"version": 2, **loop.document}
+    assert ask(path, Status()) == {"version": 2, **loop.document}
     one = loop.taken[0]
-    assert (one.verb, one.fields, one.uid, one.pid) == ("status", {}, os.geteuid(), os.getpid())
+    assert (one.wish, one.uid, one.pid) == (Status(), os.geteuid(), os.getpid())
 
 
 def test_a_large_answer_arrives_whole(loop: Loop, path: Path) -> None:
     loop.document = {"ok": True, "text": "x" * 5_000_000, "exit": 0}
-    assert ask(path, {"verb": "status"})["text"] == loop.document["text"]
+    assert ask(path, Status())["text"] == loop.document["text"]
 
 
 def test_an_answer_may_come_later_and_others_are_served_meanwhile(loop: Loop, path: Path) -> None:
     answers: list[dict[str, Any]] = []
-    asking = threading.Thread(target=lambda: answers.append(ask(path, {"verb": "reload", "instance": "shop"})))
+    asking = threading.Thread(target=lambda: answers.append(ask(path, Reload(Outside("shop")))))
     asking.start()
     wait_for(lambda: loop.held, "the request", within=10)
-    assert ask(path, {"verb": "status"})["ok"]
+    assert ask(path, Status())["ok"]
     assert answers == []
     loop.call(lambda: loop.server.answer(loop.held[0], {"ok": True, "text": "begun", "exit": 0, "reload": "shop-1"}))
     asking.join(10)
@@ -207,22 +217,39 @@ def test_an_answer_may_come_later_and_others_are_served_meanwhile(loop: Loop, pa
 
 
 def test_requests_become_inputs_of_the_decision() -> None:
-    def incoming(verb: str, **fields: object) -> Incoming:
-        return Incoming("request-7", verb, fields, uid=0, pid=1)
+    def request(wish: Wish) -> Request | None:
+        return Incoming("request-7", wish, uid=0, pid=1).request(100.0)
 
-    reload = incoming("reload", instance="/run/uwsgi/fifo").request(100.0)
-    assert reload == Request("request-7", Verb.RELOAD, instance=InstanceId("/run/uwsgi/fifo"))
-    pause = incoming("pause", for_s=60, reason="release").request(100.0)
-    assert pause == Request("request-7", Verb.PAUSE, until=160.0, reason=Outside("release"))
-    assert incoming("pause", for_s=None, reason=None).request(100.0) == Request("request-7", Verb.PAUSE)
-    assert incoming("resume").request(100.0) == Request("request-7", Verb.RESUME)
-    assert incoming("status").request(100.0) is None
-    assert incoming("reconfigure").request(100.0) is None
+    fifo = Outside("/run/uwsgi/fifo")
+    assert request(Reload(fifo)) == Request("request-7", Verb.RELOAD, instance=InstanceId(fifo))
+    pause = Pause(60, Outside("release"))
+    assert request(pause) == Request("request-7", Verb.PAUSE, until=160.0, reason=Outside("release"))
+    assert request(Pause()) == Request("request-7", Verb.PAUSE)
+    assert request(Resume()) == Request("request-7", Verb.RESUME)
+    assert request(Status()) is None
+    assert request(Reconfigure()) is None
+
+
+OUTSIDE = st.text().map(Outside)
+WISHES: st.SearchStrategy[Wish] = st.one_of(
+    st.builds(Status),
+    st.builds(Reconfigure),
+    st.builds(Reload, st.text(min_size=1).map(Outside)),
+    st.builds(Pause, st.none() | st.floats(0, LONGEST_PAUSE_S, exclude_min=True), st.none() | OUTSIDE),
+    st.builds(Resume),
+)
+
+
+@given(WISHES)
+def test_what_is_asked_fits_the_schema_and_is_what_is_taken(wish: Wish) -> None:
+    document = request_of(wish)
+    assert valid(document, "request")
+    assert parse(codec.text(document).encode()) == wish
 
 
 def test_every_request_has_an_id_of_its_own(loop: Loop, path: Path) -> None:
     for _ in range(3):
-        ask(path, {"verb": "status"})
+        ask(path, Status())
     assert len({one.id for one in loop.taken}) == 3
 
 
@@ -260,21 +287,28 @@ WRONG: list[tuple[bytes, str]] = [
     (b"[" * 60_000 + b"\n", "JSON"),
     (b"[]\n", "JSON object"),
     (b'{"verb": "status"}\n', "version 2"),
-    (b'{"version": 1, "verb": "status"}\n', "version 2"),
+    (
+        b'{"version": 1, "verb": "status"}\n',
+        "from an older mongo-watchdog; this one reads version 2: use the mongo-watchdog",
+    ),
+    (
+        b'{"version": 3, "verb": "status"}\n',
+        "from a newer mongo-watchdog; this one reads version 2: use the mongo-watchdog",
+    ),
     (b'{"version": true, "verb": "status"}\n', "version 2"),
     (request(), "unknown verb None"),
     (request(verb="format"), "unknown verb 'format': there are status, reconfigure, reload"),
     (request(verb=["status"]), "unknown verb"),
-    (request(verb="status", all=True), "status has no field 'all'"),
-    (request(verb="reload"), "needs the FIFO of an instance"),
-    (request(verb="reload", instance=""), "needs the FIFO of an instance"),
-    (request(verb="reload", instance=7), "instance of reload must be str, not 7"),
-    (request(verb="pause", for_s="1h"), "for_s of pause must be int or float or null, not '1h'"),
-    (request(verb="pause", for_s=True), "for_s of pause must be"),
+    (request(verb="status", all=True), "status: expected none of all"),
+    (request(verb="reload"), "reload: expected instance in it"),
+    (request(verb="reload", instance=""), "reload.instance: expected the FIFO of an instance"),
+    (request(verb="reload", instance=7), "reload.instance: expected str, found '7'"),
+    (request(verb="pause", for_s="1h"), "pause.for_s: expected a number, found '1h'"),
+    (request(verb="pause", for_s=True), "pause.for_s: expected a number"),
     (request(verb="pause", for_s=0), "seconds from 0"),
     (request(verb="pause", for_s=-5), "seconds from 0"),
-    (request(verb="pause", for_s=10**400), "seconds from 0"),
-    (b'{"version": 2, "verb": "pause", "for_s": 1e999}\n', "seconds from 0"),
+    (request(verb="pause", for_s=10**400), "pause.for_s: expected a number"),
+    (b'{"version": 2, "verb": "pause", "for_s": 1e999}\n', "pause.for_s: expected a number"),
     (b'{"version": 2, "verb": "pause", "for_s": NaN}\n', "NaN is not a number"),
 ]
 
@@ -306,7 +340,7 @@ def test_a_client_that_closes_before_its_line_is_whole_is_dropped(
     client = dial(b'{"version": 2')
     client.shutdown(socket.SHUT_WR)
     assert is_dropped(client)
-    assert ask(path, {"verb": "status"})["ok"]
+    assert ask(path, Status())["ok"]
 
 
 def test_a_client_that_sends_nothing_is_dropped_after_its_time(loop: Loop, dial: Callable[..., socket.socket]) -> None:
@@ -353,10 +387,10 @@ def test_more_clients_than_are_served_at_once_are_told_so_and_later_served_again
     loop: Loop, path: Path, dial: Callable[..., socket.socket]
 ) -> None:
     silent = [dial() for _ in range(MAX_CLIENTS)]
-    assert "try again" in ask(path, {"verb": "status"})["text"]
+    assert "try again" in ask(path, Status())["text"]
     loop.later(PATIENCE_S + 0.1)
     assert all(is_dropped(client) for client in silent)
-    assert ask(path, {"verb": "status"})["ok"]
+    assert ask(path, Status())["ok"]
 
 
 @pytest.mark.usefixtures("loop")
@@ -369,7 +403,7 @@ def test_clients_of_every_bad_kind_at_once_never_keep_a_good_one_waiting(
         dial(b"x" * (2 * MAX_LINE))
         dial(request(verb="resume"))
     began = time.monotonic()
-    assert ask(path, {"verb": "status"})["ok"]
+    assert ask(path, Status())["ok"]
     assert time.monotonic() - began < 5
 
 
@@ -392,7 +426,7 @@ FIELDS = st.fixed_dictionaries(
 
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_no_line_of_any_content_raises_but_an_error_for_its_sender(line: bytes) -> None:
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(CodecError):
         parse(line)
 
 
@@ -400,12 +434,12 @@ def test_no_line_of_any_content_raises_but_an_error_for_its_sender(line: bytes) 
 def test_what_the_server_takes_is_what_the_schema_allows(document: dict[str, object]) -> None:
     line = json.dumps(document).encode()
     try:
-        verb, fields = parse(line)
-    except ValueError:
+        wish = parse(line)
+    except CodecError:
         taken = False
     else:
         taken = True
-        assert Incoming("1", verb, fields, 0, 0).request(1.0) is None or verb in {"reload", "pause", "resume"}
+        assert (Incoming("1", wish, 0, 0).request(1.0) is None) == isinstance(wish, Status | Reconfigure)
     try:
         known = json.loads(line, parse_constant=float.fromhex)  # NaN and Infinity are not JSON
     except ValueError:
@@ -433,7 +467,7 @@ def test_the_socket_is_for_its_owner_and_group_whatever_the_umask(path: Path) ->
 def test_a_second_daemon_is_refused_and_the_first_goes_on(path: Path) -> None:
     with selectors.DefaultSelector() as selector, pytest.raises(AlreadyRunning, match=str(path)):
         Server(path, selector)
-    assert ask(path, {"verb": "status"})["ok"]
+    assert ask(path, Status())["ok"]
 
 
 def test_a_daemon_that_hangs_with_a_full_backlog_still_counts_as_running(path: Path) -> None:
@@ -455,10 +489,10 @@ def test_the_socket_that_a_killed_daemon_left_is_replaced(path: Path) -> None:
     subprocess.run([sys.executable, "-c", killed, str(path)], cwd=ROOT, check=False, timeout=60)
     assert path.is_socket()
     with pytest.raises(NotRunning):
-        ask(path, {"verb": "status"})
+        ask(path, Status())
     loop = Loop(path)
     loop.start()
-    assert ask(path, {"verb": "status"})["ok"]
+    assert ask(path, Status())["ok"]
     loop.end()
 
 
@@ -517,7 +551,7 @@ def test_a_closed_server_leaves_nothing_at_the_selector(path: Path) -> None:
 
 def test_without_a_daemon_the_client_says_that_none_runs(path: Path) -> None:
     with pytest.raises(NotRunning, match=str(path)):
-        ask(path, {"verb": "status"})
+        ask(path, Status())
 
 
 @needs_root
@@ -525,13 +559,13 @@ def test_without_a_daemon_the_client_says_that_none_runs(path: Path) -> None:
 def test_a_user_who_may_not_ask_gets_a_permission_error(path: Path) -> None:
     path.parent.chmod(0o711)
     with as_nobody(), pytest.raises(PermissionError):
-        ask(path, {"verb": "status"})
+        ask(path, Status())
 
 
 @pytest.mark.usefixtures("loop")
 def test_a_daemon_that_does_not_answer_in_time_is_a_timeout(path: Path) -> None:
     with pytest.raises(TimeoutError, match=r"no answer within 0\.2 s"):
-        ask(path, {"verb": "resume"}, timeout_s=0.2)
+        ask(path, Resume(), timeout_s=0.2)
 
 
 @pytest.mark.parametrize(
@@ -551,5 +585,5 @@ def test_an_answer_that_is_none_is_a_connection_error(path: Path, answer: bytes)
         thread = threading.Thread(target=reply)
         thread.start()
         with pytest.raises(ConnectionError):
-            ask(path, {"verb": "status"})
+            ask(path, Status())
         thread.join(10)

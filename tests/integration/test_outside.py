@@ -28,8 +28,10 @@ import yaml
 
 from rig.processes import Process, wait_for
 from tests.integration.test_journal import BOX_CONF, JOURNALD, Journald
+from watchdogd import codec
+from watchdogd.codec import REQUEST
 from watchdogd.report.journal import SOCKET
-from watchdogd.service.control import VERSION, ask
+from watchdogd.service.control import Status, ask
 
 pytestmark = pytest.mark.timeout(240)  # the first test has the whole scene in its time: 10 s on a quiet machine
 PROGRAM = (sys.executable, "-P", "-m", "watchdogd")
@@ -235,14 +237,16 @@ class Scene:
             self.out.documents.setdefault(way, []).append(json.loads(ran.stdout))
 
     def ask(self, verb: str, **fields: object) -> None:
-        """Ask the daemon by its socket, past the command."""
-        answer = ask(self.socket, {"version": VERSION, "verb": verb, **fields}, timeout_s=WITHIN_S)
-        self.out.documents.setdefault("control", []).append(answer)
+        """Ask the daemon by its socket, past the command, for what the command would not."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(WITHIN_S)
+            client.connect(str(self.socket))
+            client.sendall(codec.text(REQUEST.document(verb=verb, **fields)).encode() + b"\n")
+            with client.makefile() as answers:
+                self.out.documents.setdefault("control", []).append(json.loads(answers.readline()))
 
     def status(self) -> dict[str, Any]:
-        document: dict[str, Any] = ask(self.socket, {"version": VERSION, "verb": "status"}, timeout_s=WITHIN_S)[
-            "status"
-        ]
+        document: dict[str, Any] = ask(self.socket, Status(), timeout_s=WITHIN_S)["status"]
         return document
 
     def knows(self, *marks: str) -> bool:

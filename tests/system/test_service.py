@@ -139,10 +139,10 @@ def test_a_hung_loop_is_ended_and_restarted_and_leaves_its_stack(service: Servic
 CHATTER = """
 import sys
 from pathlib import Path
-from watchdogd.service.control import ask
+from watchdogd.service.control import Pause, Resume, ask
 for _ in range(200):
-    for verb in ("pause", "resume"):
-        assert ask(Path(sys.argv[1]), {"verb": verb})["ok"]
+    for wish in (Pause(), Resume()):
+        assert ask(Path(sys.argv[1]), wish)["ok"]
 """
 
 

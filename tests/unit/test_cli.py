@@ -15,7 +15,8 @@ import pytest
 
 from watchdogd import __version__
 from watchdogd.cli import main as cli
-from watchdogd.service.control import Incoming, Server
+from watchdogd.model import Outside
+from watchdogd.service.control import Incoming, Pause, Reconfigure, Reload, Resume, Server, Status, Wish
 
 Answer = dict[str, Any]
 
@@ -24,7 +25,7 @@ class Daemon:
     """Answers on a real control socket, as the test says; `asked` has what it was asked, without the status."""
 
     def __init__(self, folder: Path, answer: Callable[[Incoming], Answer]) -> None:
-        self.asked: list[dict[str, Any]] = []
+        self.asked: list[Wish] = []
         self._answer = answer
         self._wake = os.eventfd(0)
         self._selector = selectors.DefaultSelector()
@@ -46,8 +47,8 @@ class Daemon:
                 if key.fd == self._wake:
                     return
                 for one in self._server.on_ready(key, mask):
-                    if one.verb != "status":
-                        self.asked.append({"verb": one.verb, **one.fields})
+                    if not isinstance(one.wish, Status):
+                        self.asked.append(one.wish)
                     self._server.answer(one, self._answer(one))
 
 
@@ -141,17 +142,17 @@ def test_a_file_that_is_not_there_is_exit_code_78(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("argv", "asked"),
     [
-        (["reconfigure"], {"verb": "reconfigure"}),
-        (["pause"], {"verb": "pause", "for_s": None, "reason": ""}),
+        (["reconfigure"], Reconfigure()),
+        (["pause"], Pause(None, Outside(""))),
         (
             ["pause", "--for", "1h30m", "--reason", "deploy"],
-            {"verb": "pause", "for_s": 5400.0, "reason": "deploy"},
+            Pause(5400.0, Outside("deploy")),
         ),
-        (["resume"], {"verb": "resume"}),
+        (["resume"], Resume()),
     ],
 )
 def test_a_verb_is_one_question_and_its_answer_is_shown(
-    config: Path, serve: Serve, capsys: pytest.CaptureFixture[str], argv: list[str], asked: dict[str, Any]
+    config: Path, serve: Serve, capsys: pytest.CaptureFixture[str], argv: list[str], asked: Wish
 ) -> None:
     daemon = serve(lambda _: done("as you wish"))
     assert cli.main(["--config", str(config), *argv]) == 0
@@ -227,9 +228,9 @@ def test_status_of_an_unknown_instance_names_the_known_ones(
 def test_an_instance_is_called_by_its_name_or_its_fifo_and_sent_by_its_fifo(
     config: Path, serve: Serve, capsys: pytest.CaptureFixture[str], called: str
 ) -> None:
-    daemon = serve(lambda one: done("as you wish") if one.verb == "reload" else done(status=document()))
+    daemon = serve(lambda one: done("as you wish") if isinstance(one.wish, Reload) else done(status=document()))
     assert cli.main(["--config", str(config), "reload", called]) == 0
-    assert daemon.asked == [{"verb": "reload", "instance": "/run/blog/fifo"}]
+    assert daemon.asked == [Reload(Outside("/run/blog/fifo"))]
     assert cli.main(["--config", str(config), "reload", "blgo"]) == 1
     assert capsys.readouterr() == ("as you wish\n", "there is no instance blgo; there are: shop, blog\n")
 
@@ -242,8 +243,8 @@ def reloading(*outcomes: dict[str, Any]) -> Callable[[Incoming], Answer]:
     rest, begun = list(outcomes), []
 
     def answer(one: Incoming) -> Answer:
-        if one.verb == "reload":
-            begun.append(one.fields["instance"])
+        if isinstance(one.wish, Reload):
+            begun.append(one.wish.instance)
             return done("shop: workers reload sent", reload="r1")
         if begun != ["/run/shop/fifo"]:  # the name is looked up first
             return done(status=document())
@@ -313,7 +314,7 @@ def test_a_reload_whose_end_nobody_can_see_is_waited_for_until_its_deadline(
     deadlines = ["2026-11-22T10:01:02.000Z"] * 3
 
     def answer(one: Incoming) -> Answer:
-        if one.verb == "reload":
+        if isinstance(one.wish, Reload):
             return done("reload begun", reload="r1")
         shown = document(id="r1", outcome="reloading")
         at = deadlines.pop() if deadlines else None

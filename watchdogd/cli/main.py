@@ -25,6 +25,7 @@ from watchdogd.config import (
 )
 from watchdogd.model import LONGEST, Outside, shown
 from watchdogd.report.say import say, say_json
+from watchdogd.service import control
 
 POLL_S = 0.5  # of `reload --wait`; a reload takes seconds (1.0 s for lazy-apps, 4.0 s with pymongo's atexit)
 
@@ -130,7 +131,7 @@ def _meant(document: dict[str, Any], instance: str) -> dict[str, Any]:
 def _document(arguments: argparse.Namespace) -> dict[str, Any]:
     from watchdogd.report import status
 
-    answer = _ask(arguments, "status")
+    answer = _ask(arguments, control.Status())
     if not answer["ok"]:
         raise _Trouble(Exit.PROBLEM, answer["text"])
     document: dict[str, Any] = answer["status"]
@@ -141,12 +142,12 @@ def _document(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _reconfigure(arguments: argparse.Namespace) -> int:
-    return _say(_ask(arguments, "reconfigure"))
+    return _say(_ask(arguments, control.Reconfigure()))
 
 
 def _reload(arguments: argparse.Namespace) -> int:
     fifo = _meant(_document(arguments), arguments.instance)["fifo"]
-    answer = _ask(arguments, "reload", instance=fifo)
+    answer = _ask(arguments, control.Reload(Outside(fifo)))
     code = _say(answer)
     if not arguments.wait or not answer.get("reload"):
         return code
@@ -188,11 +189,11 @@ def _hidden(document: dict[str, Any], fifo: str) -> str | None:
 
 
 def _pause(arguments: argparse.Namespace) -> int:
-    return _say(_ask(arguments, "pause", for_s=arguments.for_s, reason=arguments.reason))
+    return _say(_ask(arguments, control.Pause(arguments.for_s, Outside(arguments.reason))))
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    return _say(_ask(arguments, "resume"))
+    return _say(_ask(arguments, control.Resume()))
 
 
 def _install(arguments: argparse.Namespace) -> int:
@@ -212,10 +213,8 @@ def _say(answer: dict[str, Any]) -> int:
     return int(answer["exit"])
 
 
-def _ask(arguments: argparse.Namespace, verb: str, **details: object) -> dict[str, Any]:
+def _ask(arguments: argparse.Namespace, wish: control.Wish) -> dict[str, Any]:
     """Return the daemon's answer; raises _Trouble where there is none."""
-    from watchdogd.service import control
-
     note: tuple[str, ...] = ()
     try:
         socket = control_socket(arguments.config)
@@ -223,7 +222,7 @@ def _ask(arguments: argparse.Namespace, verb: str, **details: object) -> dict[st
         # Who may not read the configuration may still ask: the default is right on most hosts.
         socket, note = DEFAULT_CONTROL_SOCKET, (f"that is the default socket, since {error.mistakes[0]}",)
     try:
-        return control.ask(socket, {"version": control.VERSION, "verb": verb, **details})
+        return control.ask(socket, wish)
     except control.NotRunning:
         text = f"mongo-watchdog is not running (no answer on {socket}); start it with"
         raise _Trouble(Exit.NOT_RUNNING, f"{text} `systemctl start mongo-watchdog`", *note) from None

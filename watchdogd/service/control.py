@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import errno
-import json
 import os
 import selectors
 import socket
@@ -22,8 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from watchdogd import codec
+from watchdogd.codec import ANSWER, REQUEST, CodecError, VersionError, decode, encode
 from watchdogd.model import (
     LONGEST,
+    NOTHING_SAID,
     AlreadyRunning,
     Answer,
     InstanceId,
@@ -35,8 +37,6 @@ from watchdogd.model import (
     shown,
 )
 
-VERSION = 2
-"""2: `instance` of reload is the path of its FIFO, as the status gives it, and no name."""
 MAX_LINE = 64 * 1024
 MAX_CLIENTS = 32
 PATIENCE_S = 5.0
@@ -47,16 +47,48 @@ DECIDE_S = 60.0
 LONGEST_PAUSE_S = 10 * 365 * 86400.0
 
 _MODE = 0o660
-_TEXT_OR_NONE = (str, type(None))
-_NUMBER_OR_NONE = (int, float, type(None))
+_SAME = "use the mongo-watchdog command that was installed with the daemon, or restart the service"
 
-# Every verb with its fields and their types. `instance` of reload must be there, the others may be left out.
-VERBS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
-    "status": {},
-    "reconfigure": {},
-    "reload": {"instance": (str,)},
-    "pause": {"for_s": _NUMBER_OR_NONE, "reason": _TEXT_OR_NONE},
-    "resume": {},
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Say what is seen and what comes next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconfigure:
+    """Read the configuration again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Reload an instance: the path of its FIFO, as the status gives it."""
+
+    instance: Outside
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Reload nothing for so many seconds; None: until `resume`."""
+
+    for_s: float | None = None
+    reason: Outside | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """End a pause."""
+
+
+Wish = Status | Reconfigure | Reload | Pause | Resume
+"""What may be asked; its fields are those of the request."""
+
+VERBS: Mapping[str, type[Wish]] = {
+    "status": Status,
+    "reconfigure": Reconfigure,
+    "reload": Reload,
+    "pause": Pause,
+    "resume": Resume,
 }
 
 
@@ -73,23 +105,21 @@ class Incoming:
     """A valid request that waits for its answer. `uid`, `pid`: who asked, as the kernel says."""
 
     id: str
-    verb: str
-    fields: Mapping[str, Any]
+    wish: Wish
     uid: int
     pid: int
 
     def request(self, at: Mono) -> Request | None:
         """Return it as an input of the decision, asked at `at`; None for status and reconfigure."""
-        if self.verb not in {verb.value for verb in Verb}:
-            return None
-        for_s, instance = self.fields.get("for_s"), self.fields.get("instance")
-        return Request(
-            id=self.id,
-            verb=Verb(self.verb),
-            instance=None if instance is None else InstanceId(Outside(instance)),
-            until=None if for_s is None else at + for_s,
-            reason=Outside(self.fields.get("reason") or ""),
-        )
+        match self.wish:
+            case Reload(instance):
+                return Request(self.id, Verb.RELOAD, instance=InstanceId(instance))
+            case Pause(for_s, reason):
+                until = None if for_s is None else at + for_s
+                return Request(self.id, Verb.PAUSE, until=until, reason=reason or NOTHING_SAID)
+            case Resume():
+                return Request(self.id, Verb.RESUME)
+        return None
 
 
 class _Stage(enum.Enum):
@@ -186,7 +216,7 @@ class Server:
         client = _Client(accepted, f"request-{self._serial}", self._clock())
         if len(self._clients) >= MAX_CLIENTS:
             with contextlib.suppress(OSError):
-                accepted.send(_line(_refused(f"{MAX_CLIENTS} clients are being served: try again")))
+                accepted.send(_line(ANSWER.document(**_refused(f"{MAX_CLIENTS} clients are being served: try again"))))
             accepted.close()
             return
         self._clients[accepted.fileno()] = client
@@ -211,21 +241,21 @@ class Server:
 
     def _take(self, client: _Client, line: bytes) -> Incoming | None:
         try:
-            verb, fields = parse(line)
-        except ValueError as error:
+            wish = parse(line)
+        except CodecError as error:
             self._answer(client, _refused(str(error)))
             return None
         pid, uid, _ = struct.unpack("3i", client.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         self._enter(client, _Stage.DECIDING)
         # It has said what it had to say; a half-closed socket would be ready all the time.
         self._selector.unregister(client.socket)
-        return Incoming(client.id, verb, fields, uid, pid)
+        return Incoming(client.id, wish, uid, pid)
 
     def _answer(self, client: _Client, document: Mapping[str, object]) -> None:
         if client.stage is not _Stage.DECIDING:
             self._selector.unregister(client.socket)
         self._enter(client, _Stage.WRITING)
-        client.buffer[:] = _line(document)
+        client.buffer[:] = _line(ANSWER.document(**document))
         self._selector.register(client.socket, selectors.EVENT_WRITE, self)
         self._write(client)
 
@@ -251,43 +281,33 @@ class Server:
         client.socket.close()
 
 
-def parse(line: bytes) -> tuple[str, dict[str, Any]]:
-    """Read one request: its verb and its fields. Raises ValueError with a sentence for its sender."""
+def request_of(wish: Wish) -> codec.Document:
+    """Return what is sent for a wish."""
+    verb = next(verb for verb, kind in VERBS.items() if isinstance(wish, kind))
+    return REQUEST.document(verb=verb, **encode(wish))
+
+
+def parse(line: bytes) -> Wish:
+    """Read one request. Raises CodecError with a sentence for its sender."""
     try:
-        document = json.loads(line, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"a request is one line of JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise ValueError("a request is a JSON object, like " + json.dumps({"version": VERSION, "verb": "status"}))  # noqa: TRY004 - as all others
-    if document.get("version") != VERSION or isinstance(document["version"], bool):
-        raise ValueError(
-            f"this daemon speaks version {VERSION} of the protocol, not {_told(document.get('version'))}: "
-            "use the mongo-watchdog command that was installed with it"
-        )
-    fields = {name: value for name, value in document.items() if name not in {"version", "verb"}}
-    verb = document.get("verb")
+        fields = REQUEST.read(line)
+    except VersionError as error:
+        raise CodecError(f"{error}: {_SAME}") from None
+    del fields["version"]
+    verb = fields.pop("verb", None)
     if not isinstance(verb, str) or verb not in VERBS:
-        raise ValueError(f"unknown verb {_told(verb)}: there are {', '.join(VERBS)}")
-    _check(verb, fields)
-    return verb, fields
+        raise CodecError(f"unknown verb {Outside(repr(verb))}: there are {', '.join(VERBS)}")
+    wish: Wish = decode(VERBS[verb], fields, verb)
+    match wish:
+        case Reload(""):
+            raise CodecError("reload.instance: expected the FIFO of an instance, found ''")
+        case Pause(float(for_s)) if not 0 < for_s <= LONGEST_PAUSE_S:
+            span = f"seconds from 0 to {LONGEST_PAUSE_S:.0f}, or null: until resume"
+            raise CodecError(f"pause.for_s: expected {span}; found {for_s:g}")
+    return wish
 
 
-def _check(verb: str, fields: Mapping[str, Any]) -> None:
-    known = VERBS[verb]
-    for name, value in fields.items():
-        if name not in known:
-            raise ValueError(f"{verb} has no field {_told(name)}: it has {', '.join(known) or 'none'}")
-        if not isinstance(value, known[name]) or isinstance(value, bool):
-            names = " or ".join("null" if one is type(None) else one.__name__ for one in known[name])
-            raise ValueError(f"{name} of {verb} must be {names}, not {_told(value)}")  # noqa: TRY004 - as all others
-    if verb == "reload" and not fields.get("instance"):
-        raise ValueError("reload needs the FIFO of an instance in `instance`")
-    for_s = fields.get("for_s")
-    if for_s is not None and not 0 < for_s <= LONGEST_PAUSE_S:
-        raise ValueError(f"for_s of pause must be seconds from 0 to {LONGEST_PAUSE_S:.0f}, or null: until resume")
-
-
-def ask(path: Path, request: Mapping[str, object], timeout_s: float = 10) -> dict[str, Any]:
+def ask(path: Path, wish: Wish, timeout_s: float = 10) -> dict[str, Any]:
     """Ask the daemon that listens on `path` and return its answer.
 
     Raises NotRunning where nobody listens, PermissionError where this user may not ask, and another OSError
@@ -302,7 +322,11 @@ def ask(path: Path, request: Mapping[str, object], timeout_s: float = 10) -> dic
                 f"nobody listens on {path}: start mongo-watchdog, or name the configuration that it runs with"
             ) from None
         try:
-            return _answered(_exchange(client, _line(request), time.monotonic() + timeout_s))
+            return ANSWER.read(_exchange(client, _line(request_of(wish)), time.monotonic() + timeout_s))
+        except VersionError as error:
+            raise ConnectionError(errno.EPROTO, f"{error}: {_SAME}") from None
+        except CodecError as error:
+            raise ConnectionError(errno.EPROTO, str(error)) from None
         except TimeoutError:
             raise TimeoutError(errno.ETIMEDOUT, f"no answer within {timeout_s:g} s") from None
 
@@ -321,32 +345,12 @@ def _exchange(client: socket.socket, line: bytes, deadline: Mono) -> bytes:
     return bytes(received.partition(b"\n")[0])
 
 
-def _answered(line: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(line)
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict) or document.get("version") != VERSION:
-        raise ConnectionError(
-            errno.EPROTO, f"what answered does not speak version {VERSION} of the protocol of mongo-watchdog"
-        )
-    return document
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a number of JSON")
-
-
-def _line(document: Mapping[str, object]) -> bytes:
-    return json.dumps({"version": VERSION, **document}).encode() + b"\n"
+def _line(document: codec.Document) -> bytes:
+    return codec.text(document).encode() + b"\n"
 
 
 def _refused(text: str) -> dict[str, object]:
     return {"ok": False, "text": shown(text, LONGEST), "exit": 1}
-
-
-def _told(value: object) -> Outside:
-    return Outside(repr(value))
 
 
 def _listen(path: Path) -> socket.socket:

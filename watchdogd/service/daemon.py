@@ -22,7 +22,7 @@ from watchdogd.observe.observer import Observer
 from watchdogd.report import status, words
 from watchdogd.report.notify import Notifier
 from watchdogd.report.sinks import Sinks
-from watchdogd.service.control import Incoming, Server
+from watchdogd.service.control import Incoming, Reconfigure, Server, Status
 from watchdogd.service.store import Store, StoreError
 
 
@@ -91,7 +91,7 @@ class Daemon:
         self.server.expire(self.clock())
 
     def _tick(self) -> None:
-        asked = [one for one in self._incoming if one.verb == "reconfigure"]
+        asked = [one for one in self._incoming if isinstance(one.wish, Reconfigure)]
         if asked or signal.SIGHUP in self._signals:
             self._signals.discard(signal.SIGHUP)
             answer = self._reconfigure()
@@ -113,7 +113,7 @@ class Daemon:
         self.state = decision.state
         performed = map(self._perform, (*snapshot.news, *decision.effects))
         self._outcomes = tuple([outcome for outcome in performed if outcome])
-        for one in [one for one in self._incoming if one.verb == "status"]:
+        for one in [one for one in self._incoming if isinstance(one.wish, Status)]:
             self.server.answer(one, status.answer(status.document(snapshot, findings, decision, self.config)))
         self.notifier.status(status.line(snapshot, decision))
         latest = snapshot.at + min(self.config.interval_s, self.notifier.interval_s or self.config.interval_s)
