@@ -82,6 +82,9 @@ STATE = Format("the saved state", 2, older=(1,))
 # Of the control protocol. Version 1 called an instance by its name; now reload has the path of its FIFO, as the status.
 REQUEST = Format("the request", 2)
 ANSWER = Format("the answer", 2)
+# What `status --json` and `connections --json` print.
+STATUS = Format("the status", 1)
+CONNECTIONS = Format("the list of connections", 1)
 
 
 def text(document: Mapping[str, object], *, indent: int | None = None) -> str:

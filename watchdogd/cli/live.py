@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from watchdogd.codec import CONNECTIONS, encode
 from watchdogd.config import Config, InstanceConfig
 from watchdogd.core.detect import detect, endpoint_map
 from watchdogd.model import (
@@ -60,12 +61,7 @@ def connections(config: Config, *, as_json: bool) -> int:
     lines = sorted(found, key=lambda one: (one.instance, one.role, one.pid or 0, one.remote))
     blind = [one.why for one in snapshot.blind] + [why for one in snapshot.instances for why in one.blind]
     if as_json:
-        document = {
-            "version": 1,
-            "connections": [{name: getattr(line, name) for name in Line.__slots__} for line in lines],
-            "blind": blind,
-        }
-        say_json(document)
+        say_json(CONNECTIONS.document(connections=encode(lines), blind=blind))
     else:
         rows: list[tuple[str, ...]] = [("INSTANCE", "ROLE", "PID", "LOCAL", "REMOTE", "STATE", "AGE", "VERDICT")]
         rows += [_row(line) for line in lines]

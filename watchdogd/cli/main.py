@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from watchdogd import __version__
+from watchdogd.codec import STATUS, CodecError
 from watchdogd.config import (
     DEFAULT_CONTROL_SOCKET,
     DEFAULT_PATH,
@@ -129,16 +130,13 @@ def _meant(document: dict[str, Any], instance: str) -> dict[str, Any]:
 
 
 def _document(arguments: argparse.Namespace) -> dict[str, Any]:
-    from watchdogd.report import status
-
     answer = _ask(arguments, control.Status())
     if not answer["ok"]:
         raise _Trouble(Exit.PROBLEM, answer["text"])
-    document: dict[str, Any] = answer["status"]
-    if document["version"] != status.VERSION:
-        text = f"the daemon's status is of version {document['version']}, and this command knows {status.VERSION}"
-        raise _Trouble(Exit.PROBLEM, f"{text}: use the one that was installed with it, or restart the service")
-    return document
+    try:
+        return STATUS.checked(answer["status"])
+    except CodecError as error:
+        raise _Trouble(Exit.PROBLEM, f"{error}: {control.SAME}") from None
 
 
 def _reconfigure(arguments: argparse.Namespace) -> int:

@@ -6,10 +6,10 @@ nor fail because the terminal's encoding lacks a character.
 
 from __future__ import annotations
 
-import json
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
+from watchdogd import codec
 from watchdogd.report import words
 
 
@@ -22,6 +22,6 @@ def say(*lines: str, file: TextIO | None = None) -> None:
     out.flush()
 
 
-def say_json(document: dict[str, Any]) -> None:
+def say_json(document: codec.Document) -> None:
     """Print a document for programs."""
-    sys.stdout.write(json.dumps(words.tree(document), indent=2) + "\n")
+    sys.stdout.write(codec.text(words.tree(document), indent=2) + "\n")

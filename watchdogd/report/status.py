@@ -10,9 +10,9 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any
 
 from watchdogd import __version__
+from watchdogd.codec import STATUS, Document, encode
 from watchdogd.config import Config
 from watchdogd.model import (
     Backend,
@@ -34,8 +34,6 @@ from watchdogd.model import (
 )
 from watchdogd.report.words import COMMANDS, count, duration, from_proc, plain, timestamp, tree
 
-VERSION = 1
-
 _QUIET = frozenset({Phase.WATCHING.value, Phase.ABSENT.value})
 
 _MEANING: Mapping[str, str] = {
@@ -51,8 +49,6 @@ _MEANING: Mapping[str, str] = {
 
 _NAMED_AT_MOST = 5
 
-Document = dict[str, Any]
-
 
 # ----------------------------------------------------------------------------------------------- for programs
 
@@ -62,22 +58,21 @@ def document(
 ) -> Document:
     """Return what `status --json` prints, of one tick: its Snapshot, Findings and Decision, and what it decided by."""
     paused = decision.state.paused
-    seen = {
-        "version": VERSION,
-        "at": timestamp(snapshot.wall),
-        "daemon": {"version": __version__, "pid": os.getpid()},
-        "mode": config.mode.value,
-        "paused": paused and {"until": _wall(snapshot, paused.until), "reason": paused.reason},
-        "deployments": _deployments(snapshot, config),
-        "instances": [
+    seen = STATUS.document(
+        at=timestamp(snapshot.wall),
+        daemon={"version": __version__, "pid": os.getpid()},
+        mode=config.mode,
+        paused=paused and {"until": _wall(snapshot, paused.until), "reason": paused.reason},
+        deployments=_deployments(snapshot, config),
+        instances=[
             _instance(snapshot, instance, findings.get(instance.id, Finding(instance.id)), decision)
             for instance in snapshot.instances
         ],
-        "not_covered": list(snapshot.not_covered),
-        "blind": [{"scope": blind.scope, "why": blind.why} for blind in snapshot.blind],
-        "sockets": _sockets(snapshot.sockets),
-    }
-    shown: Document = tree(seen)
+        not_covered=snapshot.not_covered,
+        blind=snapshot.blind,
+        sockets=_sockets(snapshot.sockets),
+    )
+    shown: Document = tree(encode(seen))
     return shown
 
 
@@ -139,7 +134,7 @@ def _serves(member: Member) -> bool:
 def _member(snapshot: Snapshot, member: Member) -> Document:
     return {
         "address": member.id.address,
-        "state": member.state.value,
+        "state": member.state,
         "serving": _serves(member),
         "process_id": member.process_id,
         "since": _wall(snapshot, member.since),
@@ -155,14 +150,14 @@ def _instance(snapshot: Snapshot, instance: Instance, finding: Finding, decision
     return {
         "name": instance.name,
         "fifo": str(instance.fifo),  # whole: `reload` sends it back
-        "state": outlook.phase.value,
+        "state": outlook.phase,
         "blocked_by": [_blocked(snapshot, one) for one in outlook.blocked_by],
         "blind": [*instance.blind, *filter(None, [fault])],
         "master": instance.master and {"pid": instance.master.pid},
         "workers": [
             {
                 "pid": worker.id.pid,
-                "verdict": verdict.value if (verdict := finding.verdicts.get(worker.id)) else None,
+                "verdict": finding.verdicts.get(worker.id),
                 "leftovers": finding.counted.get(worker.id, 0),
             }
             for worker in instance.workers

@@ -46,8 +46,10 @@ DECIDE_S = 60.0
 
 LONGEST_PAUSE_S = 10 * 365 * 86400.0
 
+SAME = "use the mongo-watchdog command that was installed with the daemon, or restart the service"
+"""What mends two versions that differ."""
+
 _MODE = 0o660
-_SAME = "use the mongo-watchdog command that was installed with the daemon, or restart the service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +294,7 @@ def parse(line: bytes) -> Wish:
     try:
         fields = REQUEST.read(line)
     except VersionError as error:
-        raise CodecError(f"{error}: {_SAME}") from None
+        raise CodecError(f"{error}: {SAME}") from None
     del fields["version"]
     verb = fields.pop("verb", None)
     if not isinstance(verb, str) or verb not in VERBS:
@@ -324,7 +326,7 @@ def ask(path: Path, wish: Wish, timeout_s: float = 10) -> dict[str, Any]:
         try:
             return ANSWER.read(_exchange(client, _line(request_of(wish)), time.monotonic() + timeout_s))
         except VersionError as error:
-            raise ConnectionError(errno.EPROTO, f"{error}: {_SAME}") from None
+            raise ConnectionError(errno.EPROTO, f"{error}: {SAME}") from None
         except CodecError as error:
             raise ConnectionError(errno.EPROTO, str(error)) from None
         except TimeoutError:
