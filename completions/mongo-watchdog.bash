@@ -28,7 +28,7 @@ _mongo_watchdog() {
         --reason) return ;;
     esac
     case $verb in
-        '') words='run check status connections reconfigure reload pause resume install uninstall --version' ;;
+        '') words='run check status connections reconfigure reload pause resume schema install uninstall --version' ;;
         run) words='--observe' ;;
         check) words='--live' ;;
         connections) words='--json' ;;
@@ -36,6 +36,7 @@ _mongo_watchdog() {
         install | uninstall) words='--root --dry-run' ;;
         status) words='--json' ;;
         reload) words='--wait' ;;
+        schema) words='connections control state status' ;;
     esac
     if [[ $verb == status || $verb == reload ]] && [[ $current != -* ]]; then
         words+=" $(_mongo_watchdog_instances)"

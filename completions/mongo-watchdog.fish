@@ -11,7 +11,7 @@ function __mongo_watchdog_instances
         sed -n '/^  "instances"/,/^  ]/ s/^      "name": "\(.*\)",\{0,1\}$/\1/p'
 end
 
-set -l verbs run check status connections reconfigure reload pause resume install uninstall
+set -l verbs run check status connections reconfigure reload pause resume schema install uninstall
 set -l no_verb "not __fish_seen_subcommand_from $verbs"
 
 complete -c mongo-watchdog -f
@@ -27,6 +27,7 @@ complete -c mongo-watchdog -n $no_verb -a reconfigure -d 'The daemon reads its c
 complete -c mongo-watchdog -n $no_verb -a reload -d 'Reload an instance'
 complete -c mongo-watchdog -n $no_verb -a pause -d 'No reloads for some time'
 complete -c mongo-watchdog -n $no_verb -a resume -d 'End a pause'
+complete -c mongo-watchdog -n $no_verb -a schema -d 'Print the JSON Schema of a document'
 complete -c mongo-watchdog -n $no_verb -a install -d 'Make a service of this virtual environment'
 complete -c mongo-watchdog -n $no_verb -a uninstall -d 'Remove what install made'
 
@@ -37,5 +38,6 @@ complete -c mongo-watchdog -n '__fish_seen_subcommand_from status reload' -a '(_
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from reload' -l wait -d 'Until its outcome is known'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from pause' -l for -x -a '15m 30m 1h 2h 8h' -d 'How long'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from pause' -l reason -x -d 'Shown in status and log'
+complete -c mongo-watchdog -n '__fish_seen_subcommand_from schema' -a 'connections control state status' -d Document
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from install uninstall' -l root -x -a '(__fish_complete_directories)' -d 'The system below this folder'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from install uninstall' -l dry-run -d 'Only show what would be done'

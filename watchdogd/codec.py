@@ -44,15 +44,25 @@ class VersionError(CodecError):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One kind of document: `what` it is in a sentence, the `version` that is written, the older ones that are read."""
+    """One kind of document: `what` it is in a sentence, the `version` that is written, the older ones that are read.
 
+    `schema`: the name of its JSON Schema in schemas/. `names_it`: whether a document says which schema it is of.
+    """
+
+    schema: str
     what: str
     version: int
     older: tuple[int, ...] = ()
+    names_it: bool = False
+
+    @property
+    def id(self) -> str:
+        """The `$id` of its schema."""
+        return f"urn:mongo-watchdog:{self.schema}:{self.version}"
 
     def document(self, **content: object) -> Document:
         """Return a document of this kind, of today's version."""
-        return {"version": self.version, **content}
+        return {**({"$schema": self.id} if self.names_it else {}), "version": self.version, **content}
 
     def read(self, content: bytes) -> Document:
         """Return the document that this is the text of, if it is of a version that is read; else raises CodecError."""
@@ -78,13 +88,15 @@ class Format:
 
 
 # Version 1 remembered instances by their names.
-STATE = Format("the saved state", 2, older=(1,))
+STATE = Format("state", "the saved state", 2, older=(1,))
 # Of the control protocol. Version 1 called an instance by its name; now reload has the path of its FIFO, as the status.
-REQUEST = Format("the request", 2)
-ANSWER = Format("the answer", 2)
+REQUEST = Format("control", "the request", 2)
+ANSWER = Format("control", "the answer", 2)
 # What `status --json` and `connections --json` print.
-STATUS = Format("the status", 1)
-CONNECTIONS = Format("the list of connections", 1)
+STATUS = Format("status", "the status", 1, names_it=True)
+CONNECTIONS = Format("connections", "the list of connections", 1, names_it=True)
+
+FORMATS = (STATE, REQUEST, ANSWER, STATUS, CONNECTIONS)
 
 
 def text(document: Mapping[str, object], *, indent: int | None = None) -> str:

@@ -14,12 +14,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rig.processes import wait_for
+from tests.world.schemas import strict
 from watchdogd import codec
 from watchdogd.codec import CodecError
 from watchdogd.model import AlreadyRunning, InstanceId, Outside, Request, Verb
@@ -45,7 +45,7 @@ from watchdogd.service.control import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-SCHEMA = json.loads((ROOT / "tests/schema/control.schema.json").read_text())
+SCHEMAS = {kind: strict("control", kind) for kind in ("request", "answer")}
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 NOBODY = 65534
 
@@ -66,7 +66,7 @@ def as_nobody() -> Iterator[None]:
 
 
 def valid(document: object, kind: str) -> bool:
-    return jsonschema.Draft202012Validator({**SCHEMA, "oneOf": [{"$ref": f"#/$defs/{kind}"}]}).is_valid(document)
+    return SCHEMAS[kind].is_valid(document)
 
 
 class Loop(threading.Thread):

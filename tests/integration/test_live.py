@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jsonschema
 import psutil
 import pytest
 import yaml
@@ -23,8 +22,9 @@ from rig.ports import free_port
 from rig.processes import Process, wait_for
 from rig.uwsgi import HOLD, App, Uwsgi, age_s
 from tests.stories.stage import fail_a_request_of
+from tests.world.schemas import strict
 
-SCHEMA = json.loads((Path(__file__).parents[1] / "schema" / "connections.schema.json").read_text())
+CONNECTIONS = strict("connections")
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 WHO_SEES = "+sys_ptrace,+dac_read_search"
 PROGRAM = (sys.executable, "-P", "-m", "watchdogd")
@@ -69,7 +69,7 @@ class Site:
         ran = self.run("connections", "--json", prefix=prefix)
         assert ran.returncode == exits, ran.stderr
         document: dict[str, Any] = json.loads(ran.stdout)
-        jsonschema.validate(document, SCHEMA)
+        CONNECTIONS.validate(document)
         return document
 
 

@@ -28,6 +28,7 @@ import yaml
 
 from rig.processes import Process, wait_for
 from tests.integration.test_journal import BOX_CONF, JOURNALD, Journald
+from tests.world.schemas import strict
 from watchdogd import codec
 from watchdogd.codec import REQUEST
 from watchdogd.report.journal import SOCKET
@@ -404,6 +405,21 @@ def test_a_value_of_a_document_drives_no_terminal_that_it_is_taken_out_for(scene
     values = list(strings_of(scene.out.documents.get(way, [])))
     assert bool(values) == (way != "journal" or bool(scene.prefix))  # there is no journal without
     assert [value for value in values if not value.isprintable() or len(value) > LONGEST_LINE] == []
+
+
+@pytest.mark.parametrize(
+    ("way", "name", "part"),
+    [("status --json", "status", None), ("connections --json", "connections", None), ("control", "control", "answer")],
+)
+def test_a_document_fits_its_schema_whatever_is_in_it(scene: Scene, way: str, name: str, part: str | None) -> None:
+    fits = strict(name, part)
+    assert scene.out.documents[way]
+    for document in scene.out.documents[way]:
+        fits.validate(document)
+
+
+def test_the_saved_state_fits_its_schema_whatever_is_in_it(scene: Scene) -> None:
+    strict("state").validate(scene.saved)
 
 
 @pytest.mark.parametrize(

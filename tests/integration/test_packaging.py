@@ -14,6 +14,7 @@ from tests.once import ROOT, MissingError
 from tests.package import BUILD_S, NAMES, built
 from watchdogd import __version__
 from watchdogd.cli.install import CONFIG, UNITS, Program, install, uninstall
+from watchdogd.codec import FORMATS
 
 IN_PLACE = {
     "config/config.yaml": "etc/mongo-watchdog/config.yaml",
@@ -86,6 +87,7 @@ def test_everything_stands_in_its_place_once(unpacked: Path) -> None:
         for path in (ROOT / "watchdogd").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    assert {path.name for path in (code / "schemas").iterdir()} == {f"{one.schema}.schema.json" for one in FORMATS}
     assert (unpacked / "usr/share/man/man8/mongo-watchdog.8.gz").is_file()
     assert (unpacked / "usr/share/man/man5/mongo-watchdog.yaml.5.gz").is_file()
     assert (unpacked / "usr/bin/mongo-watchdog").read_text().startswith("#!/usr/bin/python3\n")

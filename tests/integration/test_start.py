@@ -21,8 +21,10 @@ from rig.mongod import Mongod
 from rig.netns import Namespace, NamespaceError
 from rig.ports import free_port
 from rig.processes import DeadlineError, Process, wait_for
+from tests.world.schemas import strict
 
 PROGRAM = (sys.executable, "-P", "-m", "watchdogd")
+STATUS = strict("status")
 STARTS_WITHIN_S = 30.0
 ENDS_WITHIN_S = 2.0
 NAMES = tuple(f"mongod{number}.example.net" for number in range(5))
@@ -73,6 +75,7 @@ class Place:
         if not ran.stdout:
             return None
         document: dict[str, Any] = json.loads(ran.stdout)
+        STATUS.validate(document)
         return document
 
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Self
 import yaml
 
 from rig.processes import DeadlineError, Process, wait_for
+from tests.world.schemas import strict
 
 # `run` is there after 0.5 s on a quiet machine (pymongo's import takes most of it); the rest is for a loaded one.
 START_WITHIN_S = 30.0
@@ -33,6 +34,7 @@ END_WITHIN_S = 10.0
 IN_VAIN_EVERY_S = 1.0
 
 PROGRAM = (sys.executable, "-m", "watchdogd")
+STATUS = strict("status")
 
 _LINE = re.compile(
     r"(?P<time>\S+) (?P<priority>\w+) (?P<name>\w+)"
@@ -237,6 +239,7 @@ class Watchdog:
         answer = self.run("status", "--json")
         assert answer.stdout, f"status gave nothing (exit {answer.returncode}): {answer.stderr}"
         document: dict[str, Any] = json.loads(answer.stdout)
+        STATUS.validate(document)
         return document
 
     def instance(self, name: str = "shop") -> dict[str, Any]:

@@ -10,12 +10,14 @@ import yaml
 
 from rig.processes import wait_for
 from tests.system.box import Box
+from tests.world.schemas import strict
 
 UNIT = "mongo-watchdog.service"
 HELPER = "mongo-watchdog-fifo.service"
 HELPER_SOCKET = "/run/mongo-watchdog-fifo.socket"
 CONFIG = "/etc/mongo-watchdog/config.yaml"
 STATUS_WITHIN_S = 30.0
+STATUS = strict("status")
 
 # Short in proportion to the rig's apps, whose drivers ask their server every second.
 QUICK: Mapping[str, object] = {"linger": "4s", "cooldown": "5s"}
@@ -80,6 +82,7 @@ class Service:
     def status(self) -> dict[str, Any]:
         """What `status --json` gives."""
         document: dict[str, Any] = json.loads(self.command("status", "--json", check=False).stdout)
+        STATUS.validate(document)
         return document
 
     # -- what it tells

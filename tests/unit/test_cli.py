@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.world.schemas import schema
 from watchdogd import __version__
 from watchdogd.cli import main as cli
+from watchdogd.codec import FORMATS
 from watchdogd.model import Outside
 from watchdogd.service.control import SAME, Incoming, Pause, Reconfigure, Reload, Resume, Server, Status, Wish
 
@@ -396,6 +398,15 @@ def test_status_needs_neither_a_right_configuration_nor_its_secrets(
     assert capsys.readouterr().out == "resumed\n"
 
 
+# ---- schemas
+
+
+@pytest.mark.parametrize("name", sorted({one.schema for one in FORMATS}))
+def test_a_schema_is_printed_as_it_is_shipped(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert cli.main(["schema", name]) == 0
+    assert json.loads(capsys.readouterr().out) == schema(name)
+
+
 # ---- the command line itself
 
 
@@ -403,7 +414,7 @@ def test_version_and_help_of_every_verb(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--version"])
     assert capsys.readouterr().out == f"mongo-watchdog {__version__}\n"
-    for verb in ("run", "check", "status", "connections", "reconfigure", "reload", "pause", "resume"):
+    for verb in ("run", "check", "status", "connections", "reconfigure", "reload", "pause", "resume", "schema"):
         with pytest.raises(SystemExit, match="0"):
             cli.main([verb, "--help"])
         assert "--config FILE" in capsys.readouterr().out

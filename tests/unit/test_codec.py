@@ -1,17 +1,23 @@
 import json
 import math
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.world.schemas import schema, strict
 from tests.world.values import ANY_JSON
 from watchdogd import codec
-from watchdogd.codec import CodecError, Format, VersionError, decode, encode
+from watchdogd.codec import CONNECTIONS, FORMATS, STATUS, CodecError, Format, VersionError, decode, encode
 from watchdogd.model import Connection, Interval, Phase, Spent, State
 
-THING = Format("the thing", 3, older=(1,))
+THING = Format("thing", "the thing", 3, older=(1,))
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def refused(content: bytes) -> str:
@@ -131,3 +137,53 @@ def test_nothing_but_a_codec_error_comes_of_any_json(kind: Any, data: object) ->
 def test_what_is_no_value_of_the_model_is_not_written() -> None:
     with pytest.raises(TypeError, match="not a value of the model"):
         encode(object())
+
+
+# ------------------------------------------------------------------------------------------------- the schemas
+
+
+def versions(value: Any) -> Iterator[int]:  # noqa: ANN401 - of JSON
+    """Every version that a schema asks for."""
+    if isinstance(value, dict):
+        yield from [one["const"] for key, one in value.items() if key == "version" and "const" in one]
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from versions(one)
+
+
+@pytest.mark.parametrize("one", FORMATS, ids=lambda one: one.what)
+def test_every_format_has_a_schema_of_its_version(one: Format) -> None:
+    found = schema(one.schema)
+    jsonschema.Draft202012Validator.check_schema(found)
+    assert found["$id"] == one.id
+    assert set(versions(found)) == {one.version}
+
+
+def test_every_schema_is_of_a_format_and_stands_in_the_documents() -> None:
+    names = {one.schema for one in FORMATS}
+    folder = resources.files("watchdogd").joinpath("schemas")
+    assert {path.name for path in folder.iterdir()} == {f"{name}.schema.json" for name in names}
+    page = (ROOT / "docs/formats.md").read_text()
+    for one in FORMATS:
+        known = " and ".join(map(str, (*one.older, one.version)))
+        assert f"| `{one.schema}` | {one.what} | {one.version} | {known} |" in page
+
+
+def test_a_document_for_everybody_names_its_schema() -> None:
+    for one in FORMATS:
+        told = one.document(at=1).get("$schema")
+        assert told == (one.id if one in (STATUS, CONNECTIONS) else None)
+
+
+@pytest.mark.parametrize("name", ["status", "connections"])
+def test_a_schema_of_what_is_only_shown_lets_fields_be_added(name: str) -> None:
+    assert "additionalProperties" not in json.dumps(schema(name))
+
+
+def test_a_schema_of_what_something_is_done_with_lets_none_be_added() -> None:
+    assert strict("state").schema == schema("state")
+    request = {"version": 2, "verb": "status", "surprise": 1}
+    answer = {"version": 2, "ok": True, "text": "", "exit": 0, "surprise": 1}
+    control = jsonschema.Draft202012Validator(schema("control"))
+    assert not control.is_valid(request)
+    assert control.is_valid(answer)
+    assert not strict("control", "answer").is_valid(answer)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.world.command_line import arguments, verbs
+from watchdogd.codec import FORMATS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "completions"
@@ -20,6 +21,8 @@ STATUS = {
     "instances": [{"name": "shop", "workers": [{"pid": 1}], "state": "watching"}, {"name": "blog@1"}],
     "not_covered": [{"name": "no"}],
 }
+
+NAMES = {one.schema for one in FORMATS}
 
 
 def options(verb: str) -> set[str]:
@@ -103,6 +106,18 @@ def test_values_of_options_are_offered(offered: Offered, path: str, tmp_path: Pa
     assert offered("mongo-watchdog pause --reason ", path, tmp_path) == set()
     assert offered("mongo-watchdog check --config fi", path, tmp_path) == {"file.yaml"}
     assert {one.rstrip("/") for one in offered("mongo-watchdog install --root f", path, tmp_path)} == {"folder"}
+
+
+@SHELLS
+def test_the_schemas_are_offered(offered: Offered, path: str, tmp_path: Path) -> None:
+    found = offered("mongo-watchdog schema ", path, tmp_path)
+    assert {one for one in found if not one.startswith("-")} == NAMES
+
+
+def test_zsh_offers_the_schemas() -> None:
+    written = re.search(r"schema\) .*:name:\((.*)\)'", ZSH.read_text())
+    assert written
+    assert set(written[1].split()) == NAMES
 
 
 @EVERY_VERB

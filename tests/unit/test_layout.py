@@ -266,5 +266,6 @@ def test_the_wheel_holds_the_package_and_nothing_else() -> None:
     for source, target in project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"].items():
         included = [path for path in [ROOT / source, *(ROOT / source).rglob("*")] if path.is_file()]
         checkout |= {f"{target}{str(path).removeprefix(str(ROOT / source))}": path.read_bytes() for path in included}
+    assert "watchdogd/schemas/status.schema.json" in installed
     package = {name: Path(str(path)).read_bytes() for name, path in installed.items() if name.startswith("watchdogd/")}
     assert package == checkout

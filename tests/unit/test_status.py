@@ -1,14 +1,13 @@
 import dataclasses
 import json
 import os
-from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.world.schemas import strict
 from tests.world.values import values
 from watchdogd import __version__
 from watchdogd.config import Config, DeploymentConfig, Mode
@@ -41,8 +40,7 @@ from watchdogd.model import (
 )
 from watchdogd.report.status import document, exit_code, line, render
 
-ROOT = Path(__file__).resolve().parents[2]
-VALIDATOR = jsonschema.Draft202012Validator(json.loads((ROOT / "tests/schema/status.schema.json").read_text()))
+VALIDATOR = strict("status")
 
 AT, WALL = 1000.0, 1795341600.0  # 2026-11-22T10:00:00Z
 MAIN = MemberId("main", "127.0.0.1:27017")
@@ -96,6 +94,7 @@ def held() -> dict[str, Any]:
 
 def test_the_document_is_what_section_8_of_the_design_says() -> None:
     assert held() == {
+        "$schema": "urn:mongo-watchdog:status:1",
         "version": 1,
         "at": "2026-11-22T10:00:00.000Z",
         "daemon": {"version": __version__, "pid": os.getpid()},

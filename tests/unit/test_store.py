@@ -13,13 +13,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rig.processes import wait_for
 from tests.world.pieces import SHOP_ID
+from tests.world.schemas import schema, strict
 from tests.world.values import ANY_JSON, values
 from watchdogd.codec import STATE as SAVED
 from watchdogd.codec import decode, encode
@@ -47,8 +47,8 @@ from watchdogd.model import (
 from watchdogd.service.store import Loaded, Store, StoreError, shift
 
 ROOT = Path(__file__).resolve().parents[2]
-SCHEMA = json.loads((ROOT / "tests/schema/state.schema.json").read_text())
-VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+SCHEMA = schema("state")
+VALIDATOR = strict("state")
 BOOT, OTHER_BOOT = "boot-1", "boot-2"
 NOW, WALL = 5000.0, 1795341600.0
 MASTER, WORKER = ProcessId(100, 7), ProcessId(101, 8)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from watchdogd import __version__
-from watchdogd.codec import STATUS, CodecError
+from watchdogd.codec import FORMATS, STATUS, CodecError
 from watchdogd.config import (
     DEFAULT_CONTROL_SOCKET,
     DEFAULT_PATH,
@@ -205,6 +205,11 @@ def _install(arguments: argparse.Namespace) -> int:
     return Exit.OK
 
 
+def _schema(arguments: argparse.Namespace) -> int:
+    say(*(Path(__file__).parents[1] / "schemas" / f"{arguments.name}.schema.json").read_text().splitlines())
+    return Exit.OK
+
+
 def _say(answer: dict[str, Any]) -> int:
     # Its line breaks are the daemon's: it shows every other one as \\n.
     say(*answer["text"].split("\n"), file=sys.stdout if answer["ok"] else sys.stderr)
@@ -249,6 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help=f"default: {DEFAULT_PATH}"
     )
+    names = sorted({one.schema for one in FORMATS})
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(name: str, call: object, text: str) -> argparse.ArgumentParser:
@@ -277,6 +283,8 @@ def _parser() -> argparse.ArgumentParser:
     pause.add_argument("--for", dest="for_s", type=_duration, metavar="DURATION", help="like 30m or 1h30m")
     pause.add_argument("--reason", default="", metavar="TEXT", help="shown in the status and the log")
     verb("resume", _resume, "ends a pause")
+    schema = verb("schema", _schema, "prints the JSON Schema of what is written for programs")
+    schema.add_argument("name", metavar="NAME", choices=names, help=", ".join(names))
     for name, text in (
         ("install", "makes a service of this virtual environment; the Debian package needs no such thing"),
         ("uninstall", "stops the service and removes what `install` made, but the configuration"),

@@ -1,6 +1,6 @@
 """What the daemon sees and will do: as a document for programs, and as text for people.
 
-tests/schema/status.schema.json is the document. It must never say more than was seen: what is not known is null. Here
+schemas/status.schema.json is the document. It must never say more than was seen: what is not known is null. Here
 and in the journal alone a time becomes wall-clock time.
 """
 

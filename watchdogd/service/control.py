@@ -2,7 +2,7 @@
 
 The server is driven by the daemon's selectors loop. It must never wait for a client (each gets PATIENCE_S to
 send its line and again to read its answer), never replace the socket of a daemon that lives, and never let
-what a client sends raise. tests/schema/control.schema.json is the protocol.
+what a client sends raise. schemas/control.schema.json is the protocol.
 """
 
 from __future__ import annotations

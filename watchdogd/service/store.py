@@ -2,7 +2,7 @@
 
 It must never lose what was saved before (a new file replaces the old one in one step, after it is on the disk),
 never overwrite a state that it cannot read (that is kept aside and blocks reloads until an operator has looked),
-and never let two daemons share a folder. tests/schema/state.schema.json is the format.
+and never let two daemons share a folder. schemas/state.schema.json is the format.
 """
 
 from __future__ import annotations
