@@ -145,7 +145,9 @@ def test_what_is_no_value_of_the_model_is_not_written() -> None:
 def versions(value: Any) -> Iterator[int]:  # noqa: ANN401 - of JSON
     """Every version that a schema asks for."""
     if isinstance(value, dict):
-        yield from [one["const"] for key, one in value.items() if key == "version" and "const" in one]
+        yield from [
+            one["const"] for key, one in value.items() if key == "version" and isinstance(one, dict) and "const" in one
+        ]
     for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from versions(one)
 

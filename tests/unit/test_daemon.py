@@ -18,8 +18,8 @@ import pytest
 
 from tests.world.host import MAIN, Host, config_of, work
 from tests.world.processes import FakeProcess
-from tests.world.sinks import FakeSink
 from tests.world.schemas import strict
+from tests.world.sinks import FakeSink
 from watchdogd.config import Config, ConfigError, InstanceConfig, Mode, PolicyConfig
 from watchdogd.core import decide
 from watchdogd.model import WORKERS, Connection, Event, InstanceState, Mono, Phase, Result, SendFifo, State, Tell
