@@ -1,13 +1,11 @@
 """A daemon, and `check --live`, that may not use netlink: what is said of it, to whom, and how often."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import jsonschema
 import pytest
 
 from rig.mongod import Mongod
@@ -15,9 +13,10 @@ from rig.netns import Namespace, NamespaceError
 from rig.uwsgi import App, Uwsgi
 from tests.integration.no_netlink import NO_SECCOMP
 from tests.stories.watchdog import Watchdog
+from tests.world.schemas import strict
 
 NO_NETLINK = (sys.executable, str(Path(__file__).with_name("no_netlink.py")))
-SCHEMA = json.loads((Path(__file__).parents[1] / "schema" / "status.schema.json").read_text())
+STATUS = strict("status")
 WHY = (
     "Address family not supported by protocol (EAFNOSUPPORT); netlink is forbidden: add AF_NETLINK to "
     "RestrictAddressFamilies= of the unit; SOCK_DIAG is tried once, when the daemon starts"
@@ -39,7 +38,7 @@ def watchdog(tmp_path: Path) -> Iterator[Watchdog]:
 def test_the_daemon_tells_it_once_with_the_mend_and_the_status_shows_it(watchdog: Watchdog) -> None:
     watchdog.start()
     document = watchdog.status()
-    jsonschema.validate(document, SCHEMA)
+    STATUS.validate(document)
     assert document["sockets"] == {"read_from": "proc", "why": WHY}
     assert [one["sockets"] for one in document["instances"]] == [None]
     shown = watchdog.run("status")

@@ -23,6 +23,11 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield Site(tmp_path, stack)
 
 
+def folder(path: Path, which: str) -> str:
+    """Where an instance called `shop` is; what else runs on this machine may have any name, but not this one."""
+    return f"{path.name}-{which}/shop"
+
+
 def names(snapshot: Snapshot, *apps: Uwsgi) -> dict[str, str]:
     """What these are called, by their FIFOs; others on this machine have names, too."""
     fifos = {str(app.fifo) for app in apps}
@@ -31,10 +36,10 @@ def names(snapshot: Snapshot, *apps: Uwsgi) -> dict[str, str]:
 
 def test_names_and_memory_stay_with_their_fifos_whatever_is_found_first(site: Site, tmp_path: Path) -> None:
     """The first edition called the first one `shop`, the second `shop-2`; after its next start it was the other way."""
-    b = site.app("b/shop", ANNA)
+    b = site.app(folder(tmp_path, "b"), ANNA)
     watch = Watch(None)
     watch.ready(b.fifo, b)
-    a = site.app("a/shop", ANNA)  # found later, and sorted before
+    a = site.app(folder(tmp_path, "a"), ANNA)  # found later, and sorted before
     watch.ready(a.fifo, a)
     before = watch.look()
     master = watch.ready(b.fifo, b).master

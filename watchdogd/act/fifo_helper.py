@@ -9,10 +9,8 @@ docs/rights.md says what it can prove, and what not. Run by mongo-watchdog-fifo.
 
 One message a connection, `COMMAND NOT_BEFORE NOT_AFTER UID PATH` with one descriptor (SCM_RIGHTS): the FIFO, opened
 with O_PATH. Nothing is written before or after these times of CLOCK_MONOTONIC. UID is the effective one of the process
-that has the FIFO open; PATH is the instance's identity. The answer: `RESULT SENTENCE`, as act/fifo.py.
-
-That is no document of codec.py: five words need no parser, nothing of them is kept, and what is asked in any other way
-is refused. So a program with rights reads no JSON.
+that has the FIFO open; PATH is the instance's identity. The answer: `RESULT SENTENCE`, as act/fifo.py. No document of
+codec.py: so a program with rights reads no JSON.
 """
 
 from __future__ import annotations
