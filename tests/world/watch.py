@@ -58,11 +58,16 @@ class _Latches:
 
 @dataclass(eq=False)
 class Watch:
-    """Looks at members and apps. `blind` has scopes: `sockets`, `instance NAME`, `deployment NAME`."""
+    """Looks at members and apps. `blind` has scopes: `sockets`, `instance NAME`, `deployment NAME`.
+
+    `taken_out`: the apps that are in the configuration no more; `unnamed`: those that it names no deployment for.
+    """
 
     members: list[Mongod]
     apps: list[App]
     blind: set[str] = field(default_factory=set)
+    taken_out: set[str] = field(default_factory=set)
+    unnamed: set[str] = field(default_factory=set)
     _masters: dict[ProcessId, _Latches] = field(default_factory=dict)
     _instances: dict[str, Instance] = field(default_factory=dict)
     _connections: tuple[Connection, ...] = ()
@@ -87,7 +92,7 @@ class Watch:
             at=at,
             wall=clock.wall(),
             members=members,
-            instances=tuple(self._instances[app.name] for app in self.apps),
+            instances=tuple(self._instances[app.name] for app in self.apps if app.name not in self.taken_out),
             connections=self._connections,
             blind=tuple(
                 Blind(scope, "no permission") for scope in sorted(self.blind) if not scope.startswith("instance")
@@ -114,7 +119,8 @@ class Watch:
         return seen
 
     def _instance(self, app: App, at: Mono, members: dict[MemberId, Member], *, begun: bool) -> Instance:
-        deployments = tuple(sorted({member.id.deployment for member in app.members}))
+        named = app.members if app.name not in self.unnamed else []
+        deployments = tuple(sorted({member.id.deployment for member in named}))
         if app.master is None:
             return Instance(app.name, app.fifo.path, deployments, seen_at=at)
         latches = self._masters.setdefault(app.master.id, _Latches(at))
@@ -136,7 +142,7 @@ class Watch:
             seen_at=latches.seen_at,
             held_by_master=latches.held,
             master_connected_at=latches.connected_at,
-            fifo_problem="closed" if app.executing else None,
+            fifo_problem=None if app.fifo.exists and not app.executing else "closed, or deleted",
             uid=UID,
         )
 
@@ -248,7 +254,8 @@ class Daemon:
 
     def _die(self) -> None:
         """What was saved stays; outcomes, latches and the history of the members are lost."""
-        self.watch = Watch(self.watch.members, self.watch.apps, self.watch.blind)
+        watch = self.watch
+        self.watch = Watch(watch.members, watch.apps, watch.blind, watch.taken_out, watch.unnamed)
         self.outcomes, self.dies_after = (), None
         for member in self.watch.members:
             member.forget()

@@ -1,0 +1,170 @@
+"""What every tick of a daemon in a World must keep, counted from what was written and told, and from the world's truth.
+
+It must never look into the daemon's memory: whatever is wrong there would be wrong here too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tests.world.apps import App, Process, Socket
+from tests.world.watch import Turn
+from tests.world.world import World
+from watchdogd.core.policy import GATES
+from watchdogd.model import Answer, Event, Finding, MemberState, Mono, ProcessId, Tell
+
+GATE_NAMES = {name for name, _ in GATES}
+MARGIN_S = 5.0  # two looks, and what the daemon gives a request to show its connection
+
+
+def tells(turn: Turn) -> list[Tell]:
+    """What is told of a tick. A daemon that is killed before it says so has decided it all the same."""
+    return [effect for effect in turn.decision.effects if isinstance(effect, Tell)]
+
+
+@dataclass(eq=False)
+class Spending:
+    """Within any `per` no more reloads are written than the budget allows: unproven ones, and all.
+
+    A byte that was lost is sent once more: two bytes, one reload, which counts as long as its last byte does.
+    """
+
+    world: World
+    _proven: set[str] = field(default_factory=set)
+    _counted: int = 0
+
+    def check(self, turn: Turn) -> None:
+        written = self.world.daemon.written
+        budget = self.world.daemon.config.policy.budget
+        for now, effect in written[self._counted :]:
+            sent = {one.id for at, one in written if one.instance == effect.instance and now - budget.per_s < at <= now}
+            assert len(sent) <= budget.total, sent
+            assert len(sent - self._proven) <= budget.unproven, sent - self._proven
+        self._counted = len(written)
+        last = {effect.instance: effect.id for _, effect in written}
+        by_name = {app.name: app.id for app in self.world.apps}
+        self._proven |= {last[by_name[str(tell.instance)]] for tell in tells(turn) if tell.event is Event.RECOVERED}
+
+
+@dataclass(eq=False)
+class Endings:
+    """Every incident that was told of, and every reload whose byte was written, ends with a told ending.
+
+    `open` is what has none yet: each incident with the last that was told of it, each reload by its id.
+    """
+
+    world: World
+    incidents: dict[str, Tell] = field(default_factory=dict)
+    reloads: dict[str, str] = field(default_factory=dict)  # by the name of the instance
+    _counted: int = 0
+    _masters: dict[str, ProcessId | None] = field(default_factory=dict)
+
+    def check(self, turn: Turn) -> None:
+        names = {app.id: app.name for app in self.world.apps}
+        for _, effect in self.world.daemon.written[self._counted :]:
+            # UNTOLD (see below): a reload that was not proven yet ends without a word where an operator asks for one.
+            self.reloads[names[effect.instance]] = effect.id
+        self._counted = len(self.world.daemon.written)
+        for tell in tells(turn):
+            if tell.event in {Event.HEALED, Event.RECOVERED, Event.RELOAD_FAILED, Event.OVERTAKEN, Event.REPLACED}:
+                self.reloads.pop(str(tell.instance), None)
+            if tell.incident and tell.event in {Event.HEALED, Event.RECOVERED, Event.GAVE_UP, Event.REPLACED}:
+                self.incidents.pop(tell.incident, None)
+            elif tell.incident:
+                self.incidents[tell.incident] = tell
+        self._forgive(turn)
+
+    def _forgive(self, turn: Turn) -> None:
+        """UNTOLD: the endings that the core does not tell yet. Delete this, and the overwriting above, when it does.
+
+        A reload that an operator asked for, outside of any incident, when its master is gone or another one, or the
+        instance was taken out of the configuration.
+        """
+        seen = {instance.name: instance.master for instance in turn.snapshot.instances}
+        for app in self.world.apps:
+            if app.name not in seen or seen[app.name] != self._masters.get(app.name, seen[app.name]):
+                self.reloads.pop(app.name, None)
+        self._masters |= seen
+
+    @property
+    def open(self) -> list[str]:
+        """What has had no ending. What waits for its user, who was told what to allow, goes on."""
+        waits = [id_ for id_, tell in self.incidents.items() if "not_allowed" not in str(tell.blocked_by)]
+        return [*waits, *self.reloads.values()]
+
+
+def as_begun(scope: str, world: World) -> str:
+    """UNTOLD too: the blindness of an instance that was taken out of the configuration ends under its path."""
+    return next((f"instance {app.name}" for app in world.apps if scope == f"instance {app.id}"), scope)
+
+
+@dataclass(eq=False)
+class _Peace:
+    """Since when nothing was done to an app, its MongoDB and its daemon, and who has worked in vain since."""
+
+    was: object
+    since: Mono
+    in_vain: dict[ProcessId, Mono] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class WhoIsDue:
+    """Who is due, as far as that is simple. In between there is much that this does not judge.
+
+    Never: a worker that loads, that holds nothing which has ended, or that is connected. Always: one that has answered
+    requests in vain for longer than linger, while nothing else happened, and holds what a restart of MongoDB ended.
+    """
+
+    world: World
+    judged: int = 0  # how often somebody had to be due
+    _peace: dict[str, _Peace] = field(default_factory=dict)
+
+    def check(self, turn: Turn) -> None:
+        watch, at = self.world.daemon.watch, turn.snapshot.at
+        for app in self.world.apps:
+            finding = turn.findings.get(app.id)
+            blind = bool(watch.blind) or finding is None or app.name in watch.unnamed
+            members = [(one.state, one.primary, one.life, one.served_from) for one in self.world.mongods]
+            was = (watch, blind, app.master, members)
+            peace = self._peace.get(app.name)
+            if peace is None or peace.was != was:
+                peace = self._peace[app.name] = _Peace(was, at)
+            if finding and not blind:
+                self._judge(app, peace, finding, at)
+
+    def _judge(self, app: App, peace: _Peace, finding: Finding, at: Mono) -> None:
+        for worker in app.workers:
+            held = app.held(worker)
+            ended = [socket for socket in held if socket.closed_at is not None]
+            if worker.ready_at > at or not ended or any(_connects(socket, worker) for socket in held):
+                assert worker.id not in finding.due
+            elif worker.stranded and all(_ended_by_a_restart(socket) for socket in ended):
+                begun = max(peace.since, worker.ready_at) + MARGIN_S
+                if worker.worked_at is not None and worker.worked_at > begun:
+                    peace.in_vain.setdefault(worker.id, at)
+                first = peace.in_vain.get(worker.id, at)
+                if at - first > self.world.daemon.config.policy.linger_s + MARGIN_S:
+                    self.judged += 1
+                    assert worker.id in finding.due
+                    assert finding.due_at is not None
+                    assert finding.due_at <= at
+
+
+def _connects(socket: Socket, worker: Process) -> bool:
+    fresh = socket.closed_at is None and socket.last_data >= socket.to.served_from
+    return fresh and socket.to.serving and socket.holders == {worker.id}
+
+
+def _ended_by_a_restart(socket: Socket) -> bool:
+    """Held by several: who has one alone that it has not closed has not used MongoDB."""
+    up = socket.to.state is MemberState.UP
+    return up and socket.last_data <= socket.to.born and len(socket.holders) > 1
+
+
+def shut_gates(turn: Turn) -> set[str]:
+    """The gates that are shown, told or answered to be shut in this tick."""
+    shown = {one.gate for outlook in turn.decision.outlooks.values() for one in outlook.blocked_by}
+    told = {gate for tell in tells(turn) for gate in (tell.blocked_by or "").split(",")} - {""}
+    refused = [one.text for one in turn.decision.effects if isinstance(one, Answer) and not one.ok]
+    answered = {part.partition(":")[0] for text in refused for part in text.removeprefix("held by ").split("; ")}
+    return GATE_NAMES & (shown | told | answered)
