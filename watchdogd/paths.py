@@ -42,6 +42,10 @@ class Led(NamedTuple):
 class LedAstrayError(OSError):
     """The path leads through /proc, or by more links than the kernel follows."""
 
+    def sentence(self, path: str) -> str:
+        """Say what is wrong with the path that was followed."""
+        return f"{path}: {self.filename} {self.strerror}"
+
 
 def follow(path: str) -> Led:
     """Follow an absolute path to its end, or to where nothing is any more; raises OSError for what keeps us from it.
@@ -72,7 +76,7 @@ def astray(path: str, trusted: Collection[int]) -> str | None:
     try:
         led = follow(path)
     except LedAstrayError as error:
-        return f"{path}: {error.filename} {error.strerror}"
+        return error.sentence(path)
     except OSError:
         return None
     return objection(led, led.found.st_uid, trusted) if led.found else None
@@ -102,6 +106,14 @@ def user_name(uid: int) -> str:
     with contextlib.suppress(KeyError):
         return pwd.getpwuid(uid).pw_name
     return str(uid)
+
+
+def user_id(name: str) -> int | None:
+    """Return the number of the user who is called so, or by that number; None where there is no such user."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return int(name) if name.isdecimal() else None
 
 
 class _Way:

@@ -146,7 +146,7 @@ def _objection_to_place(path: str, fifo: int, trusted: list[str]) -> str | None:
     opened = os.fstat(fifo)
     if led.found is None or not os.path.samestat(led.found, opened):
         return f"{path} leads to another file than what was handed over"
-    return paths.objection(led, opened.st_uid, [uid for uid in map(_uid, trusted) if uid is not None])
+    return paths.objection(led, opened.st_uid, [uid for uid in map(paths.user_id, trusted) if uid is not None])
 
 
 def _objection_to_found(command: Command, uid: int, path: str) -> str | None:
@@ -164,13 +164,6 @@ def _is(named: object, path: str) -> bool:
 
 def _texts(value: object) -> list[str]:
     return [one for one in value if isinstance(one, str)] if isinstance(value, list | tuple) else []
-
-
-def _uid(user: str) -> int | None:
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        return int(user) if user.isdecimal() else None
 
 
 def _read(config: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import os
-import pwd
 import re
 import stat
 from pathlib import Path
@@ -17,6 +16,7 @@ from watchdogd.config.readers import absolute_path, choice, duration, list_of, n
 from watchdogd.config.strict_yaml import MAX_BYTES, Key, Reader, Spot, Wrong, quoted, section
 from watchdogd.config.values import Budget, Cause, Idle, Mode, PolicyConfig
 from watchdogd.model import CHAIN, RESTART, WORKERS
+from watchdogd.paths import user_id
 
 
 class Kind(enum.Enum):
@@ -49,12 +49,10 @@ def _endpoint(spot: Spot) -> tuple[str, int]:
 
 def _user(spot: Spot) -> int:
     name = spot.text("a user")
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        if name.isdecimal():
-            return int(name)
-        raise Wrong(f"{quoted(name)} is no user of this host; write the name or the number of one") from None
+    uid = user_id(name)
+    if uid is None:
+        raise Wrong(f"{quoted(name)} is no user of this host; write the name or the number of one")
+    return uid
 
 
 def _path(spot: Spot) -> Path:

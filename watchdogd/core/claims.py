@@ -21,9 +21,11 @@ _NUMBERED = re.compile(r"(?P<name>.+)-(?P<number>[0-9]{1,9})")
 
 def claimed(state: State, snapshot: Snapshot) -> State:
     """Return the memory with what belongs to the instances of the snapshot under their identities."""
+    free = sorted((one for one in snapshot.instances if one.id not in state.instances), key=lambda one: one.id)
+    if not free:  # in all ticks but an instance's first
+        return state
     here = {instance.id for instance in snapshot.instances}
     instances, unclaimed = dict(state.instances), dict(state.unclaimed)
-    free = sorted((one for one in snapshot.instances if one.id not in instances), key=lambda one: one.id)
     for instance in list(free):
         old = next((key for key, one in instances.items() if key not in here and _is_of(one, instance)), None)
         name = next((name for name, one in unclaimed.items() if _is_of(one, instance)), None)
@@ -38,7 +40,7 @@ def claimed(state: State, snapshot: Snapshot) -> State:
         if heir := next(_heirs(name, free), None):
             instances[heir.id] = unclaimed.pop(name)
             free.remove(heir)
-    return replace(state, instances=instances, unclaimed=unclaimed) if here else state
+    return replace(state, instances=instances, unclaimed=unclaimed)
 
 
 def _is_of(memory: InstanceState, instance: Instance) -> bool:

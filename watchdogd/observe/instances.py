@@ -89,10 +89,7 @@ class Instances:
         if config.instances is None:
             self._sites, known = {}, self._sites.values()
             for site in known:
-                named = (
-                    site.master.fifo if site.master and site.master.trusted is None else str(site.limits.master_fifo)
-                )
-                self._add_found(Path(named), config, site)
+                self._add_found(site.limits.master_fifo, config, site)
         else:
             known_by_id = dict(self._sites)
             self._sites = {one.id: known_by_id.get(one.id) or _Site(one, one.name) for one in config.instances}

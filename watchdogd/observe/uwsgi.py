@@ -271,7 +271,7 @@ def _follow(path: str) -> Led | Blind:
     try:
         return follow(path)
     except paths.LedAstrayError as error:
-        return Blind("", f"{path}: {error.filename} {error.strerror}")
+        return Blind("", error.sentence(path))
     except OSError:
         return Led(path, (), None)
 
