@@ -238,9 +238,12 @@ def test_linger_counts_from_mongods_return_for_who_was_used_before_it() -> None:
 
 
 def test_a_connection_that_is_well_is_neither_unexplained_nor_a_leftover() -> None:
-    for cause in Cause:
-        finding = find(snapshot(instance(well(2)), connection(2)), cause=cause)
-        assert (finding.unexplained, finding.leftovers) == (frozenset(), frozenset())
+    healthy = connection(2, since=exactly(10.0), last_data=exactly(BACK - 20))
+    for held in ((healthy, leftover(2, cookie=9)), (leftover(2, cookie=9), healthy)):
+        for cause in Cause:
+            finding = find(snapshot(instance(stranded(2)), *held), cause=cause)
+            assert not finding.unexplained, "an outage explains the other one"
+            assert finding.leftovers == {9}
 
 
 def test_a_deployment_without_a_primary_does_not_serve_though_every_member_answers() -> None:

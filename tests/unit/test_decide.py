@@ -36,8 +36,10 @@ from watchdogd.model import (
     Answer,
     Blind,
     Event,
+    Instance,
     InstanceId,
     InstanceState,
+    Member,
     Outside,
     Phase,
     Request,
@@ -243,6 +245,14 @@ def test_blindness_keeps_the_phase_and_holds_the_reload() -> None:
     assert (ticks.phase(), ticks.sent) == (Phase.DUE, None)
 
 
+def test_a_reload_that_is_overtaken_ends_though_its_instance_cannot_be_read() -> None:
+    ticks = Ticks()
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    assert Event.OVERTAKEN in ticks.see(replace(STUCK, blind=("no permission",)), *HELD, members=[down()])
+    assert ticks.outlook.phase is Phase.OUTAGE
+
+
 # ---- what is told of a move
 
 
@@ -253,6 +263,14 @@ def test_what_holds_a_reload_is_told_again_only_when_it_is_something_else() -> N
     loading = instance(stranded(2), stranded(3), worker(4, ready=None))
     assert ticks.see(loading, *HELD) == [Event.RELOAD_HELD]
     assert ticks.tells[0].blocked_by == "mode,not_ready"
+
+
+def test_what_holds_a_reload_after_one_that_was_dropped_is_told() -> None:
+    ticks = Ticks(result=Result.CHANGED)
+    ticks.see(STUCK, *HELD)
+    assert ticks.see(STUCK, *HELD) == []  # a second of waiting is not worth a line
+    assert ticks.see(STUCK, *HELD, after=0.1, ask=Verb.PAUSE) == [Event.PAUSED, Event.RELOAD_HELD]
+    assert ticks.tells[1].blocked_by == "paused,cooldown"
 
 
 def test_an_instance_that_is_gone_is_absent_and_not_blind() -> None:
@@ -322,6 +340,14 @@ def test_the_outlook_says_what_is_next_and_when(seen: Snapshot, phase: Phase, wh
     if at is not None:
         assert decision.wake_at
         assert AT < decision.wake_at <= at
+
+
+def test_what_settles_is_next_when_both_mongodb_and_the_workers_have_had_their_time() -> None:
+    late = (leftover(2, 3, closed=exactly(AT - 2)), connection(1))  # ended after MongoDB's return
+    for served_ago, until in ((5, AT + 13), (1, AT + 14)):
+        ticks = Ticks()
+        ticks.see(STUCK, *late, members=[member(serving_since=exactly(AT - served_ago))])
+        assert (ticks.outlook.phase, ticks.outlook.next_at) == (Phase.SETTLING, until)
 
 
 def test_a_reload_whose_end_cannot_be_seen_has_no_time_once_its_deadline_has_passed() -> None:
@@ -463,6 +489,23 @@ def test_a_fifo_that_takes_no_byte_is_shown_before_a_reload_is_due() -> None:
     assert [(one.gate, one.reason) for one in ticks.outlook.blocked_by] == [("fifo", "deleted: it is gone")]
     ticks.see(FINE)
     assert not ticks.outlook.blocked_by
+
+
+@pytest.mark.parametrize(
+    ("now", "members", "phase"),
+    [
+        (STUCK, [down()], Phase.OUTAGE),
+        (STUCK, [member(serving_since=exactly(AT - 5))], Phase.SETTLING),
+        (instance(master=None), None, Phase.ABSENT),
+    ],
+)
+def test_a_fifo_that_takes_no_byte_is_shown_where_a_reload_may_follow(
+    now: Instance, members: list[Member] | None, phase: Phase
+) -> None:
+    ticks = Ticks()
+    ticks.see(replace(now, fifo_problem="deleted: it is gone"), *HELD, members=members)
+    assert ticks.outlook.phase is phase
+    assert [one.gate for one in ticks.outlook.blocked_by] == ["fifo"] * (phase is not Phase.ABSENT)
 
 
 def test_a_fifo_that_is_made_anew_by_a_reload_is_no_fault() -> None:

@@ -25,7 +25,7 @@ from tests.world.pieces import (
 )
 from tests.world.ticks import Ticks
 from tests.world.world import World, busy_app
-from watchdogd.config import Mode
+from watchdogd.config import Budget, Mode
 from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
 from watchdogd.model import (
@@ -37,6 +37,7 @@ from watchdogd.model import (
     Event,
     Incarnation,
     Instance,
+    MemberState,
     Outcome,
     Phase,
     Result,
@@ -382,6 +383,76 @@ def test_a_second_byte_that_cannot_be_written_fails_the_reload() -> None:
     ]
 
 
+@pytest.mark.parametrize("how", ["paused", "outage"])
+def test_a_second_byte_that_could_not_be_written_gives_nothing_of_the_budget_back(how: str) -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    ticks.result = Result.TRY_AGAIN
+    ticks.see(STUCK, *HELD, after=SPAN)
+    assert ticks.sent
+    ticks.see(STUCK, *HELD, after=0.01)
+    if how == "paused":
+        assert Event.RELOAD_FAILED in ticks.see(STUCK, *HELD, ask=Verb.PAUSE)
+    else:
+        assert Event.OVERTAKEN in ticks.see(STUCK, *HELD, members=[down()])
+    assert ticks.outlook.reloads_left == 2
+
+
+# ---- the budget
+
+
+def spend(ticks: Ticks, number: int) -> None:
+    """So many reloads that an operator asks for, and that nobody sees the proof of: no request comes."""
+    for one in range(number):
+        old = new(20 + 2 * one, 21 + 2 * one)
+        ticks.see(old, ask=Verb.RELOAD)
+        assert ticks.sent
+        ticks.see(old)
+        assert Event.RELOADED in ticks.see(new(22 + 2 * one, 23 + 2 * one))
+
+
+def test_an_app_that_every_reload_cures_is_not_reloaded_more_often_than_the_ceiling() -> None:
+    world = busy_app(Kind.PREFORK)
+    world.change(budget=Budget(unproven=2, total=3, per_s=3600.0))
+    for _ in range(5):
+        world.outage(10)
+        world.run(120)
+    assert world.events().count("recovered") == 3
+    assert world.apps[0].executed == [WORKERS] * 3
+    assert world.last(Event.RELOAD_HELD).blocked_by == "budget"
+
+
+@pytest.mark.parametrize("how", ["proven", "dropped", "refused"])
+def test_a_reload_that_costs_nothing_unproven_leaves_the_others_in_the_budget(how: str) -> None:
+    ticks = Ticks(config(budget=Budget(unproven=4, total=12, per_s=3600.0)))
+    spend(ticks, 1)
+    first_at = ticks.at - 2
+    ticks.at += 1000
+    spend(ticks, 1)
+    ticks.result = {"proven": Result.WRITTEN, "dropped": Result.CHANGED, "refused": Result.REFUSED}[how]
+    fine = new(30, 31)
+    ticks.see(fine, ask=Verb.RELOAD)
+    ticks.see(fine)
+    if how == "proven":
+        ticks.see(new(32, 33))
+        assert ticks.see(new(32, 33, used=ticks.at, well=True)) == [Event.RECOVERED]
+    assert ticks.outlook.reloads_left == 2
+    ticks.see(fine, after=first_at + 3600 - ticks.at)
+    assert ticks.outlook.reloads_left == 3, "the first one counts no more, and the second one does"
+
+
+@pytest.mark.parametrize(
+    ("budget", "left"),
+    [(Budget(3, 12, 3600), 1), (Budget(9, 3, 3600), 1), (Budget(1, 12, 3600), 0), (Budget(9, 1, 3600), 0)],
+)
+def test_as_many_reloads_are_left_as_the_budget_and_its_ceiling_both_allow(budget: Budget, left: int) -> None:
+    ticks = Ticks()
+    spend(ticks, 2)
+    ticks.config = config(budget=budget)
+    ticks.see(new(24, 25))
+    assert ticks.outlook.reloads_left == left
+
+
 # ---- the processes
 
 
@@ -525,6 +596,7 @@ def test_to_be_used_for_15_s_without_a_connection_is_a_failure() -> None:
     assert ticks.see(new(4, 5, used=used), after=14.9) == []
     assert ticks.see(new(4, 5, used=used), after=0.2) == [Event.RELOAD_FAILED, Event.GAVE_UP]
     assert ticks.tells[0].fields["reason"] == "2 new workers work for 15 s without a connection"
+    assert ticks.tells[1].fields["until_s"] == HALF_OPEN
 
 
 def test_blindness_suspends_the_proof() -> None:
@@ -702,6 +774,61 @@ def test_a_restart_that_was_refused_is_still_the_next_one() -> None:
     assert ticks.sent.command == RESTART
 
 
+def test_a_restart_that_is_owed_is_tried_again_though_no_worker_shows_the_need_for_it_now() -> None:
+    ticks = failed((WORKERS, RESTART))
+    ticks.result = Result.TRY_AGAIN
+    ticks.see(new(6, 7), after=COOLDOWN)
+    ticks.see(new(6, 7), after=0.01)
+    ticks.see(new(6, 7), after=0.25)
+    assert ticks.sent
+    assert ticks.sent.command == RESTART
+
+
+def test_a_restart_that_is_owed_and_no_longer_allowed_is_held_with_the_sentence_that_would_mend_it() -> None:
+    ticks = failed((WORKERS, RESTART))
+    ticks.config = config([WORKERS])
+    ticks.see(new(6, 7), after=COOLDOWN)
+    (held,) = ticks.outlook.blocked_by
+    why = "a reload of the workers did not help; add `restart` to `reloads` of shop to allow it"
+    assert (held.gate, held.reason) == ("not_allowed", why)
+
+
+# A `w` helps no app whose master has no connection for 120 s: it gets a restart.
+NEEDS_A_RESTART = (STUCK, leftover(2, 3))
+FROZEN = [down(state=MemberState.FROZEN)]  # an outage that is no end of a life
+
+
+def restarted() -> Ticks:
+    """A restart was sent, and its byte written."""
+    ticks = Ticks(config([WORKERS, RESTART]))
+    ticks.see(*NEEDS_A_RESTART, after=BACK + 120 - ticks.at)
+    assert ticks.sent
+    assert ticks.sent.command == RESTART
+    ticks.see(*NEEDS_A_RESTART)
+    return ticks
+
+
+def stuck_again(ticks: Ticks) -> Command | None:
+    """What is sent after another outage in the same life of mongod, when a restart is needed again."""
+    ticks.see(*NEEDS_A_RESTART, members=FROZEN)
+    ticks.see(*NEEDS_A_RESTART, after=130, members=[member(serving_since=exactly(ticks.at))])
+    return ticks.sent.command if ticks.sent else None
+
+
+@pytest.mark.parametrize("proven", [True, False])
+def test_an_app_that_was_well_in_between_may_have_another_restart(proven: bool) -> None:
+    ticks = restarted()
+    if proven:
+        ticks.see(new(4, 5))
+        assert ticks.see(new(4, 5, used=ticks.at, well=True)) == [Event.RECOVERED]
+    else:
+        ticks.see(new(4, 5), members=FROZEN)
+        back = [member(serving_since=exactly(ticks.at))]
+        ticks.see(new(4, 5, used=ticks.at, well=True), after=20, members=back)
+        assert ticks.told == [Event.HEALED]
+    assert stuck_again(ticks) == RESTART
+
+
 def test_where_it_is_not_allowed_nothing_more_is_done_until_half_open() -> None:
     ticks = failed()
     assert ticks.phase() is Phase.GAVE_UP
@@ -791,6 +918,13 @@ def test_no_more_instances_reload_at_once_than_allowed() -> None:
     assert [tell.blocked_by for tell in world.daemon.told if tell.event is Event.RELOAD_HELD] == ["parallel"]
     world.run(60)
     assert {effect.instance for effect in world.daemon.sent} == {app.id for app in world.apps}
+
+
+def test_a_reload_does_not_hold_back_its_own_retry() -> None:
+    ticks = begun(Ticks(config(max_parallel=1), result=Result.TRY_AGAIN))
+    ticks.see(STUCK, *HELD, after=0.01)
+    ticks.see(STUCK, *HELD, after=0.25)
+    assert ticks.sent
 
 
 def test_reloads_by_others_cost_nothing_and_begin_linger_anew() -> None:
