@@ -58,8 +58,9 @@ class Stories(RuleBasedStateMachine):
         self.taken_out: set[str] = set()  # apps whose memory was dropped, if nothing of it counted
         self.leftovers_told: set[str] = set()
         self.paused = False
-        self.froze = False
-        self.forgot_a_freeze = False  # nothing that is left of one can be seen by a daemon that begins after it
+        self.killed = False
+        self.without_birth = False  # a freeze or an election: MongoDB serves anew, and no process is
+        self.forgot_one = False  # nothing that is left of one can be seen by a daemon that begins after it
 
     @initialize(
         kinds=st.lists(st.sampled_from(Kind), min_size=1, max_size=2, unique=True),
@@ -89,6 +90,7 @@ class Stories(RuleBasedStateMachine):
             linger_s, idle, cooldown_s=10, budget=budget, half_open_after_s=120, max_parallel=parallel
         )
         self.world = World(kinds, members, policy, frozenset(reloads), check=self.check)
+        self.watch = self.world.daemon.watch
         self.spending, self.endings, self.due = Spending(self.world), Endings(self.world), WhoIsDue(self.world)
         self.world.traffic = dict.fromkeys(self.world.traffic, traffic)
         for app in self.world.apps:
@@ -162,11 +164,12 @@ class Stories(RuleBasedStateMachine):
         elif what == "freeze":
             world.freeze()
             self.unseen |= {app.name for app in world.apps}
-            self.froze = True
+            self.without_birth = True
             world.run(seconds)
             world.start()
         elif what == "fail over":
             new = world.members - 1 if world.mongods[0].primary else 0
+            self.without_birth |= world.members > 1
             world.stop(0 if new else world.members - 1)
             world.start(new)
             world.run(1)
@@ -185,13 +188,13 @@ class Stories(RuleBasedStateMachine):
             app.stop()
         elif app.workers and what in {"hang", "respawn", "load slowly"}:
             app.workers[0].hangs = True
+            usual, app.load_s = app.load_s, 25.0 if what == "load slowly" else app.load_s  # less than a reload allows
             if what != "hang":
                 app.replace(app.workers[0])
                 self.unseen.add(app.name)
-            if what == "load slowly":
-                app.workers[0].ready_at += 60
-                self._ask_for_all(Verb.RELOAD)
+                self._ask_for_all(Verb.RELOAD if what == "load slowly" else None)
                 self.world.run(1)
+            app.load_s = usual
         elif app.workers and not app.executing:
             app.fifo.commands.append(Command(what))
             self.foreign.add(app.name)
@@ -250,7 +253,6 @@ class Stories(RuleBasedStateMachine):
     def kill_the_daemon(self, effects: int) -> None:
         """Kill it after so many effects of the next tick that has as many; what is saved stays."""
         self.world.daemon.dies_after = effects
-        self.forgot_a_freeze |= self.froze
         self.world.run(1)
 
     def _ask_for_all(self, verb: Verb | None) -> None:
@@ -265,6 +267,9 @@ class Stories(RuleBasedStateMachine):
     # -- what must hold at every tick
 
     def check(self, turn: Turn) -> None:
+        if self.world.daemon.watch is not self.watch:  # it was killed in the tick before
+            self.watch, self.killed = self.world.daemon.watch, True
+            self.forgot_one |= self.without_birth
         self._is_pure(turn)
         assert turn.decision.wake_at is None or turn.decision.wake_at > turn.snapshot.at
         self.foreign = {app.name for app in self.world.apps if app.name in self.foreign and app.busy}
@@ -296,7 +301,9 @@ class Stories(RuleBasedStateMachine):
         assert not self.world.daemon.watch.blind & {"sockets", f"instance {app.name}", "deployment main"}
         assert app.server is not None
         assert app.server.served_from + policy.linger_s <= at
-        if app.traits.curable and effect.command != RESTART and not self.forgot_a_freeze:
+        # KNOWN: that a master which holds nothing any more had a client once is not saved.
+        unknown = self.forgot_one or (self.killed and app.master is not None and not app.held(app.master))
+        if app.traits.curable and effect.command != RESTART and not unknown:
             assert not app.forks_stranded
         assert after.reload is not None
         assert after.reload.id == effect.id, "saved before it is sent"

@@ -147,9 +147,12 @@ class App:
         self.master, self._exec_until, self.fifo.read = None, None, False
 
     def replace(self, worker: Process) -> None:
-        """The worker ends, and another one is forked."""
+        """The worker ends, and another one is forked, unless the master is about to execute itself anew."""
         self._close_all(worker)
-        self.workers[self.workers.index(worker)] = self._fork()
+        if self._exec_until is None:
+            self.workers[self.workers.index(worker)] = self._fork()
+        else:
+            self.workers.remove(worker)
 
     def advance(self) -> None:
         if self.master is None:
@@ -200,11 +203,7 @@ class App:
             if worker in self.workers:
                 self._end_soon(worker)
         for worker in [one for one in self.workers if one.ends_at is not None and one.ends_at <= now]:
-            if self._exec_until is None:
-                self.replace(worker)
-            else:
-                self._close_all(worker)
-                self.workers.remove(worker)
+            self.replace(worker)
         if self._exec_until is not None and not self.workers:
             self._close_all(master)  # exec closes everything but uWSGI's own
             self.fifo.read = self._exec_until <= now

@@ -11,7 +11,7 @@ from tests.world.apps import App, Process, Socket
 from tests.world.watch import Turn
 from tests.world.world import World
 from watchdogd.core.policy import GATES
-from watchdogd.model import Answer, Event, Finding, MemberState, Mono, ProcessId, Tell
+from watchdogd.model import Answer, Event, Finding, MemberState, Mono, ProcessId, SendFifo, Tell
 
 GATE_NAMES = {name for name, _ in GATES}
 MARGIN_S = 5.0  # two looks, and what the daemon gives a request to show its connection
@@ -31,19 +31,21 @@ class Spending:
 
     world: World
     _proven: set[str] = field(default_factory=set)
+    _decided: dict[str, str] = field(default_factory=dict)  # the last reload of each instance, by its name
     _counted: int = 0
 
     def check(self, turn: Turn) -> None:
         written = self.world.daemon.written
         budget = self.world.daemon.config.policy.budget
         for now, effect in written[self._counted :]:
-            sent = {one.id for at, one in written if one.instance == effect.instance and now - budget.per_s < at <= now}
-            assert len(sent) <= budget.total, sent
-            assert len(sent - self._proven) <= budget.unproven, sent - self._proven
+            ids = {one.id for at, one in written if one.instance == effect.instance and now - budget.per_s < at <= now}
+            assert len(ids) <= budget.total, ids
+            assert len(ids - self._proven) <= budget.unproven, ids - self._proven
         self._counted = len(written)
-        last = {effect.instance: effect.id for _, effect in written}
-        by_name = {app.name: app.id for app in self.world.apps}
-        self._proven |= {last[by_name[str(tell.instance)]] for tell in tells(turn) if tell.event is Event.RECOVERED}
+        self._proven |= {self._decided[str(tell.instance)] for tell in tells(turn) if tell.event is Event.RECOVERED}
+        names = {app.id: app.name for app in self.world.apps}
+        sent = [effect for effect in turn.decision.effects if isinstance(effect, SendFifo)]
+        self._decided |= {names[effect.instance]: effect.id for effect in sent}
 
 
 @dataclass(eq=False)
@@ -112,7 +114,8 @@ class WhoIsDue:
     """Who is due, as far as that is simple. In between there is much that this does not judge.
 
     Never: a worker that loads, that holds nothing which has ended, or that is connected. Always: one that has answered
-    requests in vain for longer than linger, while nothing else happened, and holds what a restart of MongoDB ended.
+    requests in vain for longer than linger, while MongoDB served and nothing else happened, and that holds what a
+    restart of MongoDB ended.
     """
 
     world: World
@@ -138,7 +141,7 @@ class WhoIsDue:
             ended = [socket for socket in held if socket.closed_at is not None]
             if worker.ready_at > at or not ended or any(_connects(socket, worker) for socket in held):
                 assert worker.id not in finding.due
-            elif worker.stranded and all(_ended_by_a_restart(socket) for socket in ended):
+            elif app.server and worker.stranded and all(_ended_by_a_restart(socket) for socket in ended):
                 begun = max(peace.since, worker.ready_at) + MARGIN_S
                 if worker.worked_at is not None and worker.worked_at > begun:
                     peace.in_vain.setdefault(worker.id, at)
