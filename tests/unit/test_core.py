@@ -297,6 +297,13 @@ def test_an_outage_that_leaves_nothing_behind_ends_with_healed() -> None:
     assert ticks.tells[0].fields["seconds"] == 5.0
 
 
+def test_an_incident_ends_with_healed_also_where_the_byte_of_its_reload_was_refused_meanwhile() -> None:
+    ticks = Ticks(result=Result.REFUSED)
+    ticks.see(STUCK, *HELD)
+    assert ticks.see(FINE) == [Event.RELOAD_FAILED, Event.HEALED]
+    assert ticks.shop.incident is None
+
+
 def test_an_instance_that_was_never_reloaded_is_forgotten_once_it_is_gone() -> None:
     ticks = Ticks()
     ticks.see(replace(FINE, name="blog", fifo=BLOG_FIFO))

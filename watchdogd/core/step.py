@@ -87,7 +87,7 @@ class Step:
             self.replaced("uWSGI was stopped")
             self.say(Event.INSTANCE_ABSENT, fifo=c.instance.fifo)
         elif new is Phase.WATCHING:
-            self._say_healed(old)
+            self._say_healed()
         elif new in {Phase.OUTAGE, Phase.SETTLING, Phase.DUE}:
             if self.state.incident is None:
                 incident = Incident(f"{c.instance.name}-{int(c.snapshot.wall)}", c.at, master=c.instance.master)
@@ -101,10 +101,9 @@ class Step:
         """Say whether this move only takes back one to RELOADING."""
         return old is Phase.RELOADING and self.state.last is not None and self.state.last.outcome == CHANGED
 
-    def _say_healed(self, old: Phase) -> None:
+    def _say_healed(self) -> None:
         c, incident = self.case, self.state.incident
-        healed = old in {Phase.OUTAGE, Phase.SETTLING, Phase.DUE, Phase.GAVE_UP} or self._dropped(old)
-        if incident and healed:
+        if incident:
             reconnected = sum(c.reaches(worker, c.finding.incarnations) for worker in c.ready)
             self.say(Event.HEALED, seconds=round(c.at - incident.since, 1), reconnected=reconnected)
         self.state = replace(self.state, incident=None)
