@@ -29,6 +29,7 @@ from tests.world.pieces import (
     worker,
 )
 from tests.world.ticks import Ticks
+from tests.world.world import busy_app
 from watchdogd.config import Budget, Cause, Config, Idle
 from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
@@ -132,6 +133,25 @@ def test_a_byte_that_was_sent_twice_has_cost_a_reload_whatever_becomes_of_the_se
     assert len(ticks.shop.spent) == 1
 
 
+def test_a_byte_that_was_lost_has_cost_a_reload_though_the_app_heals_before_it_is_sent_again() -> None:
+    ticks = Ticks()
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    ticks.result = Result.TRY_AGAIN
+    ticks.see(STUCK, *HELD, after=60)  # every old worker is still there
+    ticks.see(STUCK, *HELD)
+    assert ticks.see(FINE) == [Event.HEALED]
+    assert len(ticks.shop.spent) == 1
+
+
+def test_a_reload_in_flight_is_followed_though_its_instance_was_not_seen_and_its_budget_is_free_again() -> None:
+    ticks = Ticks(config(budget=Budget(per_s=10)))
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    ticks.see(replace(FINE, name="blog", fifo=BLOG_FIFO, master=pid(9)), after=20)
+    assert ticks.see(new(4, 5)) == [Event.RELOADED]
+
+
 # ---- never twice, never for nothing
 
 
@@ -165,6 +185,13 @@ def test_no_second_restart_is_sent_for_one_life_of_mongod_when_the_first_was_ove
     assert Event.GAVE_UP in told
     assert not ticks.told.count(Event.RELOAD_SENT)
     assert ticks.phase() is Phase.GAVE_UP
+
+
+def test_a_life_has_had_its_restart_also_under_the_name_that_a_new_daemon_gives_it() -> None:
+    ticks = remembering(config([WORKERS, RESTART]), restarted=frozenset({Incarnation("10.0.0.1:27017@5.000")}))
+    unnamed = replace(LONG_AGO[0], incarnation=Incarnation("10.0.0.1:27017@start"), process_id=None)
+    assert Event.GAVE_UP in ticks.see(STUCK, leftover(2, 3), members=[unnamed])
+    assert ticks.sent is None
 
 
 def test_a_restart_that_was_owed_is_not_owed_any_more_once_it_was_overtaken() -> None:
@@ -297,6 +324,17 @@ def test_an_outage_that_leaves_nothing_behind_ends_with_healed() -> None:
     assert ticks.tells[0].fields["seconds"] == 5.0
 
 
+def test_an_incident_that_has_healed_is_not_taken_up_by_the_next_outage() -> None:
+    ticks = Ticks()
+    healed: list[str | None] = []
+    for _ in range(2):
+        ticks.see(FINE, members=[down()])
+        assert ticks.see(FINE, after=5) == [Event.HEALED]
+        healed.append(ticks.tells[0].incident)
+    assert None not in healed
+    assert healed[0] != healed[1]
+
+
 def test_an_incident_ends_with_healed_also_where_the_byte_of_its_reload_was_refused_meanwhile() -> None:
     ticks = Ticks(result=Result.REFUSED)
     ticks.see(STUCK, *HELD)
@@ -352,6 +390,21 @@ def test_a_refused_reload_is_shown_as_failed_with_its_reason() -> None:
     ticks.see(STUCK, *HELD)
     assert ticks.shop.last
     assert (ticks.shop.last.outcome, ticks.shop.last.detail) == ("failed", "as it is")
+
+
+def test_a_reload_that_was_dropped_right_before_its_byte_is_shown_with_what_had_changed() -> None:
+    ticks = Ticks(result=Result.CHANGED)
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    assert ticks.shop.last
+    assert (ticks.shop.last.outcome, ticks.shop.last.detail) == ("changed", "as it is")
+
+
+def test_a_pause_is_told_with_the_seconds_that_are_left_of_it() -> None:
+    world = busy_app()
+    world.ask(Verb.PAUSE, seconds=60)
+    world.run(1)
+    assert world.last(Event.PAUSED).fields["until_s"] == 59.0
 
 
 def test_what_was_found_is_told_with_its_numbers_and_until_when() -> None:
