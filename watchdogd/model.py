@@ -99,10 +99,21 @@ Incarnation = NewType("Incarnation", str)
 
 BEFORE_US = "@start"
 
-Command = NewType("Command", str)
-"""The byte for the master FIFO: `w` workers, `c` chain, `r` restart of the stack. No other one is ever sent."""
 
-WORKERS, CHAIN, RESTART = Command("w"), Command("c"), Command("r")
+class Command(enum.Enum):
+    """The byte for the master FIFO. No other one is ever sent."""
+
+    WORKERS = "w"
+    CHAIN = "c"
+    RESTART = "r"  # of the stack
+
+    @property
+    def word(self) -> str:
+        """What `reloads:` of the configuration calls it."""
+        return self.name.lower()
+
+
+WORKERS, CHAIN, RESTART = Command.WORKERS, Command.CHAIN, Command.RESTART
 
 
 class Interval(NamedTuple):
@@ -546,18 +557,27 @@ class Incident:
     master: ProcessId | None = None
 
 
+class ReloadOutcome(enum.Enum):
+    """What has become of a reload."""
+
+    RELOADING = "reloading"
+    RELOADED = "reloaded"  # all processes are new; not proven yet
+    RECOVERED = "recovered"
+    FAILED = "failed"
+    OVERTAKEN = "overtaken"  # MongoDB failed again before it was proven
+    REPLACED = "replaced"  # by who stopped uWSGI, or started it or the machine anew
+    CHANGED = "changed"  # dropped before its byte, as if nothing had been decided
+
+
 @dataclass(frozen=True, slots=True)
 class LastReload:
-    """What the status shows of the last reload.
-
-    `outcome`: reloading, reloaded, recovered, failed, overtaken, replaced, or changed (dropped before its byte).
-    """
+    """What the status shows of the last reload."""
 
     id: str
     command: Command
     at: Mono
     wall: float
-    outcome: str
+    outcome: ReloadOutcome
     proven: bool = False
     detail: str = ""
 

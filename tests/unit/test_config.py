@@ -37,9 +37,9 @@ from watchdogd.config import (
     parse_duration,
 )
 from watchdogd.config.addresses import check_uri, parse_endpoint
-from watchdogd.config.keys import BUDGET, COMMANDS, DEPLOYMENT, INSTANCE, POLICY, TOP
+from watchdogd.config.keys import BUDGET, DEPLOYMENT, INSTANCE, POLICY, TOP
 from watchdogd.config.strict_yaml import MAX_BYTES, Key
-from watchdogd.model import CHAIN, RESTART, WORKERS
+from watchdogd.model import CHAIN, RESTART, WORKERS, Command
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "config" / "config.yaml"
@@ -706,7 +706,7 @@ def written(key: Key, value: object) -> object:
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, frozenset):
-        return [kind.value for kind, command in COMMANDS.items() if command in value]
+        return [one.word for one in Command if one in value]
     return format_duration(float(str(value))) if key.attribute.endswith("_s") else value
 
 

@@ -45,6 +45,7 @@ from watchdogd.model import (
     InstanceState,
     Member,
     Phase,
+    ReloadOutcome,
     Result,
     Spent,
     State,
@@ -389,7 +390,7 @@ def test_a_refused_reload_is_shown_as_failed_with_its_reason() -> None:
     ticks.see(STUCK, *HELD)
     ticks.see(STUCK, *HELD)
     assert ticks.shop.last
-    assert (ticks.shop.last.outcome, ticks.shop.last.detail) == ("failed", "as it is")
+    assert (ticks.shop.last.outcome, ticks.shop.last.detail) == (ReloadOutcome.FAILED, "as it is")
 
 
 def test_a_reload_that_was_dropped_right_before_its_byte_is_shown_with_what_had_changed() -> None:
@@ -397,7 +398,7 @@ def test_a_reload_that_was_dropped_right_before_its_byte_is_shown_with_what_had_
     ticks.see(STUCK, *HELD)
     ticks.see(STUCK, *HELD)
     assert ticks.shop.last
-    assert (ticks.shop.last.outcome, ticks.shop.last.detail) == ("changed", "as it is")
+    assert (ticks.shop.last.outcome, ticks.shop.last.detail) == (ReloadOutcome.CHANGED, "as it is")
 
 
 def test_a_pause_is_told_with_the_seconds_that_are_left_of_it() -> None:

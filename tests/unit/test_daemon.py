@@ -22,7 +22,19 @@ from tests.world.schemas import strict
 from tests.world.sinks import FakeSink
 from watchdogd.config import Config, ConfigError, InstanceConfig, Mode, PolicyConfig
 from watchdogd.core import decide
-from watchdogd.model import WORKERS, Connection, Event, InstanceState, Mono, Phase, Result, SendFifo, State, Tell
+from watchdogd.model import (
+    WORKERS,
+    Connection,
+    Event,
+    InstanceState,
+    Mono,
+    Phase,
+    ReloadOutcome,
+    Result,
+    SendFifo,
+    State,
+    Tell,
+)
 from watchdogd.observe.observer import Observer
 from watchdogd.report.journal import Journal
 from watchdogd.report.notify import Notifier
@@ -757,4 +769,4 @@ def test_a_reload_is_followed_to_its_proof_over_a_restart_of_the_daemon(stage: S
     assert phase(daemon) is Phase.WATCHING
     last = remembered(daemon.state).last
     assert last is not None
-    assert (last.command, last.outcome, last.proven) == (WORKERS, "recovered", True)
+    assert (last.command, last.outcome, last.proven) == (WORKERS, ReloadOutcome.RECOVERED, True)

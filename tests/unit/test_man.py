@@ -15,8 +15,9 @@ from tests.world.command_line import arguments, verbs
 from watchdogd import config as configuration
 from watchdogd.cli.main import Exit
 from watchdogd.config import Budget, Config, DeploymentConfig, InstanceConfig, PolicyConfig, format_duration
-from watchdogd.config.keys import BUDGET, COMMANDS, DEPLOYMENT, INSTANCE, POLICY, TOP
+from watchdogd.config.keys import BUDGET, DEPLOYMENT, INSTANCE, POLICY, TOP
 from watchdogd.config.strict_yaml import Key
+from watchdogd.model import Command
 from watchdogd.service.start import EX_CONFIG, EX_TEMPFAIL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +49,7 @@ def default(key: Key, values: type) -> str:
     if isinstance(value, enum.Enum):
         return f"`{value.value}`"
     if isinstance(value, frozenset):
-        return f"`[{', '.join(kind.value for kind, command in COMMANDS.items() if command in value)}]`"
+        return f"`[{', '.join(one.word for one in Command if one in value)}]`"
     if key.attribute.endswith("_s"):
         return f"`{format_duration(float(str(value)))}`"
     return "none" if value == () else f"`{value}`"

@@ -195,7 +195,7 @@ class Stories(RuleBasedStateMachine):
                 self._ask_for_all(Verb.RELOAD if what == "load slowly" else None)
                 self.world.run(1)
             app.load_s = usual
-        elif app.workers and not app.executing:
+        elif app.workers and not app.executing and what in {"w", "c"}:
             app.fifo.commands.append(Command(what))
             self.foreign.add(app.name)
             self.unseen.add(app.name)

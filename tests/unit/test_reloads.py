@@ -40,6 +40,7 @@ from watchdogd.model import (
     MemberState,
     Outcome,
     Phase,
+    ReloadOutcome,
     Result,
     SendFifo,
     Verb,
@@ -232,7 +233,7 @@ def test_what_changed_right_before_the_byte_is_as_if_nothing_had_been_decided() 
     assert ticks.see(respawned, *HELD, after=0.01) == []
     assert (ticks.phase(), ticks.shop.reload, ticks.shop.spent) == (Phase.DUE, None, ())
     assert ticks.shop.last
-    assert ticks.shop.last.outcome == "changed"
+    assert ticks.shop.last.outcome is ReloadOutcome.CHANGED
     ticks.see(respawned, *HELD, after=1)
     assert ticks.sent
     assert ticks.sent.workers == pids(2, 4)
@@ -558,7 +559,7 @@ def test_one_worker_that_is_used_and_connects_proves_recovery() -> None:
     assert ticks.phase() is Phase.WATCHING
     assert [spent.proven for spent in ticks.shop.spent] == [True]
     assert ticks.shop.last
-    assert (ticks.shop.last.outcome, ticks.shop.last.proven) == ("recovered", True)
+    assert (ticks.shop.last.outcome, ticks.shop.last.proven) == (ReloadOutcome.RECOVERED, True)
     assert ticks.shop.incident is None
     assert ticks.shop.retry_at == ticks.at + COOLDOWN
 
@@ -585,7 +586,7 @@ def test_without_traffic_it_stays_unproven_for_ever() -> None:
     assert ticks.see(new(4, 5), after=86400) == []
     assert ticks.phase() is Phase.VERIFYING
     assert ticks.shop.last
-    assert (ticks.shop.last.outcome, ticks.shop.last.proven) == ("reloaded", False)
+    assert (ticks.shop.last.outcome, ticks.shop.last.proven) == (ReloadOutcome.RELOADED, False)
     assert ticks.outlook.next_what == "a request to prove that it helped"
 
 
@@ -707,7 +708,7 @@ def test_another_master_ends_a_reload_and_its_incident_which_is_told_by_its_id(n
     assert ticks.shop.incident is None
     assert (ticks.shop.reload, ticks.shop.doubt, ticks.sent) == (None, False, None)
     assert ticks.shop.last
-    assert ticks.shop.last.outcome == "replaced"
+    assert ticks.shop.last.outcome is ReloadOutcome.REPLACED
 
 
 def test_a_restart_executes_the_same_master_anew_and_is_followed_through_it() -> None:

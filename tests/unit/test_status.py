@@ -32,6 +32,7 @@ from watchdogd.model import (
     Pause,
     Phase,
     ProcessId,
+    ReloadOutcome,
     Snapshot,
     SocketsFrom,
     State,
@@ -62,7 +63,7 @@ HELD = Outlook(
     AT + 1200,
     (Blocked("budget", "3 unproven reloads, of 3 allowed", AT + 1200), Blocked("mode", "mode is observe")),
 )
-LAST = LastReload("shop-1", WORKERS, AT - 300, WALL - 300, "failed", detail="2 old workers are still there")
+LAST = LastReload("shop-1", WORKERS, AT - 300, WALL - 300, ReloadOutcome.FAILED, detail="2 old workers are still there")
 CONFIG = Config(deployments=(DeploymentConfig("main", "mongodb://user:secret@127.0.0.1/"),))
 
 

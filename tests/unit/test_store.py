@@ -40,6 +40,7 @@ from watchdogd.model import (
     Phase,
     ProcessId,
     Reload,
+    ReloadOutcome,
     Spent,
     State,
     Tcp,
@@ -73,7 +74,7 @@ SHOP = InstanceState(
     tried=frozenset({Incarnation("65f0")}),
     retry_at=5100.0,
     incident=Incident("shop-i1", since=4900.0, leftovers_told=True),
-    last=LastReload("shop-1", WORKERS, 4990.0, WALL - 10, "reloading"),
+    last=LastReload("shop-1", WORKERS, 4990.0, WALL - 10, ReloadOutcome.RELOADING),
     held=("budget",),
 )
 STATE = State(
@@ -203,7 +204,7 @@ def test_on_another_boot_a_reload_is_replaced_and_no_connection_is_known(folder:
     assert shop.reload is None
     assert shop.phase is Phase.WATCHING
     assert shop.last is not None
-    assert (shop.last.id, shop.last.outcome, shop.last.wall) == ("shop-1", "replaced", WALL - 10)
+    assert (shop.last.id, shop.last.outcome, shop.last.wall) == ("shop-1", ReloadOutcome.REPLACED, WALL - 10)
 
 
 def test_on_another_boot_an_earlier_reload_keeps_its_outcome(folder: Path) -> None:
@@ -212,13 +213,13 @@ def test_on_another_boot_an_earlier_reload_keeps_its_outcome(folder: Path) -> No
         phase=Phase.GAVE_UP,
         reload=None,
         gave_up_at=4000.0,
-        last=LastReload("shop-0", CHAIN, 3900.0, WALL, "failed"),
+        last=LastReload("shop-0", CHAIN, 3900.0, WALL, ReloadOutcome.FAILED),
     )
     save(folder, State({SHOP_ID: quiet}))
     shop = loaded(folder, OTHER_BOOT, now=30.0, wall=WALL).state.instances[SHOP_ID]
     assert (shop.phase, shop.gave_up_at) == (Phase.GAVE_UP, 4000.0 + 30.0 - NOW)
     assert shop.last is not None
-    assert shop.last.outcome == "failed"
+    assert shop.last.outcome is ReloadOutcome.FAILED
 
 
 def test_a_clock_that_is_behind_after_a_boot_makes_no_time_pass(folder: Path) -> None:
@@ -527,7 +528,7 @@ def test_a_state_of_the_first_edition_is_taken_over_by_name_until_its_instance_i
     later = loaded(folder, OTHER_BOOT, now=30.0, wall=WALL + 600).state.unclaimed["shop"]
     assert later.reload is None
     assert later.last is not None
-    assert later.last.outcome == "replaced"
+    assert later.last.outcome is ReloadOutcome.REPLACED
 
 
 @given(ANY_JSON)

@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from watchdogd.model import CHAIN, RESTART, WORKERS, Mono, Outside
+from watchdogd.model import Mono, Outside
 
 MANY = 3
 TIMES = st.floats(-1e9, 1e9) | st.sampled_from([math.inf, -math.inf])
@@ -24,11 +24,11 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
 
 
 def values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401, PLR0911 - any type; one return for each
-    """Any value of a type of the model; finite or infinite times, real commands, short collections."""
+    """Any value of a type of the model; finite or infinite times, short collections."""
     if kind == Mono:
         return TIMES
     if isinstance(kind, typing.NewType):
-        return st.sampled_from([WORKERS, CHAIN, RESTART]) if kind.__name__ == "Command" else values(kind.__supertype__)
+        return values(kind.__supertype__)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return st.one_of(*(st.none() if one is types.NoneType else values(one) for one in arguments))

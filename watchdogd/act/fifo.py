@@ -14,11 +14,9 @@ import stat
 from collections.abc import Callable
 from typing import Protocol
 
-from watchdogd.model import CHAIN, RESTART, WORKERS, Command, Mono, Outcome, Result, SendFifo
+from watchdogd.model import Command, Mono, Outcome, Result, SendFifo
 
 FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
-
-_COMMANDS = frozenset({WORKERS, CHAIN, RESTART})
 
 _NO_PERMISSION = (
     "may not be written by uid {uid}: uWSGI makes it with mode 0600 and makes it anew after every command, "
@@ -51,8 +49,6 @@ def attempt(fifo: int, path: str, command: Command, uid: int | None) -> tuple[Re
     effective one of the process that reads it, who must own it. Gives WRITTEN (the byte is in the pipe: that proves
     delivery, not execution), else TRY_AGAIN or REFUSED with a sentence. It raises nothing.
     """
-    if command not in _COMMANDS:
-        return Result.REFUSED, f"{command!r} is not a reload: only w, c and r are ever written to {path}"
     if uid is None:
         return Result.REFUSED, f"{path}: nobody is known to have it open, so its owner cannot be checked"
     try:
@@ -90,7 +86,7 @@ def _deliver(fifo: int, command: Command, uid: int) -> str | None:
         return objection
     opened = os.open(f"/proc/self/fd/{fifo}", FLAGS)  # the very same one, wherever its path leads by now
     try:
-        os.write(opened, command.encode("ascii"))
+        os.write(opened, command.value.encode("ascii"))
     finally:
         os.close(opened)
     return None

@@ -30,7 +30,7 @@ import yaml
 
 from watchdogd import paths
 from watchdogd.act.fifo import attempt
-from watchdogd.model import CHAIN, RESTART, WORKERS, Command, Outside, Result, shown
+from watchdogd.model import Command, Outside, Result, shown
 
 IDLE_S = 60.0
 """Without a client for so long it ends: systemd goes on listening and starts it again (0.2 s on a quiet machine)."""
@@ -44,8 +44,7 @@ AHEAD_S = 2.0
 _MAX_REQUEST = 8192  # PATH_MAX is 4096
 _MAX_CONFIG = 1 << 20
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH  # an ACL that lets somebody write shows as the group's bit
-_WAYS = {"workers": WORKERS, "chain": CHAIN, "restart": RESTART}
-_ALLOWED_WAYS = ("workers", "chain")  # the default of `reloads`
+_ALLOWED_WAYS = (Command.WORKERS.word, Command.CHAIN.word)  # the default of `reloads`
 _WRONG_CALLER = "only the user of mongo-watchdog may ask for a write"
 
 
@@ -97,7 +96,8 @@ def _perform(request: bytes, descriptors: list[int], config: str) -> tuple[Resul
         command, not_before, not_after, uid = Command(word), float(earliest), float(latest), int(user)
         (fifo,), path = descriptors, Outside(path)
     except ValueError:
-        raise _RefusedError("a request is `COMMAND NOT_BEFORE NOT_AFTER UID PATH` with one descriptor") from None
+        form = "`COMMAND NOT_BEFORE NOT_AFTER UID PATH` with one descriptor, and COMMAND is w, c or r"
+        raise _RefusedError(f"a request is {form}") from None
     wait_s = not_before - time.monotonic()
     if not wait_s <= AHEAD_S:  # nor when it is no number
         raise _RefusedError(f"a request may come {AHEAD_S:g} s before its time at most")
@@ -125,8 +125,6 @@ def _objection(
     command: Command, uid: int, path: str, config: dict[str, Any], named: dict[str, Any] | None
 ) -> str | None:
     """Say why this command may not be written to the instance of this path, wherever it leads; None when it may."""
-    if command not in _WAYS.values():
-        return f"{Outside(repr(command))} is not a reload: only w, c and r are ever written"
     if config.get("mode", "act") != "act":
         return "the configuration does not say `mode: act`, so nothing is written"
     if "uwsgi" not in config:
@@ -134,7 +132,7 @@ def _objection(
     if named is None:
         return f"the configuration names no `master_fifo: {path}`"
     ways = _texts(named.get("reloads", _ALLOWED_WAYS))
-    return None if command in [_WAYS.get(way) for way in ways] else f"`reloads` of {path} does not allow {command}"
+    return None if command.word in ways else f"`reloads` of {path} does not allow {command.value}"
 
 
 def _objection_to_place(path: str, fifo: int, trusted: list[str]) -> str | None:
@@ -153,8 +151,8 @@ def _objection_to_found(command: Command, uid: int, path: str) -> str | None:
     """Judge a FIFO that the configuration leaves to be found: `attempt` proves that it is of `uid` and has a reader."""
     if uid == 0:
         return f"{path} is root's, and the configuration does not name it: add it under `uwsgi:`"
-    if command not in [_WAYS[way] for way in _ALLOWED_WAYS]:
-        return f"{command} is not allowed for an instance that is not under `uwsgi:`"
+    if command.word not in _ALLOWED_WAYS:
+        return f"{command.value} is not allowed for an instance that is not under `uwsgi:`"
     return None if path.startswith("/") else f"`{path}` is not an absolute path"
 
 

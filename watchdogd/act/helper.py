@@ -32,7 +32,7 @@ def attempt(fifo: int, path: str, command: Command, uid: int | None, *, helper: 
     if uid is None or os.geteuid() in {0, uid} or not os.path.exists(helper):  # noqa: PTH110 - it is this one call
         return writer.attempt(fifo, path, command, uid)
     now = time.monotonic()
-    request = b"%s %.3f %.3f %d %s" % (command.encode(), now, now + WITHIN_S, uid, os.fsencode(path))
+    request = b"%s %.3f %.3f %d %s" % (command.value.encode(), now, now + WITHIN_S, uid, os.fsencode(path))
     try:
         answer = _asked(helper, request, fifo)
     except PermissionError:

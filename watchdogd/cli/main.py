@@ -24,7 +24,7 @@ from watchdogd.config import (
     load,
     parse_duration,
 )
-from watchdogd.model import LONGEST, Outside, shown
+from watchdogd.model import LONGEST, Outside, Phase, ReloadOutcome, shown
 from watchdogd.report.say import say, say_json
 from watchdogd.service import control
 
@@ -156,31 +156,31 @@ def _reload(arguments: argparse.Namespace) -> int:
         if told != said:
             say(told)
             said = told
-        if outcome != "reloading":
-            return Exit.OK if outcome in {"reloaded", "recovered"} else Exit.PROBLEM
+        if outcome is not ReloadOutcome.RELOADING:
+            return Exit.OK if outcome in {ReloadOutcome.RELOADED, ReloadOutcome.RECOVERED} else Exit.PROBLEM
         if hidden := _hidden(document, fifo):
             raise _Trouble(Exit.PROBLEM, f"{arguments.instance}: nobody can see how the reload ends: {hidden}")
         time.sleep(POLL_S)
 
 
-def _outcome(document: dict[str, Any], name: str, fifo: str, reload: str) -> tuple[str, str]:
-    """Return what has become of a reload, and the line that says it."""
+def _outcome(document: dict[str, Any], name: str, fifo: str, reload: str) -> tuple[ReloadOutcome | None, str]:
+    """Return what has become of a reload, None where that is not known, and the line that says it."""
     last = next((one["last_reload"] for one in document["instances"] if one["fifo"] == fifo), None)
     if not last or last["id"] != reload:
         return (
-            "unknown",
+            None,
             f"{name}: another reload took the place of this one; see `mongo-watchdog status {name}`",
         )
-    outcome = str(last["outcome"])
-    if outcome == "reloaded" and not last["proven"]:
+    outcome = ReloadOutcome(last["outcome"])
+    if outcome is ReloadOutcome.RELOADED and not last["proven"]:
         return outcome, f"{name}: reloaded; whether it helped shows when the workers use MongoDB"
-    return outcome, f"{name}: {outcome}" + (f": {last['detail']}" if last.get("detail") else "")
+    return outcome, f"{name}: {outcome.value}" + (f": {last['detail']}" if last.get("detail") else "")
 
 
 def _hidden(document: dict[str, Any], fifo: str) -> str | None:
     """Say what keeps the daemon from seeing the end of a reload whose deadline has passed; None before that."""
     one = next(one for one in document["instances"] if one["fifo"] == fifo)
-    if one["state"] != "reloading" or one["next"]["at"] is not None:
+    if one["state"] != Phase.RELOADING.value or one["next"]["at"] is not None:
         return None
     whys = [*one["blind"], *(blind["why"] for blind in document["blind"])]
     return whys[0] if whys else "MongoDB has not been heard of"

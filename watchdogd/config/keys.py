@@ -5,7 +5,6 @@ docs/configuration.md has its table from here. Must never show a part of a URI i
 
 from __future__ import annotations
 
-import enum
 import os
 import re
 import stat
@@ -15,19 +14,9 @@ from watchdogd.config.addresses import check_uri, parse_endpoint
 from watchdogd.config.readers import absolute_path, choice, duration, list_of, not_empty, whole_number
 from watchdogd.config.strict_yaml import MAX_BYTES, Key, Reader, Spot, Wrong, quoted, section
 from watchdogd.config.values import Budget, Cause, Idle, Mode, PolicyConfig
-from watchdogd.model import CHAIN, RESTART, WORKERS
+from watchdogd.model import Command
 from watchdogd.paths import user_id
 
-
-class Kind(enum.Enum):
-    """A way of reloading, as `reloads:` names it."""
-
-    WORKERS = "workers"
-    CHAIN = "chain"
-    RESTART = "restart"
-
-
-COMMANDS = {Kind.WORKERS: WORKERS, Kind.CHAIN: CHAIN, Kind.RESTART: RESTART}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
 _S, _HOUR, _WEEK = 1.0, 3600.0, 7 * 86400.0
 _MAX_SOCKET_PATH = 107  # sun_path of unix(7) has 108 bytes with the NUL
@@ -212,7 +201,7 @@ INSTANCE = (
         "reloads",
         "reloads",
         not_empty(
-            list_of("a list of `workers`, `chain`, `restart`", choice(Kind)),
+            list_of("a list of `workers`, `chain`, `restart`", choice(Command, lambda one: one.word)),
             "to forbid every reload write `mode: observe`",
         ),
         "The ways of reloading that may be used.",

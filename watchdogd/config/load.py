@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from watchdogd import paths
-from watchdogd.config.keys import COMMANDS, DEPLOYMENT, INSTANCE, ONE_URI, TOP
+from watchdogd.config.keys import DEPLOYMENT, INSTANCE, ONE_URI, TOP
 from watchdogd.config.names import short_name
 from watchdogd.config.strict_yaml import (
     MAX_BYTES,
@@ -152,10 +152,7 @@ def _instance(spot: Spot, deployments: Sequence[str], names: dict[str, int], fif
         values["deployments"] = tuple(deployments)
     elif deployments:
         spot.tell(f"is missing; write which of {', '.join(deployments)} its workers connect to", key="mongodb")
-    if "reloads" in values:
-        values["reloads"] = frozenset(COMMANDS[kind] for kind in values["reloads"])
-    if "trust_owners" in values:
-        values["trust_owners"] = frozenset(values["trust_owners"])
+    values |= {name: frozenset(values[name]) for name in ("reloads", "trust_owners") if name in values}
     return InstanceConfig(**values)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Callable
 from typing import TypeVar
 
 from watchdogd.config.durations import format_duration, parse_duration
@@ -51,9 +52,14 @@ def not_empty(reader: Reader[tuple[T, ...]], otherwise: str) -> Reader[tuple[T, 
     return Reader(reader.kind, read)
 
 
-def choice(values: type[E]) -> Reader[E]:
-    """Read one of the values of an Enum."""
-    words = [str(one.value) for one in values]
+def _value(one: enum.Enum) -> str:
+    return str(one.value)
+
+
+def choice(values: type[E], word: Callable[[E], str] = _value) -> Reader[E]:
+    """Read one of the members of an Enum, which `word` writes."""
+    members = {word(one): one for one in values}
+    words = list(members)
     kind = " or ".join(f"`{word}`" for word in words)
 
     def read(spot: Spot) -> E:
@@ -62,7 +68,7 @@ def choice(values: type[E]) -> Reader[E]:
             raise Wrong(f"{as_yaml_reads(text, tag)}; expected {kind}")
         if text not in words:
             raise Wrong(f"{quoted(text)} is none of its values; {suggestion(text, words)}")
-        return values(text)
+        return members[text]
 
     return Reader(kind, read)
 

@@ -12,7 +12,7 @@ from watchdogd.config import Config, InstanceConfig, found_instance
 from watchdogd.core import reloads
 from watchdogd.core.claims import claimed
 from watchdogd.core.policy import FORK_UNSAFE_FOR_S, USED_UNPROVEN_S, Case, blocked_by, phase_of
-from watchdogd.core.step import CHANGED, Step
+from watchdogd.core.step import Step
 from watchdogd.model import (
     BEFORE_US,
     LONGEST,
@@ -33,6 +33,7 @@ from watchdogd.model import (
     Outlook,
     Pause,
     Phase,
+    ReloadOutcome,
     Request,
     Snapshot,
     State,
@@ -234,7 +235,7 @@ def _fork_sentence(c: Case) -> str:
 def _hold(step: Step, command: Command, blocked: tuple[Blocked, ...]) -> None:
     state, names = step.state, tuple([one.gate for one in blocked])
     # The second after a reload that was dropped is not worth a line.
-    moment = names == ("cooldown",) and state.last is not None and state.last.outcome == CHANGED
+    moment = names == ("cooldown",) and state.last is not None and state.last.outcome is ReloadOutcome.CHANGED
     if names and names != state.held and not moment:
         until = blocked[0].until
         until_s = None if until is None else round(max(0.0, until - step.case.at), 1)
@@ -275,7 +276,7 @@ def _next(c: Case, command: Command, blocked: tuple[Blocked, ...]) -> tuple[str,
             what = c.finding.waiting_for or "linger to be over"
             at = max((time for time in (c.finding.due_at, c.settled_at) if time is not None), default=None)
         case Phase.DUE:
-            what = f"reload {command}"
+            what = f"reload {command.value}"
             at = max((one.until for one in blocked if one.until is not None), default=None)
         case _:
             what = c.finding.waiting_for

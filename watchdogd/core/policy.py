@@ -317,8 +317,7 @@ def _not_allowed(c: Case, command: Command) -> Blocked | None:
         why = "the master's MongoDB client does not run, so no fork of it can connect; only a restart helps"
     else:
         why = "a reload of the workers did not help"
-    name = {WORKERS: "workers", CHAIN: "chain", RESTART: "restart"}[command]
-    return Blocked("not_allowed", f"{why}; add `{name}` to `reloads` of {c.instance.name} to allow it")
+    return Blocked("not_allowed", f"{why}; add `{command.word}` to `reloads` of {c.instance.name} to allow it")
 
 
 def _in_flight(c: Case, _: Command) -> Blocked | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from watchdogd.core.policy import USED_UNPROVEN_S, Case, blocked_by
-from watchdogd.core.step import CHANGED, Step
+from watchdogd.core.step import Step
 from watchdogd.model import (
     CHAIN,
     RESTART,
@@ -19,6 +19,7 @@ from watchdogd.model import (
     Outcome,
     ProcessId,
     Reload,
+    ReloadOutcome,
     Result,
     SendFifo,
     Spent,
@@ -66,7 +67,7 @@ def begin(step: Step, command: Command, *, operator: str | None = None) -> Reloa
         spent=(*c.spent, Spent(c.at)),
         gave_up_at=None,
         held=(),
-        last=LastReload(reload.id, command, c.at, c.snapshot.wall, "reloading"),
+        last=LastReload(reload.id, command, c.at, c.snapshot.wall, ReloadOutcome.RELOADING),
         master=master,
     )
     _send(step, reload)
@@ -84,7 +85,7 @@ def follow(step: Step) -> None:
         return
     if c.instance.master != reload.master:
         why = "uWSGI was stopped, or started anew by somebody else"
-        _end(step, "replaced", why)
+        _end(step, ReloadOutcome.REPLACED, why)
         step.state = replace(step.state, doubt=False)
         step.replaced(f"{why}, while it was being reloaded")
     elif c.finding.outage or (c.finding.serves and not reload.incarnations <= c.finding.incarnations):
@@ -167,7 +168,7 @@ def _blocked_anew(c: Case, command: Command) -> str:
 def _drop(step: Step, why: str, *, spent: bool) -> None:
     """End a reload that had no effect: as if nothing had been decided. `spent`: a byte of it may have been written."""
     state = step.state
-    last = state.last and replace(state.last, outcome=CHANGED, detail=why)
+    last = state.last and replace(state.last, outcome=ReloadOutcome.CHANGED, detail=why)
     retry_at = step.case.at + LOOK_AGAIN_S
     step.state = replace(
         state, reload=None, spent=state.spent if spent else state.spent[:-1], retry_at=retry_at, last=last
@@ -182,7 +183,7 @@ def _fail_unsent(step: Step, reload: Reload, why: str, *, spent: bool) -> None:
     """
     state, policy = step.state, step.case.config.policy
     wait_s = min(policy.cooldown_s * 2 ** min(state.unsent, 10), max(policy.half_open_after_s, policy.cooldown_s))
-    last = state.last and replace(state.last, outcome="failed", detail=why)
+    last = state.last and replace(state.last, outcome=ReloadOutcome.FAILED, detail=why)
     step.state = replace(
         state,
         reload=None,
@@ -210,7 +211,7 @@ def _follow_processes(step: Step, reload: Reload) -> None:
     held = _held(c, reload, new)
     settled = len(new) == len(c.instance.workers) and c.at - reload.progress_at >= CHEAPER_SETTLED_S
     if new and not left and not held and (len(new) >= len(reload.old) or settled):
-        last = step.state.last and replace(step.state.last, outcome="reloaded")
+        last = step.state.last and replace(step.state.last, outcome=ReloadOutcome.RELOADED)
         step.state = replace(step.state, reload=replace(reload, complete_at=c.at), last=last)
         seconds = round(c.at - reload.asked_at, 1)
         step.say(Event.RELOADED, reload.command, seconds=seconds, workers=len(new))
@@ -285,7 +286,7 @@ def _recover(step: Step, reload: Reload, workers: int) -> None:
     c, incident = step.case, step.state.incident
     since = incident.since if incident else reload.asked_at
     step.say(Event.RECOVERED, reload.command, seconds=round(c.at - since, 1), workers=workers)
-    _end(step, "recovered", proven=True)
+    _end(step, ReloadOutcome.RECOVERED, proven=True)
     step.state = replace(
         step.state,
         spent=(*step.state.spent[:-1], replace(step.state.spent[-1], proven=True)),
@@ -305,14 +306,14 @@ def _overtake(step: Step, reload: Reload) -> None:
     # Its byte may still be at work: nothing more is sent before it must have ended.
     wait = reload.deadline if reload.complete_at is None else c.at
     step.say(Event.OVERTAKEN, reload.command)
-    _end(step, "overtaken", "MongoDB failed again before it was proven")
+    _end(step, ReloadOutcome.OVERTAKEN, "MongoDB failed again before it was proven")
     step.state = replace(step.state, retry_at=max(wait, step.state.retry_at or wait), doubt=True)
 
 
 def _fail(step: Step, reload: Reload, reason: str) -> None:
     c = step.case
     step.say(Event.RELOAD_FAILED, reload.command, reason=reason)
-    _end(step, "failed", reason)
+    _end(step, ReloadOutcome.FAILED, reason)
     step.state = replace(step.state, retry_at=c.at + c.config.policy.cooldown_s, doubt=True)
     if RESTART in c.limits.reloads and not reload.incarnations <= step.state.restarted:
         step.state = replace(step.state, escalate=True)
@@ -320,7 +321,7 @@ def _fail(step: Step, reload: Reload, reason: str) -> None:
         give_up(step, f"the reload did not help: {reason}")
 
 
-def _end(step: Step, outcome: str, detail: str = "", *, proven: bool = False) -> None:
+def _end(step: Step, outcome: ReloadOutcome, detail: str = "", *, proven: bool = False) -> None:
     """End a reload whose byte may have been written."""
     state, reload = step.state, step.state.reload
     restarted = state.restarted

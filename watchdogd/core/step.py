@@ -17,12 +17,10 @@ from watchdogd.model import (
     Incident,
     InstanceState,
     Phase,
+    ReloadOutcome,
     Tell,
     Verdict,
 )
-
-CHANGED = "changed"
-"""The outcome of a reload that had no effect: as if nothing had been decided."""
 
 
 class Step:
@@ -99,7 +97,9 @@ class Step:
 
     def _dropped(self, old: Phase) -> bool:
         """Say whether this move only takes back one to RELOADING."""
-        return old is Phase.RELOADING and self.state.last is not None and self.state.last.outcome == CHANGED
+        return (
+            old is Phase.RELOADING and self.state.last is not None and self.state.last.outcome is ReloadOutcome.CHANGED
+        )
 
     def _say_healed(self) -> None:
         c, incident = self.case, self.state.incident

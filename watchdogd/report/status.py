@@ -274,8 +274,7 @@ def _socket_lines(sockets: Document | None) -> list[str]:
 
 def _in_words(what: str) -> str:
     """Name the command of `reload w`, which nobody knows by its letter."""
-    command = COMMANDS.get(Command(what.removeprefix("reload ")))
-    return f"{what} ({command})" if command else what
+    return next((f"{what} ({words})" for one, words in COMMANDS.items() if what == f"reload {one.value}"), what)
 
 
 def _when(document: Document, at: str | None) -> str:

@@ -25,6 +25,7 @@ from watchdogd.model import (
     Mono,
     Outside,
     Phase,
+    ReloadOutcome,
     State,
     WatchdogError,
 )
@@ -198,7 +199,7 @@ def _replaced(instance: InstanceState) -> InstanceState:
         return instance
     last = instance.last
     if last is not None and last.id == instance.reload.id:
-        last = replace(last, outcome="replaced", detail="the machine was started anew")
+        last = replace(last, outcome=ReloadOutcome.REPLACED, detail="the machine was started anew")
     return replace(instance, reload=None, last=last, phase=Phase.WATCHING)
 
 
