@@ -25,7 +25,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, NoReturn
 
-from watchdogd.model import Mono, Outside
+from watchdogd.model.base import Mono
+from watchdogd.model.text import Outside
 
 Document = dict[str, Any]
 

@@ -22,7 +22,9 @@ from rig.processes import POLL_S
 from rig.strangers import most_descriptors, strangers
 from watchdogd.config import Config, load
 from watchdogd.core.conclude import Conclusions
-from watchdogd.model import Blind, Endpoint, ProcessId, Snapshot, State, Tcp
+from watchdogd.model.base import Endpoint, ProcessId
+from watchdogd.model.remembered import State
+from watchdogd.model.seen import Blind, Snapshot, Tcp
 from watchdogd.observe.observer import Observer, open_edges
 from watchdogd.observe.processes import Process, Processes
 from watchdogd.observe.tcp.sockets import Row, Sockets, Table

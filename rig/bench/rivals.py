@@ -13,7 +13,7 @@ import psutil
 
 from rig import RigError
 from rig.bench.samples import Contender
-from watchdogd.model import Endpoint
+from watchdogd.model.base import Endpoint
 from watchdogd.observe.tcp.sock_diag import CLOSE_WAIT, ESTABLISHED, request, stamp
 from watchdogd.observe.tcp.sockets import ProcNetTcp, Table
 

@@ -22,7 +22,9 @@ from rig.uwsgi import Uwsgi as RigUwsgi
 from tests.world.host import MAIN, Host
 from watchdogd.act.fifo import Attempt, attempt, perform
 from watchdogd.config import Config, DeploymentConfig, InstanceConfig
-from watchdogd.model import WORKERS, Blind, Command, Instance, Outcome, SendFifo, Snapshot
+from watchdogd.model.base import WORKERS, Command
+from watchdogd.model.done import Outcome, SendFifo
+from watchdogd.model.seen import Blind, Instance, Snapshot
 from watchdogd.observe import procfs
 from watchdogd.observe.observer import Observer
 from watchdogd.observe.processes import ProcProcesses

@@ -15,7 +15,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can take an
 
 LESS_RIGHTS = """
 import ctypes, os, sys
-from watchdogd.model import ProcessId
+from watchdogd.model.base import ProcessId
 from watchdogd.observe.processes import ProcProcesses
 from watchdogd.observe.uwsgi import Master, ProcUwsgi
 expression, rights = sys.argv[1], int(sys.argv[2])

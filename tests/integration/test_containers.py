@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.masters import ANNA, BERT, Site, Uwsgi, Watch, entry, found_by, reloaded
-from watchdogd.model import Instance, Result
+from watchdogd.model.done import Result
+from watchdogd.model.seen import Instance
 from watchdogd.observe.uwsgi import Master
 
 UNSHARE = ("unshare", "--mount", "--propagation", "private")

@@ -22,7 +22,9 @@ from rig.processes import wait_for
 from tests.world.schemas import strict
 from watchdogd import codec
 from watchdogd.codec import CodecError
-from watchdogd.model import AlreadyRunning, InstanceId, Outside, Request, Verb
+from watchdogd.model.base import InstanceId
+from watchdogd.model.seen import Request, Verb
+from watchdogd.model.text import AlreadyRunning, Outside
 from watchdogd.service.control import (
     DECIDE_S,
     LONGEST_PAUSE_S,

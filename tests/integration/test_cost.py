@@ -22,7 +22,7 @@ from rig.bench.sites import Load, Site, a_mongod, a_site, write_config
 from rig.processes import Process, wait_for
 from rig.strangers import strangers
 from watchdogd.config import load
-from watchdogd.model import Endpoint
+from watchdogd.model.base import Endpoint
 from watchdogd.observe.tcp.sock_diag import CLOSE_WAIT, MAX_PART, request, stamp
 from watchdogd.observe.tcp.sockets import open_netlink
 

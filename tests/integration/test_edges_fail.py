@@ -18,24 +18,12 @@ from watchdogd.core import decide as core
 from watchdogd.core.decide import decide
 from watchdogd.core.detect import _Look, detect
 from watchdogd.core.step import Step
-from watchdogd.model import (
-    Backend,
-    Blind,
-    Connection,
-    Decision,
-    Endpoint,
-    Event,
-    Finding,
-    Instance,
-    Outlook,
-    Phase,
-    ProcessId,
-    Snapshot,
-    SocketsFrom,
-    State,
-    Tcp,
-    Tell,
-)
+from watchdogd.model.base import Endpoint, ProcessId
+from watchdogd.model.decided import Decision, Outlook
+from watchdogd.model.found import Finding
+from watchdogd.model.remembered import Phase, State
+from watchdogd.model.seen import Backend, Blind, Connection, Instance, Snapshot, SocketsFrom, Tcp
+from watchdogd.model.told import Event, Tell
 from watchdogd.observe.observer import Edges, Observer, open_edges
 from watchdogd.observe.processes import Process, ProcProcesses
 from watchdogd.observe.tcp.sockets import SockDiag

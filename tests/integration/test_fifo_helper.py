@@ -16,7 +16,8 @@ from rig.processes import wait_for
 from tests.integration.test_fifo import RealFifo, held
 from watchdogd.act import fifo_helper
 from watchdogd.act.helper import WITHIN_S, attempt
-from watchdogd.model import CHAIN, RESTART, WORKERS, Command, Result
+from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command
+from watchdogd.model.done import Result
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can start the helper for another user, and own what it believes"
@@ -523,13 +524,18 @@ def test_the_helper_is_small_and_gets_nothing_but_the_writer_and_yaml() -> None:
         "yaml",
         "watchdogd",
         "watchdogd.act.fifo",
-        "watchdogd.model",
+        "watchdogd.model.base",
+        "watchdogd.model.done",
+        "watchdogd.model.text",
     }
     shows = "import sys, watchdogd.act.fifo_helper; print(*(one for one in sys.modules if one.startswith('watchdogd')))"
     loaded = subprocess.run([sys.executable, "-c", shows], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert set(loaded.split()) == {
         "watchdogd",
         "watchdogd.model",
+        "watchdogd.model.base",
+        "watchdogd.model.done",
+        "watchdogd.model.text",
         "watchdogd.act",
         "watchdogd.act.fifo",
         "watchdogd.paths",

@@ -9,7 +9,9 @@ import pytest
 
 from tests.integration.masters import ANNA, Site, Uwsgi, Watch
 from watchdogd.core.claims import claimed
-from watchdogd.model import InstanceId, InstanceState, ProcessId, Snapshot, Spent, State
+from watchdogd.model.base import InstanceId, ProcessId
+from watchdogd.model.remembered import InstanceState, Spent, State
+from watchdogd.model.seen import Snapshot
 from watchdogd.service.store import Store
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start what other users run")

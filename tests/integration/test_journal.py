@@ -20,7 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rig.processes import Process, wait_for
-from watchdogd.model import LONGEST, WORKERS, Event, FieldValue, Tell
+from watchdogd.model.base import WORKERS
+from watchdogd.model.text import LONGEST
+from watchdogd.model.told import Event, FieldValue, Tell
 from watchdogd.report.events import CATALOG
 from watchdogd.report.journal import SOCKET, Journal, LineOutput, NativeOutput, Output
 from watchdogd.report.words import MANY_LINES

@@ -19,7 +19,8 @@ from rig.mongod import Mongod, ReplicaSet
 from rig.ports import free_port
 from rig.processes import Process, wait_for
 from tests.world.heartbeats import FakeHeartbeats
-from watchdogd.model import Endpoint, Interval, MemberId, MemberState
+from watchdogd.model.base import Endpoint, Interval, MemberId
+from watchdogd.model.seen import MemberState
 from watchdogd.observe.mongod.heartbeats import Heartbeat, Heartbeats, PymongoHeartbeats
 from watchdogd.observe.mongod.resolve import Pool
 
@@ -481,7 +482,7 @@ NEWEST = "4.20.0"
 SAY_WHAT_IS_HEARD = """
 import json, sys, threading
 import pymongo
-from watchdogd.model import MemberId
+from watchdogd.model.base import MemberId
 from watchdogd.observe.mongod.heartbeats import PymongoHeartbeats
 from watchdogd.observe.mongod.resolve import Pool
 

@@ -12,7 +12,7 @@ import pytest
 from rig.processes import wait_for
 from tests.integration.nobody import DAC_READ_SEARCH, NOBODY, SYS_PTRACE, as_nobody, needs_root
 from tests.world.processes import FakeProcesses
-from watchdogd.model import Role
+from watchdogd.model.seen import Role
 from watchdogd.observe import procfs
 from watchdogd.observe.processes import Processes, ProcProcesses
 

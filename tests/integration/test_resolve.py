@@ -12,7 +12,7 @@ import pytest
 from rig.processes import wait_for
 from tests.world.resolver import FakeResolver
 from watchdogd.config import DeploymentConfig
-from watchdogd.model import Endpoint
+from watchdogd.model.base import Endpoint
 from watchdogd.observe.mongod import resolve
 from watchdogd.observe.mongod.resolve import Addresses, Pool, PoolResolver, Resolver, Seeds, normalise, seeds_of
 

@@ -15,7 +15,8 @@ import pytest
 from rig.netns import Namespace
 from rig.processes import wait_for
 from tests.world.sockets import FakeSocket, FakeSockets
-from watchdogd.model import Backend, Blind, Endpoint
+from watchdogd.model.base import Endpoint
+from watchdogd.model.seen import Backend, Blind
 from watchdogd.observe.processes import ProcProcesses
 from watchdogd.observe.tcp.sock_diag import CLOSE_WAIT, MAX_FILTERED
 from watchdogd.observe.tcp.sockets import (

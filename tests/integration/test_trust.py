@@ -27,7 +27,8 @@ from tests.integration.masters import (
     turn,
 )
 from watchdogd import paths
-from watchdogd.model import Blind, Result
+from watchdogd.model.done import Result
+from watchdogd.model.seen import Blind
 from watchdogd.observe import uwsgi
 from watchdogd.observe.uwsgi import Master
 

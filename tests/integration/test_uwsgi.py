@@ -22,7 +22,8 @@ from rig.uwsgi import Uwsgi as RigUwsgi
 from tests.integration.nobody import as_nobody, needs_root
 from tests.world.processes import FakeProcess
 from tests.world.uwsgi import FakeUwsgi
-from watchdogd.model import Blind, ProcessId, Role
+from watchdogd.model.base import ProcessId
+from watchdogd.model.seen import Blind, Role
 from watchdogd.observe import procfs
 from watchdogd.observe.processes import Process, Processes, ProcProcesses
 from watchdogd.observe.uwsgi import Master, ProcUwsgi, Uwsgi

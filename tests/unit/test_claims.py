@@ -15,18 +15,9 @@ from tests.world.pieces import (
 )
 from tests.world.ticks import Ticks
 from watchdogd.core.claims import claimed
-from watchdogd.model import (
-    WORKERS,
-    Incarnation,
-    Instance,
-    InstanceId,
-    InstanceState,
-    Phase,
-    Reload,
-    Snapshot,
-    Spent,
-    State,
-)
+from watchdogd.model.base import WORKERS, Incarnation, InstanceId
+from watchdogd.model.remembered import InstanceState, Phase, Reload, Spent, State
+from watchdogd.model.seen import Instance, Snapshot
 
 RELOAD = Reload(
     id="shop-1",

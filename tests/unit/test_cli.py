@@ -17,7 +17,7 @@ from tests.world.schemas import schema
 from watchdogd import __version__
 from watchdogd.cli import main as cli
 from watchdogd.codec import FORMATS
-from watchdogd.model import Outside
+from watchdogd.model.text import Outside
 from watchdogd.service.control import SAME, Incoming, Pause, Reconfigure, Reload, Resume, Server, Status, Wish
 
 Answer = dict[str, Any]

@@ -14,7 +14,9 @@ from tests.world.schemas import schema, strict
 from tests.world.values import ANY_JSON
 from watchdogd import codec
 from watchdogd.codec import CONNECTIONS, FORMATS, STATUS, CodecError, Format, VersionError, decode, encode
-from watchdogd.model import Connection, Interval, Phase, Spent, State
+from watchdogd.model.base import Interval
+from watchdogd.model.remembered import Phase, Spent, State
+from watchdogd.model.seen import Connection
 
 THING = Format("thing", "the thing", 3, older=(1,))
 ROOT = Path(__file__).resolve().parents[2]

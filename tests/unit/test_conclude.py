@@ -7,7 +7,9 @@ import pytest
 
 from tests.world.pieces import AT, config, idle, instance, leftover, snapshot, stranded
 from watchdogd.core.conclude import Conclusions
-from watchdogd.model import Blind, Outside, Pause, Request, Snapshot, State, Verb
+from watchdogd.model.remembered import Pause, State
+from watchdogd.model.seen import Blind, Request, Snapshot, Verb
+from watchdogd.model.text import Outside
 
 ONE = snapshot(instance(idle(2)))
 LATER = replace(ONE, at=ONE.at + 1, wall=ONE.wall + 1)

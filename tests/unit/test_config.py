@@ -39,7 +39,7 @@ from watchdogd.config import (
 from watchdogd.config.addresses import check_uri, parse_endpoint
 from watchdogd.config.keys import BUDGET, DEPLOYMENT, INSTANCE, POLICY, TOP
 from watchdogd.config.strict_yaml import MAX_BYTES, Key
-from watchdogd.model import CHAIN, RESTART, WORKERS, Command
+from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "config" / "config.yaml"

@@ -12,7 +12,8 @@ from tests.world.clock import Clock
 from tests.world.processes import OUR_NETNS, FakeProcess
 from tests.world.sockets import FakeSocket, FakeSockets
 from tests.world.uwsgi import FakeUwsgi
-from watchdogd.model import Backend, Connection, Endpoint, Interval, Mono, ProcessId, Tcp
+from watchdogd.model.base import Endpoint, Interval, Mono, ProcessId
+from watchdogd.model.seen import Backend, Connection, Tcp
 from watchdogd.observe.tcp.connections import GRAIN_S, Connections
 from watchdogd.observe.tcp.sockets import Row, Table
 

@@ -35,23 +35,12 @@ from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
 from watchdogd.core.policy import Case, IllegalMoveError
 from watchdogd.core.step import Step
-from watchdogd.model import (
-    CHAIN,
-    RESTART,
-    WORKERS,
-    Event,
-    Incarnation,
-    Instance,
-    InstanceState,
-    Member,
-    Phase,
-    ReloadOutcome,
-    Result,
-    Spent,
-    State,
-    Verb,
-    Verdict,
-)
+from watchdogd.model.base import CHAIN, RESTART, WORKERS, Incarnation
+from watchdogd.model.done import Result
+from watchdogd.model.found import Verdict
+from watchdogd.model.remembered import InstanceState, Phase, ReloadOutcome, Spent, State
+from watchdogd.model.seen import Instance, Member, Verb
+from watchdogd.model.told import Event
 
 STUCK = instance(stranded(2), stranded(3))
 HELD = (leftover(2, 3), connection(1))

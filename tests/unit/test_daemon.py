@@ -22,19 +22,11 @@ from tests.world.schemas import strict
 from tests.world.sinks import FakeSink
 from watchdogd.config import Config, ConfigError, InstanceConfig, Mode, PolicyConfig
 from watchdogd.core import decide
-from watchdogd.model import (
-    WORKERS,
-    Connection,
-    Event,
-    InstanceState,
-    Mono,
-    Phase,
-    ReloadOutcome,
-    Result,
-    SendFifo,
-    State,
-    Tell,
-)
+from watchdogd.model.base import WORKERS, Mono
+from watchdogd.model.done import Result, SendFifo
+from watchdogd.model.remembered import InstanceState, Phase, ReloadOutcome, State
+from watchdogd.model.seen import Connection
+from watchdogd.model.told import Event, Tell
 from watchdogd.observe.observer import Observer
 from watchdogd.report.journal import Journal
 from watchdogd.report.notify import Notifier

@@ -29,29 +29,13 @@ from tests.world.world import busy_app
 from watchdogd.config import Idle, Mode
 from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
-from watchdogd.model import (
-    CHAIN,
-    RESTART,
-    WORKERS,
-    Answer,
-    Blind,
-    Event,
-    Instance,
-    InstanceId,
-    InstanceState,
-    Member,
-    Outside,
-    Phase,
-    Request,
-    Result,
-    SendFifo,
-    Snapshot,
-    Spent,
-    State,
-    Tell,
-    Verb,
-    shown,
-)
+from watchdogd.model.base import CHAIN, RESTART, WORKERS, InstanceId
+from watchdogd.model.decided import Answer
+from watchdogd.model.done import Result, SendFifo
+from watchdogd.model.remembered import InstanceState, Phase, Spent, State
+from watchdogd.model.seen import Blind, Instance, Member, Request, Snapshot, Verb
+from watchdogd.model.text import Outside, shown
+from watchdogd.model.told import Event, Tell
 
 STUCK = instance(stranded(2), stranded(3))
 HELD = (leftover(2, 3), connection(1))

@@ -7,7 +7,8 @@ import pytest
 
 from tests.world.host import ADDRESS, MAIN, MONGOD, Host
 from watchdogd.config import DeploymentConfig
-from watchdogd.model import Endpoint, Member, MemberId, MemberState
+from watchdogd.model.base import Endpoint, MemberId
+from watchdogd.model.seen import Member, MemberState
 from watchdogd.observe.mongod.deployments import RESOLVE_EVERY_S, Deployments
 from watchdogd.observe.mongod.resolve import Seeds
 

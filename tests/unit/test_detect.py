@@ -32,7 +32,9 @@ from tests.world.pieces import (
 )
 from watchdogd.config import Cause, Idle
 from watchdogd.core.detect import detect, ended_by_outage, endpoint_map
-from watchdogd.model import Connection, Incarnation, Interval, MemberId, MemberState, Tcp, Verdict, Worker
+from watchdogd.model.base import Incarnation, Interval, MemberId
+from watchdogd.model.found import Verdict
+from watchdogd.model.seen import Connection, MemberState, Tcp, Worker
 
 LINGER = 15.0
 

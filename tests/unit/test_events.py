@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdogd.model import CHAIN, RESTART, WORKERS, Event, FieldValue, Tell
+from watchdogd.model.base import CHAIN, RESTART, WORKERS
+from watchdogd.model.told import Event, FieldValue, Tell
 from watchdogd.report.events import CATALOG, Priority, sentence
 from watchdogd.report.words import count, duration, timestamp
 

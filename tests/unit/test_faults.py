@@ -24,7 +24,11 @@ from watchdogd.core import detect as detecting
 from watchdogd.core.conclude import Conclusions
 from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
-from watchdogd.model import Answer, Event, ProcessId, Request, State, Verb
+from watchdogd.model.base import ProcessId
+from watchdogd.model.decided import Answer
+from watchdogd.model.remembered import State
+from watchdogd.model.seen import Request, Verb
+from watchdogd.model.told import Event
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pymongo import errors
 from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure, ProtocolError
 
-from watchdogd.model import Interval, MemberId, MemberState
+from watchdogd.model.base import Interval, MemberId
+from watchdogd.model.seen import MemberState
 from watchdogd.observe.mongod.heartbeats import Heartbeat, birth, classify, is_serving, peers_of, process_id_of
 
 # Renamed in 3.12.

@@ -8,7 +8,9 @@ import pytest
 from tests.world.host import FIFO, MAIN, MONGOD, Host, Watcher, config_of, stuck_app
 from tests.world.pieces import SHOP_ID
 from watchdogd.config import DeploymentConfig, InstanceConfig
-from watchdogd.model import Event, Instance, Phase, Role
+from watchdogd.model.remembered import Phase
+from watchdogd.model.seen import Instance, Role
+from watchdogd.model.told import Event
 
 BLOG = "/run/uwsgi/app/blog/fifo"
 

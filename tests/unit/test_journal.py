@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdogd.model import WORKERS, Event, FieldValue, Tell
+from watchdogd.model.base import WORKERS
+from watchdogd.model.told import Event, FieldValue, Tell
 from watchdogd.report.journal import Journal, is_journal_stream, line
 
 AT = 1795341600.123

@@ -176,7 +176,7 @@ def test_only_report_prints(module: Path) -> None:
     [
         ("core/policy.py", "import time", impurities),
         ("core/policy.py", "from datetime import timedelta", impurities),
-        ("model.py", "open('x')", impurities),
+        ("model/base.py", "open('x')", impurities),
         ("service/store.py", "import datetime", wall_clocks),
         ("service/store.py", "from datetime import UTC, timedelta", wall_clocks),
         ("service/control.py", "import time\nx = time.time()", wall_clocks),
@@ -194,7 +194,7 @@ def test_the_rules_see_what_they_forbid(place: str, source: str, rule: Rule) -> 
 @pytest.mark.parametrize(
     ("place", "source", "rule"),
     [
-        ("core/policy.py", "from collections.abc import Mapping\nfrom watchdogd.model import Member", impurities),
+        ("core/policy.py", "from collections.abc import Mapping\nfrom watchdogd.model.seen import Member", impurities),
         ("core/policy.py", "if __name__ == '__main__':\n    print(1)", impurities),
         ("core/policy.py", "if __name__ == '__main__':\n    print(1)", prints),
         ("cli/main.py", "say('x')\nsys.stdout.flush()", prints),

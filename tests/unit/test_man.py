@@ -17,7 +17,7 @@ from watchdogd.cli.main import Exit
 from watchdogd.config import Budget, Config, DeploymentConfig, InstanceConfig, PolicyConfig, format_duration
 from watchdogd.config.keys import BUDGET, DEPLOYMENT, INSTANCE, POLICY, TOP
 from watchdogd.config.strict_yaml import Key
-from watchdogd.model import Command
+from watchdogd.model.base import Command
 from watchdogd.service.start import EX_CONFIG, EX_TEMPFAIL
 
 ROOT = Path(__file__).resolve().parents[2]

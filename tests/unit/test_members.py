@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from watchdogd.model import OUT, Event, Interval, Member, MemberId, MemberState, Mono, Tell
+from watchdogd.model.base import Interval, MemberId, Mono
+from watchdogd.model.seen import OUT, Member, MemberState
+from watchdogd.model.told import Event, Tell
 from watchdogd.observe.mongod.heartbeats import Heartbeat
 from watchdogd.observe.mongod.members import OUTAGES_KEPT, Members, outage_starts
 

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdogd.model import Endpoint, Interval, Mono
+from watchdogd.model.base import Endpoint, Interval, Mono
 
 TIMES = st.floats(allow_nan=False)
 INTERVALS = st.tuples(TIMES, TIMES).map(lambda ends: Interval(min(ends), max(ends)))

@@ -13,22 +13,12 @@ from tests.world.pieces import SHOP_ID
 from tests.world.processes import FakeProcess
 from tests.world.sockets import FakeSocket
 from watchdogd.core.policy import QUIET
-from watchdogd.model import (
-    WORKERS,
-    Backend,
-    Connection,
-    Event,
-    InstanceId,
-    MemberId,
-    MemberState,
-    Phase,
-    Result,
-    Role,
-    SendFifo,
-    SocketsFrom,
-    Tcp,
-    Verdict,
-)
+from watchdogd.model.base import WORKERS, InstanceId, MemberId
+from watchdogd.model.done import Result, SendFifo
+from watchdogd.model.found import Verdict
+from watchdogd.model.remembered import Phase
+from watchdogd.model.seen import Backend, Connection, MemberState, Role, SocketsFrom, Tcp
+from watchdogd.model.told import Event
 from watchdogd.observe.observer import FULL_EVERY_S
 from watchdogd.service.store import Store
 

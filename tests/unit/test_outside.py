@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from watchdogd.codec import decode, encode
 from watchdogd.config.addresses import parse_endpoint
-from watchdogd.model import LONGEST, SHOWN, Outside, Pause, shown
+from watchdogd.model.remembered import Pause
+from watchdogd.model.text import LONGEST, SHOWN, Outside, shown
 from watchdogd.observe.mongod.heartbeats import peers_of
 from watchdogd.report.say import say, say_json
 from watchdogd.report.words import MANY_LINES, count, lines, plain, tree

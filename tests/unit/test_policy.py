@@ -33,26 +33,11 @@ from watchdogd.core.decide import limits_of
 from watchdogd.core.detect import detect
 from watchdogd.core.policy import GATES, MOVES, PHASES, Case, IllegalMoveError, blocked_by, diagram, phase_of
 from watchdogd.core.step import Step
-from watchdogd.model import (
-    CHAIN,
-    RESTART,
-    WORKERS,
-    Blind,
-    Command,
-    Finding,
-    Incident,
-    Instance,
-    InstanceId,
-    InstanceState,
-    Outside,
-    Pause,
-    Phase,
-    Reload,
-    Snapshot,
-    Spent,
-    State,
-    Worker,
-)
+from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command, InstanceId
+from watchdogd.model.found import Finding
+from watchdogd.model.remembered import Incident, InstanceState, Pause, Phase, Reload, Spent, State
+from watchdogd.model.seen import Blind, Instance, Snapshot, Worker
+from watchdogd.model.text import Outside
 
 DESIGN = Path(__file__).resolve().parents[2] / "docs" / "design.md"
 

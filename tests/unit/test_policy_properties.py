@@ -20,19 +20,12 @@ from tests.world.world import World
 from watchdogd.config import Budget, Idle, Mode, PolicyConfig
 from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
-from watchdogd.model import (
-    CHAIN,
-    RESTART,
-    WORKERS,
-    Answer,
-    Command,
-    Event,
-    Phase,
-    Result,
-    SendFifo,
-    Tell,
-    Verb,
-)
+from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command
+from watchdogd.model.decided import Answer
+from watchdogd.model.done import Result, SendFifo
+from watchdogd.model.remembered import Phase
+from watchdogd.model.seen import Verb
+from watchdogd.model.told import Event, Tell
 
 SECONDS = st.sampled_from([1, 3, 12, 20, 45])
 WHICH = st.integers(0, 1)

@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from watchdogd.model import Role
+from watchdogd.model.seen import Role
 from watchdogd.observe.procfs import Stat, caught, field, parse_stat
 from watchdogd.observe.roles import is_master, role
 

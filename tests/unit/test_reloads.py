@@ -28,23 +28,11 @@ from tests.world.world import World, busy_app
 from watchdogd.config import Budget, Mode
 from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
-from watchdogd.model import (
-    CHAIN,
-    RESTART,
-    WORKERS,
-    Command,
-    Connection,
-    Event,
-    Incarnation,
-    Instance,
-    MemberState,
-    Outcome,
-    Phase,
-    ReloadOutcome,
-    Result,
-    SendFifo,
-    Verb,
-)
+from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command, Incarnation
+from watchdogd.model.done import Outcome, Result, SendFifo
+from watchdogd.model.remembered import Phase, ReloadOutcome
+from watchdogd.model.seen import Connection, Instance, MemberState, Verb
+from watchdogd.model.told import Event
 
 SPAN = 10.0 + 2.0 + 30.0  # mercy, two check intervals, loading
 COOLDOWN = 60.0

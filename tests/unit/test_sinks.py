@@ -1,5 +1,5 @@
 from tests.world.sinks import FakeSink
-from watchdogd.model import Event, Tell
+from watchdogd.model.told import Event, Tell
 from watchdogd.report.sinks import Sinks
 
 FIRST, SECOND = Tell(Event.STARTED), Tell(Event.STOPPING)

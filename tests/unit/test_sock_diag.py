@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdogd.model import Endpoint
+from watchdogd.model.base import Endpoint
 from watchdogd.observe.tcp.sock_diag import (
     CLOSE_WAIT,
     ESTABLISHED,

@@ -11,34 +11,12 @@ from tests.world.schemas import strict
 from tests.world.values import values
 from watchdogd import __version__
 from watchdogd.config import Config, DeploymentConfig, Mode
-from watchdogd.model import (
-    WORKERS,
-    Backend,
-    Blind,
-    Blocked,
-    Decision,
-    Finding,
-    Incident,
-    Instance,
-    InstanceId,
-    InstanceState,
-    Interval,
-    LastReload,
-    Member,
-    MemberId,
-    MemberState,
-    Outlook,
-    Outside,
-    Pause,
-    Phase,
-    ProcessId,
-    ReloadOutcome,
-    Snapshot,
-    SocketsFrom,
-    State,
-    Verdict,
-    Worker,
-)
+from watchdogd.model.base import WORKERS, InstanceId, Interval, MemberId, ProcessId
+from watchdogd.model.decided import Blocked, Decision, Outlook
+from watchdogd.model.found import Finding, Verdict
+from watchdogd.model.remembered import Incident, InstanceState, LastReload, Pause, Phase, ReloadOutcome, State
+from watchdogd.model.seen import Backend, Blind, Instance, Member, MemberState, Snapshot, SocketsFrom, Worker
+from watchdogd.model.text import Outside
 from watchdogd.report.status import document, exit_code, line, render
 
 VALIDATOR = strict("status")

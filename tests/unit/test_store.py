@@ -23,28 +23,20 @@ from tests.world.schemas import schema, strict
 from tests.world.values import ANY_JSON, values
 from watchdogd.codec import STATE as SAVED
 from watchdogd.codec import decode, encode
-from watchdogd.model import (
-    CHAIN,
-    WORKERS,
-    AlreadyRunning,
-    Blind,
-    Connection,
-    Endpoint,
-    Incarnation,
+from watchdogd.model.base import CHAIN, WORKERS, Endpoint, Incarnation, Interval, ProcessId
+from watchdogd.model.remembered import (
     Incident,
     InstanceState,
-    Interval,
     LastReload,
-    Outside,
     Pause,
     Phase,
-    ProcessId,
     Reload,
     ReloadOutcome,
     Spent,
     State,
-    Tcp,
 )
+from watchdogd.model.seen import Blind, Connection, Tcp
+from watchdogd.model.text import AlreadyRunning, Outside
 from watchdogd.service.store import Loaded, Store, StoreError, shift
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -276,7 +268,7 @@ def test_a_daemon_killed_at_any_moment_of_a_save_leaves_a_whole_state(folder: Pa
     saving = """
 import sys
 from pathlib import Path
-from watchdogd.model import InstanceState, State
+from watchdogd.model.remembered import InstanceState, State
 from watchdogd.service.store import Store
 store = Store(Path(sys.argv[1]), "boot-1")
 for number in range(10**9):
@@ -306,7 +298,7 @@ def test_a_save_that_fails_says_so_and_keeps_what_was_saved(folder: Path) -> Non
     on_a_full_disk = """
 import resource, sys
 from pathlib import Path
-from watchdogd.model import State
+from watchdogd.model.remembered import State
 from watchdogd.service.store import Store, StoreError
 store = Store(Path(sys.argv[1]), "boot-1")
 resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.world.pieces import connection, exactly, leftover, member, pid, pids
-from watchdogd.model import Connection, Endpoint, Incarnation, Interval, Member, MemberState, Mono, Role, Tcp, Worker
+from watchdogd.model.base import Endpoint, Incarnation, Interval, Mono
+from watchdogd.model.seen import Connection, Member, MemberState, Role, Tcp, Worker
 from watchdogd.observe.processes import Process
 from watchdogd.observe.workers import READY_SETTLED_S, Workers
 

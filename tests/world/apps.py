@@ -12,7 +12,8 @@ from typing import NamedTuple
 from tests.world.clock import Clock
 from tests.world.fifo import FakeFifo
 from tests.world.mongo import Mongod
-from watchdogd.model import CHAIN, RESTART, Command, InstanceId, MemberState, Mono, ProcessId
+from watchdogd.model.base import CHAIN, RESTART, Command, InstanceId, Mono, ProcessId
+from watchdogd.model.seen import MemberState
 
 CHECK_S = 1.0  # uWSGI's check interval: an idle worker is gone and replaced within it
 MONITOR_S = 6.0  # until the monitor of a client that lost a member sees it again

@@ -13,31 +13,10 @@ from random import Random
 from watchdogd.config import Budget, Config, DeploymentConfig, Idle, InstanceConfig, Mode, PolicyConfig
 from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
-from watchdogd.model import (
-    CHAIN,
-    RESTART,
-    WORKERS,
-    Connection,
-    Endpoint,
-    Incarnation,
-    Instance,
-    Interval,
-    Member,
-    MemberId,
-    MemberState,
-    Mono,
-    Outcome,
-    Phase,
-    ProcessId,
-    Request,
-    Result,
-    SendFifo,
-    Snapshot,
-    State,
-    Tcp,
-    Verb,
-    Worker,
-)
+from watchdogd.model.base import CHAIN, RESTART, WORKERS, Endpoint, Incarnation, Interval, MemberId, Mono, ProcessId
+from watchdogd.model.done import Outcome, Result, SendFifo
+from watchdogd.model.remembered import Phase, State
+from watchdogd.model.seen import Connection, Instance, Member, MemberState, Request, Snapshot, Tcp, Verb, Worker
 
 MEMBER = MemberId("main", "10.0.0.1:27017")
 REMOTE, LOCAL = Endpoint("10.0.0.1", 27017), Endpoint("10.0.0.9", 40000)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from watchdogd.model import Mono
+from watchdogd.model.base import Mono
 
 
 @dataclass

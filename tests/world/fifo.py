@@ -5,7 +5,8 @@ It stands for `watchdogd.act.fifo.attempt`; tests/integration/test_fifo.py runs 
 
 from dataclasses import KW_ONLY, dataclass, field
 
-from watchdogd.model import Command, Result
+from watchdogd.model.base import Command
+from watchdogd.model.done import Result
 
 
 @dataclass

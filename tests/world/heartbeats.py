@@ -7,7 +7,7 @@ assertions on both.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from watchdogd.model import MemberId, Mono
+from watchdogd.model.base import MemberId, Mono
 from watchdogd.observe.mongod.heartbeats import Heartbeat
 
 

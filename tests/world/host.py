@@ -18,20 +18,12 @@ from watchdogd.core.conclude import Conclusions
 from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
 from watchdogd.core.policy import QUIET
-from watchdogd.model import (
-    Backend,
-    Endpoint,
-    Event,
-    Finding,
-    InstanceId,
-    Interval,
-    MemberId,
-    MemberState,
-    SendFifo,
-    Snapshot,
-    State,
-    Tell,
-)
+from watchdogd.model.base import Endpoint, InstanceId, Interval, MemberId
+from watchdogd.model.done import SendFifo
+from watchdogd.model.found import Finding
+from watchdogd.model.remembered import State
+from watchdogd.model.seen import Backend, MemberState, Snapshot
+from watchdogd.model.told import Event, Tell
 from watchdogd.observe.mongod.heartbeats import Heartbeat
 from watchdogd.observe.observer import Edges, Observer
 from watchdogd.observe.tcp.sockets import Sockets

@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass, field
 
 from tests.world.clock import Clock
-from watchdogd.model import Endpoint, Incarnation, Interval, Member, MemberId, MemberState, Mono
+from watchdogd.model.base import Endpoint, Incarnation, Interval, MemberId, Mono
+from watchdogd.model.seen import Member, MemberState
 
 HEARTBEAT_S = 0.5
 

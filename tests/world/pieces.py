@@ -12,26 +12,20 @@ from typing import Any
 
 from watchdogd.config import Config, DeploymentConfig, InstanceConfig, PolicyConfig
 from watchdogd.core.detect import detect
-from watchdogd.model import (
+from watchdogd.model.base import (
     CHAIN,
     WORKERS,
     Command,
-    Connection,
     Endpoint,
-    Finding,
     Incarnation,
-    Instance,
     InstanceId,
     Interval,
-    Member,
     MemberId,
-    MemberState,
     Mono,
     ProcessId,
-    Snapshot,
-    Tcp,
-    Worker,
 )
+from watchdogd.model.found import Finding
+from watchdogd.model.seen import Connection, Instance, Member, MemberState, Snapshot, Tcp, Worker
 
 BACK: Mono = 900.0
 AT: Mono = 1000.0

@@ -8,7 +8,8 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Final
 
-from watchdogd.model import Blind, ProcessId, Role
+from watchdogd.model.base import ProcessId
+from watchdogd.model.seen import Blind, Role
 from watchdogd.observe.processes import Process
 
 OUR_NETNS: Final = 4026531833

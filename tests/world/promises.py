@@ -11,7 +11,12 @@ from tests.world.apps import App, Process, Socket
 from tests.world.watch import Turn
 from tests.world.world import World
 from watchdogd.core.policy import GATES
-from watchdogd.model import Answer, Event, Finding, MemberState, Mono, ProcessId, SendFifo, Tell
+from watchdogd.model.base import Mono, ProcessId
+from watchdogd.model.decided import Answer
+from watchdogd.model.done import SendFifo
+from watchdogd.model.found import Finding
+from watchdogd.model.seen import MemberState
+from watchdogd.model.told import Event, Tell
 
 GATE_NAMES = {name for name, _ in GATES}
 MARGIN_S = 5.0  # two looks, and what the daemon gives a request to show its connection

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from watchdogd.config import DeploymentConfig
-from watchdogd.model import Endpoint
+from watchdogd.model.base import Endpoint
 from watchdogd.observe.mongod.resolve import Addresses, Seeds, normalise, seeds_of
 
 

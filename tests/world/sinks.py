@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from watchdogd.model import Tell
+from watchdogd.model.told import Tell
 
 
 @dataclass

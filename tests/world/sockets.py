@@ -7,7 +7,8 @@ on both.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 
-from watchdogd.model import Backend, Blind, Endpoint, Mono
+from watchdogd.model.base import Endpoint, Mono
+from watchdogd.model.seen import Backend, Blind
 from watchdogd.observe.tcp.sock_diag import packed, printed
 from watchdogd.observe.tcp.sockets import Row, Table
 

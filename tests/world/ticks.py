@@ -7,27 +7,13 @@ from tests.world.pieces import AT, SHOP_ID, config, snapshot
 from watchdogd.config import Config
 from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
-from watchdogd.model import (
-    Answer,
-    Blind,
-    Connection,
-    Decision,
-    Event,
-    Instance,
-    InstanceState,
-    Member,
-    Mono,
-    Outcome,
-    Outlook,
-    Outside,
-    Phase,
-    Request,
-    Result,
-    SendFifo,
-    State,
-    Tell,
-    Verb,
-)
+from watchdogd.model.base import Mono
+from watchdogd.model.decided import Answer, Decision, Outlook
+from watchdogd.model.done import Outcome, Result, SendFifo
+from watchdogd.model.remembered import InstanceState, Phase, State
+from watchdogd.model.seen import Blind, Connection, Instance, Member, Request, Verb
+from watchdogd.model.text import Outside
+from watchdogd.model.told import Event, Tell
 
 
 @dataclass

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.world.processes import OUR_NETNS, FakeProcess, FakeProcesses
-from watchdogd.model import Blind, ProcessId, Result, Role
+from watchdogd.model.base import ProcessId
+from watchdogd.model.done import Result
+from watchdogd.model.seen import Blind, Role
 from watchdogd.observe.uwsgi import Master
 
 

@@ -1,4 +1,4 @@
-"""Any value of any type of model.py, read from its annotations: for tests of what must hold for all of them."""
+"""Any value of any type of the model, read from its annotations: for tests of what must hold for all of them."""
 
 import dataclasses
 import enum
@@ -10,7 +10,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from watchdogd.model import Mono, Outside
+from watchdogd.model.base import Mono
+from watchdogd.model.text import Outside
 
 MANY = 3
 TIMES = st.floats(-1e9, 1e9) | st.sampled_from([math.inf, -math.inf])

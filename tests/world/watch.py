@@ -15,33 +15,13 @@ from watchdogd.act import fifo
 from watchdogd.config import Config
 from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
-from watchdogd.model import (
-    OUT,
-    Blind,
-    Connection,
-    Decision,
-    Effect,
-    Endpoint,
-    Finding,
-    Incarnation,
-    Instance,
-    InstanceId,
-    Interval,
-    Member,
-    MemberId,
-    MemberState,
-    Mono,
-    Outcome,
-    ProcessId,
-    Request,
-    Result,
-    SendFifo,
-    Snapshot,
-    State,
-    Tcp,
-    Tell,
-    Worker,
-)
+from watchdogd.model.base import Endpoint, Incarnation, InstanceId, Interval, MemberId, Mono, ProcessId
+from watchdogd.model.decided import Decision, Effect
+from watchdogd.model.done import Outcome, Result, SendFifo
+from watchdogd.model.found import Finding
+from watchdogd.model.remembered import State
+from watchdogd.model.seen import OUT, Blind, Connection, Instance, Member, MemberState, Request, Snapshot, Tcp, Worker
+from watchdogd.model.told import Tell
 
 UID = 33
 

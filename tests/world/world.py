@@ -10,20 +10,10 @@ from tests.world.clock import Clock
 from tests.world.mongo import Mongod
 from tests.world.watch import Daemon, Turn, Watch
 from watchdogd.config import Config, DeploymentConfig, Idle, InstanceConfig, PolicyConfig
-from watchdogd.model import (
-    CHAIN,
-    WORKERS,
-    Command,
-    Endpoint,
-    Event,
-    InstanceId,
-    MemberId,
-    MemberState,
-    Phase,
-    Request,
-    Tell,
-    Verb,
-)
+from watchdogd.model.base import CHAIN, WORKERS, Command, Endpoint, InstanceId, MemberId
+from watchdogd.model.remembered import Phase
+from watchdogd.model.seen import MemberState, Request, Verb
+from watchdogd.model.told import Event, Tell
 
 INTERVAL_S = 1.0
 MAIN = "main"

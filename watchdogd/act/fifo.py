@@ -14,7 +14,8 @@ import stat
 from collections.abc import Callable
 from typing import Protocol
 
-from watchdogd.model import Command, Mono, Outcome, Result, SendFifo
+from watchdogd.model.base import Command, Mono
+from watchdogd.model.done import Outcome, Result, SendFifo
 
 FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
 

@@ -30,7 +30,9 @@ import yaml
 
 from watchdogd import paths
 from watchdogd.act.fifo import attempt
-from watchdogd.model import Command, Outside, Result, shown
+from watchdogd.model.base import Command
+from watchdogd.model.done import Result
+from watchdogd.model.text import Outside, shown
 
 IDLE_S = 60.0
 """Without a client for so long it ends: systemd goes on listening and starts it again (0.2 s on a quiet machine)."""

@@ -11,7 +11,8 @@ import socket
 import time
 
 from watchdogd.act import fifo as writer
-from watchdogd.model import Command, Result
+from watchdogd.model.base import Command
+from watchdogd.model.done import Result
 
 SOCKET = "/run/mongo-watchdog-fifo.socket"
 

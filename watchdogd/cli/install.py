@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from watchdogd.model import WatchdogError
+from watchdogd.model.text import WatchdogError
 
 NAME = "mongo-watchdog"
 CONFIG = Path("etc/mongo-watchdog/config.yaml")

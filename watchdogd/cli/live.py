@@ -13,21 +13,9 @@ from pathlib import Path
 from watchdogd.codec import CONNECTIONS, encode
 from watchdogd.config import Config, InstanceConfig
 from watchdogd.core.detect import detect, endpoint_map
-from watchdogd.model import (
-    Backend,
-    Blind,
-    Connection,
-    Finding,
-    Instance,
-    InstanceId,
-    MemberState,
-    Mono,
-    ProcessId,
-    Snapshot,
-    Tcp,
-    Verdict,
-    Worker,
-)
+from watchdogd.model.base import InstanceId, Mono, ProcessId
+from watchdogd.model.found import Finding, Verdict
+from watchdogd.model.seen import Backend, Blind, Connection, Instance, MemberState, Snapshot, Tcp, Worker
 from watchdogd.observe.instances import not_covered
 from watchdogd.observe.observer import Edges, Observer, open_edges
 from watchdogd.observe.processes import Processes

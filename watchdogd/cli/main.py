@@ -24,7 +24,8 @@ from watchdogd.config import (
     load,
     parse_duration,
 )
-from watchdogd.model import LONGEST, Outside, Phase, ReloadOutcome, shown
+from watchdogd.model.remembered import Phase, ReloadOutcome
+from watchdogd.model.text import LONGEST, Outside, shown
 from watchdogd.report.say import say, say_json
 from watchdogd.service import control
 

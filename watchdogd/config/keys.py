@@ -14,7 +14,7 @@ from watchdogd.config.addresses import check_uri, parse_endpoint
 from watchdogd.config.readers import absolute_path, choice, duration, list_of, not_empty, whole_number
 from watchdogd.config.strict_yaml import MAX_BYTES, Key, Reader, Spot, Wrong, quoted, section
 from watchdogd.config.values import Budget, Cause, Idle, Mode, PolicyConfig
-from watchdogd.model import Command
+from watchdogd.model.base import Command
 from watchdogd.paths import user_id
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from watchdogd.model import shown
+from watchdogd.model.text import shown
 
 _SAYS_NOTHING = frozenset({"app", "control", "fifo", "master", "master-fifo", "master_fifo", "reload", "uwsgi", "web"})
 

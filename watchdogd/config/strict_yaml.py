@@ -16,7 +16,7 @@ import yaml
 from yaml.constructor import SafeConstructor
 from yaml.resolver import BaseResolver
 
-from watchdogd.model import Outside
+from watchdogd.model.text import Outside
 
 T = TypeVar("T")
 

@@ -6,7 +6,8 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from watchdogd.model import CHAIN, WORKERS, Command, InstanceId, Outside
+from watchdogd.model.base import CHAIN, WORKERS, Command, InstanceId
+from watchdogd.model.text import Outside
 
 DEFAULT_PATH = Path("/etc/mongo-watchdog/config.yaml")
 DEFAULT_CONTROL_SOCKET = Path("/run/mongo-watchdog/control.sock")

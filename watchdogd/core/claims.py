@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePath
 
-from watchdogd.model import Instance, InstanceState, Snapshot, State
+from watchdogd.model.remembered import InstanceState, State
+from watchdogd.model.seen import Instance, Snapshot
 
 _NUMBERED = re.compile(r"(?P<name>.+)-(?P<number>[0-9]{1,9})")
 

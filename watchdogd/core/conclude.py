@@ -13,7 +13,11 @@ from watchdogd.config import Config
 from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
 from watchdogd.core.policy import QUIET
-from watchdogd.model import Decision, Finding, InstanceId, Mono, Snapshot, State
+from watchdogd.model.base import InstanceId, Mono
+from watchdogd.model.decided import Decision
+from watchdogd.model.found import Finding
+from watchdogd.model.remembered import State
+from watchdogd.model.seen import Snapshot
 
 Conclusion = tuple[Mapping[InstanceId, Finding], Decision]
 

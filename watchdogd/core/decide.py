@@ -13,35 +13,13 @@ from watchdogd.core import reloads
 from watchdogd.core.claims import claimed
 from watchdogd.core.policy import FORK_UNSAFE_FOR_S, USED_UNPROVEN_S, Case, blocked_by, phase_of
 from watchdogd.core.step import Step
-from watchdogd.model import (
-    BEFORE_US,
-    LONGEST,
-    RESTART,
-    Answer,
-    Blind,
-    Blocked,
-    Command,
-    Decision,
-    Effect,
-    Event,
-    Finding,
-    Incarnation,
-    Instance,
-    InstanceId,
-    InstanceState,
-    Mono,
-    Outlook,
-    Pause,
-    Phase,
-    ReloadOutcome,
-    Request,
-    Snapshot,
-    State,
-    Tell,
-    Verb,
-    fault,
-    shown,
-)
+from watchdogd.model.base import BEFORE_US, RESTART, Command, Incarnation, InstanceId, Mono
+from watchdogd.model.decided import Answer, Blocked, Decision, Effect, Outlook
+from watchdogd.model.found import Finding
+from watchdogd.model.remembered import InstanceState, Pause, Phase, ReloadOutcome, State
+from watchdogd.model.seen import Blind, Instance, Request, Snapshot, Verb
+from watchdogd.model.text import LONGEST, fault, shown
+from watchdogd.model.told import Event, Tell
 
 _INSTANCE = "instance "
 STARTED_ANEW = "uWSGI was started anew by somebody else"

@@ -12,24 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from watchdogd.config import Cause, Config, Idle, PolicyConfig
-from watchdogd.model import (
-    OUT,
-    Connection,
-    Endpoint,
-    Finding,
-    Incarnation,
-    Instance,
-    InstanceId,
-    Member,
-    MemberState,
-    Mono,
-    ProcessId,
-    Snapshot,
-    Tcp,
-    Verdict,
-    Worker,
-    fault,
-)
+from watchdogd.model.base import Endpoint, Incarnation, InstanceId, Mono, ProcessId
+from watchdogd.model.found import Finding, Verdict
+from watchdogd.model.seen import OUT, Connection, Instance, Member, MemberState, Snapshot, Tcp, Worker
+from watchdogd.model.text import fault
 
 FORK_SAFE_AFTER_S = 1.0
 """How long the master's fresh connection must have stood before a fork is safe: its monitor has then had its answer."""

@@ -30,24 +30,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from watchdogd.config import Config, InstanceConfig, Mode
-from watchdogd.model import (
-    CHAIN,
-    RESTART,
-    WORKERS,
-    Blocked,
-    Command,
-    Event,
-    Finding,
-    Incarnation,
-    Instance,
-    InstanceState,
-    Mono,
-    Phase,
-    Snapshot,
-    Spent,
-    State,
-    Worker,
-)
+from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command, Incarnation, Mono
+from watchdogd.model.decided import Blocked
+from watchdogd.model.found import Finding
+from watchdogd.model.remembered import InstanceState, Phase, Spent, State
+from watchdogd.model.seen import Instance, Snapshot, Worker
+from watchdogd.model.told import Event
 
 FORK_UNSAFE_FOR_S = 120.0  # the master's monitor runs at least every 10 s; after 120 s it does not run at all
 USED_UNPROVEN_S = 15.0  # one heartbeat (10 s) and a margin: a healthy driver has connected by then

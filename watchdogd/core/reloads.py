@@ -10,22 +10,11 @@ from dataclasses import replace
 
 from watchdogd.core.policy import USED_UNPROVEN_S, Case, blocked_by
 from watchdogd.core.step import Step
-from watchdogd.model import (
-    CHAIN,
-    RESTART,
-    Command,
-    Event,
-    LastReload,
-    Outcome,
-    ProcessId,
-    Reload,
-    ReloadOutcome,
-    Result,
-    SendFifo,
-    Spent,
-    Tcp,
-    Worker,
-)
+from watchdogd.model.base import CHAIN, RESTART, Command, ProcessId
+from watchdogd.model.done import Outcome, Result, SendFifo
+from watchdogd.model.remembered import LastReload, Reload, ReloadOutcome, Spent
+from watchdogd.model.seen import Tcp, Worker
+from watchdogd.model.told import Event
 
 CHECK_INTERVAL_S = 1.0  # uWSGI's default --check-interval: dead workers are reaped and made anew once in it
 LOAD_S = 30.0  # an app's import, which nobody tells us beforehand

@@ -9,18 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from watchdogd.core.policy import MOVES, Case, IllegalMoveError
-from watchdogd.model import (
-    Command,
-    Effect,
-    Event,
-    FieldValue,
-    Incident,
-    InstanceState,
-    Phase,
-    ReloadOutcome,
-    Tell,
-    Verdict,
-)
+from watchdogd.model.base import Command
+from watchdogd.model.decided import Effect
+from watchdogd.model.found import Verdict
+from watchdogd.model.remembered import Incident, InstanceState, Phase, ReloadOutcome
+from watchdogd.model.told import Event, FieldValue, Tell
 
 
 class Step:

@@ -12,23 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from watchdogd.config import Config, InstanceConfig, distinct_names, found_instance
-from watchdogd.model import (
-    Blind,
-    Connection,
-    Endpoint,
-    Incarnation,
-    Instance,
-    InstanceId,
-    Member,
-    MemberId,
-    Mono,
-    Outside,
-    ProcessId,
-    Role,
-    SocketsFrom,
-    Tcp,
-    fault,
-)
+from watchdogd.model.base import Endpoint, Incarnation, InstanceId, MemberId, Mono, ProcessId
+from watchdogd.model.seen import Blind, Connection, Instance, Member, Role, SocketsFrom, Tcp
+from watchdogd.model.text import Outside, fault
 from watchdogd.observe.mongod.members import outage_starts
 from watchdogd.observe.processes import Processes
 from watchdogd.observe.tcp.connections import Connections

@@ -13,28 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from watchdogd.config import Config
-from watchdogd.model import (
-    OUT,
-    Backend,
-    Blind,
-    Connection,
-    Endpoint,
-    Event,
-    Instance,
-    InstanceId,
-    Member,
-    MemberId,
-    Mono,
-    Outcome,
-    Request,
-    Result,
-    Role,
-    SendFifo,
-    Snapshot,
-    SocketsFrom,
-    Tell,
-    fault,
-)
+from watchdogd.model.base import Endpoint, InstanceId, MemberId, Mono
+from watchdogd.model.done import Outcome, Result, SendFifo
+from watchdogd.model.seen import OUT, Backend, Blind, Connection, Instance, Member, Request, Role, Snapshot, SocketsFrom
+from watchdogd.model.text import fault
+from watchdogd.model.told import Event, Tell
 from watchdogd.observe.instances import Instances
 from watchdogd.observe.mongod.deployments import Deployments
 from watchdogd.observe.mongod.heartbeats import Heartbeats, PymongoHeartbeats

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple, Protocol
 
-from watchdogd.model import Blind, ProcessId, Role
+from watchdogd.model.base import ProcessId
+from watchdogd.model.seen import Blind, Role
 from watchdogd.observe import procfs
 from watchdogd.observe.roles import NEWBORN_S, is_master, role
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 
-from watchdogd.model import Role
+from watchdogd.model.seen import Role
 
 
 def _mask(*signals: signal.Signals) -> int:

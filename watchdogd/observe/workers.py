@@ -10,19 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from watchdogd.model import (
-    Connection,
-    Endpoint,
-    Incarnation,
-    Interval,
-    Member,
-    MemberState,
-    Mono,
-    ProcessId,
-    Role,
-    Tcp,
-    Worker,
-)
+from watchdogd.model.base import Endpoint, Incarnation, Interval, Mono, ProcessId
+from watchdogd.model.seen import Connection, Member, MemberState, Role, Tcp, Worker
 from watchdogd.observe.processes import Process
 
 READY_SETTLED_S = 1.0

@@ -11,7 +11,7 @@ import re
 import sys
 import textwrap
 
-from watchdogd.model import Event
+from watchdogd.model.told import Event
 from watchdogd.report.events import CATALOG, Entry
 
 WIDTH = 76

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from watchdogd.model import Event, FieldValue, Tell
+from watchdogd.model.told import Event, FieldValue, Tell
 from watchdogd.report import words
 
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from watchdogd.model import Tell
+from watchdogd.model.told import Tell
 from watchdogd.report.events import CATALOG, sentence
 from watchdogd.report.words import IN_A_SENTENCE, lines, plain, timestamp
 

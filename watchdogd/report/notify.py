@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 
 import sdnotify
 
-from watchdogd.model import Mono, shown
+from watchdogd.model.base import Mono
+from watchdogd.model.text import shown
 
 _LONGEST = 1000  # characters, of up to 4 bytes: systemd ignores a message of more than 4096 (NOTIFY_BUFFER_MAX)
 

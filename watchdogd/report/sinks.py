@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from watchdogd.model import Blind, Tell, fault
+from watchdogd.model.seen import Blind
+from watchdogd.model.text import fault
+from watchdogd.model.told import Tell
 
 
 class Sink(Protocol):

@@ -14,24 +14,11 @@ from datetime import datetime
 from watchdogd import __version__
 from watchdogd.codec import STATUS, Document, encode
 from watchdogd.config import Config
-from watchdogd.model import (
-    Backend,
-    Blocked,
-    Command,
-    Decision,
-    Finding,
-    Instance,
-    InstanceId,
-    InstanceState,
-    LastReload,
-    Member,
-    MemberState,
-    Mono,
-    Outlook,
-    Phase,
-    Snapshot,
-    SocketsFrom,
-)
+from watchdogd.model.base import Command, InstanceId, Mono
+from watchdogd.model.decided import Blocked, Decision, Outlook
+from watchdogd.model.found import Finding
+from watchdogd.model.remembered import InstanceState, LastReload, Phase
+from watchdogd.model.seen import Backend, Instance, Member, MemberState, Snapshot, SocketsFrom
 from watchdogd.report.words import COMMANDS, count, duration, from_proc, plain, timestamp, tree
 
 _QUIET = frozenset({Phase.WATCHING.value, Phase.ABSENT.value})

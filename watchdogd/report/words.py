@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from watchdogd.model import CHAIN, LONGEST, RESTART, WORKERS, Command, shown
+from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command
+from watchdogd.model.text import LONGEST, shown
 
 COMMANDS: Mapping[Command, str] = {
     WORKERS: "workers reload",

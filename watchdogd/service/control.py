@@ -23,19 +23,10 @@ from typing import Any
 
 from watchdogd import codec
 from watchdogd.codec import ANSWER, REQUEST, CodecError, VersionError, decode, encode
-from watchdogd.model import (
-    LONGEST,
-    NOTHING_SAID,
-    AlreadyRunning,
-    Answer,
-    InstanceId,
-    Mono,
-    Outside,
-    Request,
-    Verb,
-    WatchdogError,
-    shown,
-)
+from watchdogd.model.base import InstanceId, Mono
+from watchdogd.model.decided import Answer
+from watchdogd.model.seen import Request, Verb
+from watchdogd.model.text import LONGEST, NOTHING_SAID, AlreadyRunning, Outside, WatchdogError, shown
 
 MAX_LINE = 64 * 1024
 MAX_CLIENTS = 32

@@ -17,7 +17,13 @@ from watchdogd.config import Config, ConfigError
 from watchdogd.core.conclude import Conclusions
 from watchdogd.core.decide import decide
 from watchdogd.core.policy import QUIET
-from watchdogd.model import Answer, Blind, Effect, Event, FieldValue, Mono, Outcome, SendFifo, State, Tell, fault
+from watchdogd.model.base import Mono
+from watchdogd.model.decided import Answer, Effect
+from watchdogd.model.done import Outcome, SendFifo
+from watchdogd.model.remembered import State
+from watchdogd.model.seen import Blind
+from watchdogd.model.text import fault
+from watchdogd.model.told import Event, FieldValue, Tell
 from watchdogd.observe.observer import Observer
 from watchdogd.report import status, words
 from watchdogd.report.notify import Notifier

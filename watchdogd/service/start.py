@@ -17,7 +17,8 @@ from pathlib import Path
 
 from watchdogd import __version__
 from watchdogd.config import Config, ConfigError, Mode, load
-from watchdogd.model import AlreadyRunning, Event, Tell
+from watchdogd.model.text import AlreadyRunning
+from watchdogd.model.told import Event, Tell
 from watchdogd.observe.observer import Observer, open_edges
 from watchdogd.report.journal import Journal
 from watchdogd.report.notify import Notifier

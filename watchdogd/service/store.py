@@ -18,17 +18,10 @@ from pathlib import Path
 
 from watchdogd import codec
 from watchdogd.codec import STATE, CodecError, Document, VersionError, decode, encode
-from watchdogd.model import (
-    AlreadyRunning,
-    Connection,
-    InstanceState,
-    Mono,
-    Outside,
-    Phase,
-    ReloadOutcome,
-    State,
-    WatchdogError,
-)
+from watchdogd.model.base import Mono
+from watchdogd.model.remembered import InstanceState, Phase, ReloadOutcome, State
+from watchdogd.model.seen import Connection
+from watchdogd.model.text import AlreadyRunning, Outside, WatchdogError
 
 FIRST_EDITION = 1  # remembered instances by their names
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

@@ -12,7 +12,10 @@ from functools import partial
 
 from watchdogd.config import DeploymentConfig
 from watchdogd.config.addresses import parse_endpoint
-from watchdogd.model import OUT, Blind, Endpoint, Member, MemberId, MemberState, Mono, Tell, fault
+from watchdogd.model.base import Endpoint, MemberId, Mono
+from watchdogd.model.seen import OUT, Blind, Member, MemberState
+from watchdogd.model.text import fault
+from watchdogd.model.told import Tell
 from watchdogd.observe.mongod.heartbeats import Heartbeat, Heartbeats
 from watchdogd.observe.mongod.members import Members
 from watchdogd.observe.mongod.resolve import Addresses, Resolver, Seeds

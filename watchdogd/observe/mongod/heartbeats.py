@@ -22,7 +22,9 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from watchdogd.config.addresses import parse_endpoint
-from watchdogd.model import Interval, MemberId, MemberState, Mono, Outside
+from watchdogd.model.base import Interval, MemberId, Mono
+from watchdogd.model.seen import MemberState
+from watchdogd.model.text import Outside
 
 RETRY_S = 5.0
 """Until a client that could not be made is tried again: a certificate file may just be being replaced."""

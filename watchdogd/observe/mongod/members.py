@@ -6,19 +6,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from watchdogd.model import (
-    BEFORE_US,
-    OUT,
-    Endpoint,
-    Event,
-    Incarnation,
-    Interval,
-    Member,
-    MemberId,
-    MemberState,
-    Mono,
-    Tell,
-)
+from watchdogd.model.base import BEFORE_US, Endpoint, Incarnation, Interval, MemberId, Mono
+from watchdogd.model.seen import OUT, Member, MemberState
+from watchdogd.model.told import Event, Tell
 from watchdogd.observe.mongod.heartbeats import Heartbeat
 
 OUTAGES_KEPT = 8

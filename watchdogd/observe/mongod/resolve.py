@@ -23,7 +23,8 @@ from urllib.parse import unquote_plus
 
 from watchdogd.config import DeploymentConfig
 from watchdogd.config.addresses import check_uri, parse_endpoint
-from watchdogd.model import Endpoint, Outside, shown
+from watchdogd.model.base import Endpoint
+from watchdogd.model.text import Outside, shown
 
 Job = Callable[[], None]
 

@@ -11,7 +11,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from watchdogd.model import Blind, Connection, Endpoint, Interval, Mono, ProcessId, Tcp, fault
+from watchdogd.model.base import Endpoint, Interval, Mono, ProcessId
+from watchdogd.model.seen import Blind, Connection, Tcp
+from watchdogd.model.text import fault
 from watchdogd.observe.processes import Processes
 from watchdogd.observe.tcp.sockets import Row, Table
 

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from watchdogd.model import Endpoint
+from watchdogd.model.base import Endpoint
 
 NETLINK_SOCK_DIAG = 4
 ESTABLISHED, CLOSE_WAIT = 1, 8  # include/net/tcp_states.h

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from watchdogd.model import Backend, Blind, Endpoint, Mono
+from watchdogd.model.base import Endpoint, Mono
+from watchdogd.model.seen import Backend, Blind
 from watchdogd.observe.tcp.sock_diag import (
     CLOSE_WAIT,
     ESTABLISHED,

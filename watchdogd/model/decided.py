@@ -1,0 +1,58 @@
+"""What is decided: effects, what holds them, and what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from watchdogd.model.base import InstanceId, Mono
+from watchdogd.model.done import SendFifo
+from watchdogd.model.remembered import Phase, State
+from watchdogd.model.told import Tell
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The immediate answer to an operator's request; `reload` is the id to watch where one was begun."""
+
+    request: str
+    ok: bool
+    text: str
+    reload: str | None = None
+
+
+Effect = Tell | SendFifo | Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A shut gate: its name, the reason in words, and until when, where that is known."""
+
+    gate: str
+    reason: str
+    until: Mono | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What the status shows of an instance's future: which command is next, when, and what blocks it."""
+
+    phase: Phase
+    next_what: str = ""
+    next_at: Mono | None = None
+    blocked_by: tuple[Blocked, ...] = ()
+    reloads_left: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What decide gives: the new memory (saved first), the effects in order, and when to look again at the latest.
+
+    `faults`: why nothing could be decided, for each instance where that is so.
+    """
+
+    state: State
+    effects: tuple[Effect, ...]
+    wake_at: Mono | None
+    outlooks: Mapping[InstanceId, Outlook]
+    faults: Mapping[InstanceId, str] = field(default_factory=dict)

@@ -1,0 +1,140 @@
+"""What is remembered: only what we did and said. All of it is saved (service/store.py, docs/formats.md)."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from watchdogd.model.base import Command, Incarnation, InstanceId, Mono, ProcessId
+from watchdogd.model.seen import Blind
+from watchdogd.model.text import NOTHING_SAID, Outside
+
+
+class Phase(enum.Enum):
+    """Where an instance stands. policy.PHASES decides it by the first rule that matches, in this order."""
+
+    RELOADING = "reloading"  # a reload is in flight
+    VERIFYING = "verifying"  # all processes are new; nothing has proved yet that it helped
+    GAVE_UP = "gave_up"  # nothing we may do helps; waits for recovery, a new incarnation or half-open
+    ABSENT = "absent"  # nobody has the FIFO open
+    OUTAGE = "outage"  # a deployment of it does not serve
+    SETTLING = "settling"  # leftovers, and linger is not over
+    DUE = "due"  # a reload is due; a gate may hold it
+    WATCHING = "watching"
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """A reload in flight or being verified; saved before its byte is written.
+
+    `old`: the workers to be gone. `cookies`: the leftovers that must not be held afterwards. `incarnations`: those that
+    the new workers must reach. `sent_at` None: no outcome is known (the daemon ended between the save and the write).
+    `try_at`: no byte was written, and this is when to try again. `complete_at`: when the last old worker was gone and
+    the new ones were ready. `operator`: the request that asked for it.
+    """
+
+    id: str
+    command: Command
+    master: ProcessId
+    old: frozenset[ProcessId]
+    cookies: frozenset[int]
+    incarnations: frozenset[Incarnation]
+    asked_at: Mono
+    progress_at: Mono
+    deadline: Mono
+    left: int  # old workers that were still there at progress_at
+    sent_at: Mono | None = None
+    complete_at: Mono | None = None
+    resent: bool = False
+    operator: str | None = None
+    try_at: Mono | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """One reload that counts against the budget."""
+
+    at: Mono
+    proven: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """From the first sign of an outage to healed, recovered or replaced. `master`: whose, where that is known."""
+
+    id: str
+    since: Mono
+    leftovers_told: bool = False
+    master: ProcessId | None = None
+
+
+class ReloadOutcome(enum.Enum):
+    """What has become of a reload."""
+
+    RELOADING = "reloading"
+    RELOADED = "reloaded"  # all processes are new; not proven yet
+    RECOVERED = "recovered"
+    FAILED = "failed"
+    OVERTAKEN = "overtaken"  # MongoDB failed again before it was proven
+    REPLACED = "replaced"  # by who stopped uWSGI, or started it or the machine anew
+    CHANGED = "changed"  # dropped before its byte, as if nothing had been decided
+
+
+@dataclass(frozen=True, slots=True)
+class LastReload:
+    """What the status shows of the last reload."""
+
+    id: str
+    command: Command
+    at: Mono
+    wall: float
+    outcome: ReloadOutcome
+    proven: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceState:
+    """What policy remembers of an instance: only what we did and said. All of it is saved.
+
+    `master`: whom the last reload was sent to; what follows is about that one alone. `doubt`: a reload of ours ended
+    without proof, so a worker that works without a connection counts, leftovers or not. `escalate`: it failed, and the
+    next one is `restart`. `tried`: the incarnations for which we gave up; `restarted`: those that had a restart.
+    `held`: the gates that were told last. `unsent`: how many reloads in a row ended without their byte being written.
+    """
+
+    phase: Phase = Phase.WATCHING
+    reload: Reload | None = None
+    spent: tuple[Spent, ...] = ()
+    tried: frozenset[Incarnation] = frozenset()
+    restarted: frozenset[Incarnation] = frozenset()
+    escalate: bool = False
+    retry_at: Mono | None = None
+    gave_up_at: Mono | None = None
+    gave_up_why: str = ""
+    incident: Incident | None = None
+    last: LastReload | None = None
+    held: tuple[str, ...] = ()
+    doubt: bool = False
+    master: ProcessId | None = None
+    unsent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """An operator's pause. `until` None: until `resume`."""
+
+    until: Mono | None
+    reason: Outside = NOTHING_SAID
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Policy's whole memory. `unclaimed`: what the first edition remembered by name, until its instance is seen."""
+
+    instances: Mapping[InstanceId, InstanceState] = field(default_factory=dict)
+    unclaimed: Mapping[str, InstanceState] = field(default_factory=dict)
+    paused: Pause | None = None
+    blind: frozenset[Blind] = frozenset()
+    serial: int = 0
