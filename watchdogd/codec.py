@@ -88,8 +88,8 @@ class Format:
         return document
 
 
-# Version 1 remembered instances by their names.
-STATE = Format("state", "the saved state", 2, older=(1,))
+# Version 1 remembered instances by their names; version 2 and 1 had flags for what is now the standing.
+STATE = Format("state", "the saved state", 3, older=(1, 2))
 # Of the control protocol. Version 1 called an instance by its name; now reload has the path of its FIFO, as the status.
 REQUEST = Format("control", "the request", 2)
 ANSWER = Format("control", "the answer", 2)

@@ -14,10 +14,11 @@ from rig.netns import Namespace, NamespaceError
 from rig.processes import wait_for
 from rig.uwsgi import App, Uwsgi
 from tests.world.host import config_of
-from watchdogd.core import decide as core
-from watchdogd.core.decide import decide
-from watchdogd.core.detect import _Look, detect
-from watchdogd.core.step import Step
+from watchdogd.core import detect as detecting
+from watchdogd.core.detect import detect
+from watchdogd.core.instance import Tick
+from watchdogd.core.look import Look
+from watchdogd.core.tick import decide
 from watchdogd.model.base import Endpoint, ProcessId
 from watchdogd.model.decided import Decision, Outlook
 from watchdogd.model.found import Finding
@@ -181,7 +182,7 @@ def test_a_bug_that_shows_with_one_real_instance_leaves_the_other_one_decided(
         return [len(one.workers) for one in observer.look(full=True).instances if not one.blind] == [2, 2]
 
     wait_for(whole, "both are seen", within=WITHIN_S)
-    processes, finding, deciding = ProcProcesses.of, _Look.finding, core._tick  # noqa: SLF001 - where a bug is made
+    processes, finding, deciding = ProcProcesses.of, detecting.finding, Tick.run
 
     def of_shop(master: int) -> None:
         if master == shop.master:
@@ -191,21 +192,21 @@ def test_a_bug_that_shows_with_one_real_instance_leaves_the_other_one_decided(
         of_shop(master.pid)
         return processes(edge, master)
 
-    def find(look: _Look) -> Finding:
+    def find(look: Look) -> Finding:
         of_shop(look.instance.master.pid if look.instance.master else 0)
         return finding(look)
 
-    def decided(step: Step) -> Outlook:
-        of_shop(step.case.instance.master.pid if step.case.instance.master else 0)
-        return deciding(step)
+    def decided(tick: Tick) -> Outlook:
+        of_shop(tick.case.instance.master.pid if tick.case.instance.master else 0)
+        return deciding(tick)
 
     with monkeypatch.context() as patch:
         if where == "reading":
             patch.setattr(ProcProcesses, "of", read)
         elif where == "finding":
-            patch.setattr(_Look, "finding", find)
+            patch.setattr(detecting, "finding", find)
         else:
-            patch.setattr(core, "_tick", decided)
+            patch.setattr(Tick, "run", decided)
         snapshot, decision = tick(State())
         assert len(instance(snapshot, "blog").workers) == 2
         assert decision.outlooks[instance(snapshot, "blog").id].phase is Phase.WATCHING

@@ -13,16 +13,18 @@ import time
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rig.processes import Process, wait_for
-from watchdogd.model.base import WORKERS
+from watchdogd.model.base import WORKERS, Command
 from watchdogd.model.text import LONGEST
-from watchdogd.model.told import Event, FieldValue, Tell
+from watchdogd.model.told import Event, FieldValue, Healed, InstanceBack, Resumed, Tell, What
 from watchdogd.report.events import CATALOG
 from watchdogd.report.journal import SOCKET, Journal, LineOutput, NativeOutput, Output
 from watchdogd.report.words import MANY_LINES
@@ -44,9 +46,19 @@ LARGE = ("x" * LONGEST,) * MANY_LINES  # the most that a field may hold: 400 kB,
 AT_ONCE_S = 5.0  # far above what 5000 writes take; a write that blocks would last for ever
 
 
+@dataclass(frozen=True, slots=True)
+class Anything(What):
+    """An event with every kind of field."""
+
+    event: ClassVar = Event.BLIND
+    command: Command
+    blocked_by: str
+    scope: str
+    reason: FieldValue
+
+
 def told(reason: FieldValue = "no route") -> Tell:
-    fields: dict[str, FieldValue] = {"scope": "sockets", "reason": reason}
-    return Tell(Event.BLIND, "shop", "127.0.0.1:27017", "shop-1", WORKERS, "blind", fields)
+    return Tell(Anything(WORKERS, "blind", "sockets", reason), "shop", "127.0.0.1:27017", "shop-1")
 
 
 def tell_once(output: Output, tell: Tell) -> None:
@@ -238,11 +250,14 @@ def test_a_real_journald_stores_every_field_and_finds_by_them(
 ) -> None:
     journal = opened(NativeOutput(journald.root + SOCKET))
     journal.tell(told(("two", "lines")), AT)
-    journal.tell(Tell(Event.HEALED, "shop"), AT)
+    journal.tell(Tell(Healed(1.0, 2), "shop"), AT)
     journal.tell(told(LARGE), AT)
     healed = CATALOG[Event.HEALED].message_id
     by_id = wait_for(lambda: journald.entries(f"MESSAGE_ID={healed}"), "the entry", within=20)
-    assert by_id[0]["MESSAGE"] == "shop needs no reload."
+    assert (
+        by_id[0]["MESSAGE"]
+        == "shop needs no reload after 1 s: it is well again by itself, 2 workers reached MongoDB anew."
+    )
     wait_for(lambda: len(journald.entries("MW_EVENT=blind")) == 2, "both", within=20)
     small, large = journald.entries("MW_EVENT=blind", "MW_INSTANCE=shop")
     assert small["MW_REASON"] == "two\nlines"
@@ -264,7 +279,7 @@ def test_a_journald_that_hangs_never_holds_us_up_and_the_loss_is_told(
     assert took < AT_ONCE_S
 
     def through() -> bool:
-        journal.tell(Tell(Event.RESUMED), AT)
+        journal.tell(Tell(Resumed("an operator")), AT)
         return bool(journald.entries("MW_EVENT=resumed"))
 
     wait_for(through, "a message after the hang", within=20)
@@ -293,14 +308,14 @@ def assert_never_waits_and_counts(journal: Journal, reader: int) -> None:
         journal.tell(told(f"number {number} {'x' * (number % 300)}"), AT)
     assert time.monotonic() - began < AT_ONCE_S
     read_all(reader)
-    journal.tell(Tell(Event.RESUMED), AT)
+    journal.tell(Tell(Resumed("an operator")), AT)
     last = read_all(reader).decode()
     assert last.endswith("messages before this one could not be written.)\n")
 
 
 def test_a_pipe_gets_readable_lines() -> None:
     reader, writer = os.pipe()
-    tell_once(LineOutput(writer), Tell(Event.INSTANCE_BACK, "shop", fields={"pid": 4711}))
+    tell_once(LineOutput(writer), Tell(InstanceBack(4711), "shop"))
     os.close(writer)
     with os.fdopen(reader) as lines:
         assert lines.read() == (
@@ -357,17 +372,18 @@ def test_a_file_is_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("before\n")
     with path.open("a") as file:
-        tell_once(LineOutput(file.fileno()), Tell(Event.RESUMED))
-    assert path.read_text() == "before\n2026-11-22T10:00:00.123Z notice resumed: Reloads are allowed again.\n"
+        tell_once(LineOutput(file.fileno()), Tell(Resumed("an operator")))
+    said = 'notice resumed by="an operator": Reloads are allowed again, by an operator.'
+    assert path.read_text() == f"before\n2026-11-22T10:00:00.123Z {said}\n"
 
 
 def test_without_the_variable_of_systemd_lines_go_to_stderr() -> None:
     reader, writer = os.pipe()
     with closing(Journal.of_this_process({}, writer)) as journal:
-        journal.tell(Tell(Event.RESUMED), AT)
+        journal.tell(Tell(Resumed("an operator")), AT)
     os.close(writer)
     with os.fdopen(reader) as lines:
-        assert " resumed: " in lines.read()
+        assert " resumed by=" in lines.read()
 
 
 def test_with_the_variable_but_no_journald_lines_go_to_stderr(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -375,10 +391,10 @@ def test_with_the_variable_but_no_journald_lines_go_to_stderr(monkeypatch: pytes
     reader, writer = os.pipe()
     seen = os.fstat(writer)
     with closing(Journal.of_this_process({"JOURNAL_STREAM": f"{seen.st_dev}:{seen.st_ino}"}, writer)) as journal:
-        journal.tell(Tell(Event.RESUMED), AT)
+        journal.tell(Tell(Resumed("an operator")), AT)
     os.close(writer)
     with os.fdopen(reader) as lines:
-        assert " resumed: " in lines.read()
+        assert " resumed by=" in lines.read()
 
 
 def test_with_the_variable_and_a_journald_nothing_goes_to_stderr(
@@ -388,7 +404,7 @@ def test_with_the_variable_and_a_journald_nothing_goes_to_stderr(
     reader, writer = os.pipe()
     seen = os.fstat(writer)
     with closing(Journal.of_this_process({"JOURNAL_STREAM": f"{seen.st_dev}:{seen.st_ino}"}, writer)) as journal:
-        journal.tell(Tell(Event.RESUMED), AT)
+        journal.tell(Tell(Resumed("an operator")), AT)
     os.close(writer)
     with os.fdopen(reader) as lines:
         assert lines.read() == ""

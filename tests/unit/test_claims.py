@@ -32,7 +32,7 @@ RELOAD = Reload(
     left=1,
     sent_at=AT - 5,
 )
-IN_FLIGHT = InstanceState(Phase.RELOADING, RELOAD, spent=(Spent(AT - 5),), master=MASTER)
+IN_FLIGHT = InstanceState("shop", Phase.RELOADING, RELOAD, spent=(Spent(AT - 5),), master=MASTER)
 QUIET = InstanceState(spent=(Spent(AT - 100),))
 SHOP = instance(stranded(2))
 A, B = InstanceId("/srv/a/shop/fifo"), InstanceId("/srv/b/shop/fifo")

@@ -21,7 +21,7 @@ from tests.world.processes import FakeProcess
 from tests.world.schemas import strict
 from tests.world.sinks import FakeSink
 from watchdogd.config import Config, ConfigError, InstanceConfig, Mode, PolicyConfig
-from watchdogd.core import decide
+from watchdogd.core.instance import Tick
 from watchdogd.model.base import WORKERS, Mono
 from watchdogd.model.done import Result, SendFifo
 from watchdogd.model.remembered import InstanceState, Phase, ReloadOutcome, State
@@ -468,7 +468,7 @@ def test_a_tick_that_fails_is_told_once_and_has_no_ping_and_the_loop_goes_on(sta
 def test_a_bug_that_shows_with_one_instance_keeps_neither_ready_nor_the_pings_away(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decide, "_tick", lambda _: 1 / 0)
+    monkeypatch.setattr(Tick, "run", lambda _: 1 / 0)
     answers: list[dict[str, Any]] = []
 
     def steps() -> Iterator[object]:
@@ -484,7 +484,7 @@ def test_a_bug_that_shows_with_one_instance_keeps_neither_ready_nor_the_pings_aw
     stage.play(steps())
     assert answers[0]["exit"] == 1
     (shop,) = answers[0]["status"]["instances"]
-    assert [why.startswith("internal error in core/decide.py:") for why in shop["blind"]] == [True]
+    assert [why.startswith("internal error in core/tick.py:") for why in shop["blind"]] == [True]
     assert stage.scopes(Event.BLIND) == ["instance shop"]
 
 

@@ -27,15 +27,15 @@ from tests.world.pieces import (
 from tests.world.ticks import Ticks
 from tests.world.world import busy_app
 from watchdogd.config import Idle, Mode
-from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
+from watchdogd.core.tick import decide
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, InstanceId
 from watchdogd.model.decided import Answer
 from watchdogd.model.done import Result, SendFifo
 from watchdogd.model.remembered import InstanceState, Phase, Spent, State
 from watchdogd.model.seen import Blind, Instance, Member, Request, Snapshot, Verb
 from watchdogd.model.text import Outside, shown
-from watchdogd.model.told import Event, Tell
+from watchdogd.model.told import Event, Paused, Resumed, Tell, WentBlind
 
 STUCK = instance(stranded(2), stranded(3))
 HELD = (leftover(2, 3), connection(1))
@@ -165,13 +165,13 @@ def test_an_operator_may_reload_what_the_daemon_leaves_alone(phase: Phase) -> No
 def test_a_pause_is_told_kept_and_ended_by_an_operator() -> None:
     state, effects = asked(Request("1", Verb.PAUSE, reason=Outside("backup")))
     assert effects == [
-        Tell(Event.PAUSED, fields={"reason": "backup", "until_s": None, "by": "an operator"}),
+        Tell(Paused("backup", None, "an operator")),
         Answer("1", ok=True, text="paused: no reloads until `mongo-watchdog resume`"),
     ]
     assert state.paused
     state, effects = asked(Request("2", Verb.RESUME), state=state)
     assert effects == [
-        Tell(Event.RESUMED, fields={"by": "an operator"}),
+        Tell(Resumed("an operator")),
         Answer("2", ok=True, text="resumed"),
     ]
     assert state.paused is None
@@ -184,7 +184,7 @@ def test_a_pause_with_an_end_ends_by_itself_and_wakes_the_daemon_for_it() -> Non
     decision = decide(state, detect(seen, config()), seen, config())
     assert decision.wake_at == AT + 60
     state, effects = asked(at=AT + 60, state=state)
-    assert effects == [Tell(Event.RESUMED, fields={"by": "the end of the pause"})]
+    assert effects == [Tell(Resumed("the end of the pause"))]
     assert asked(at=AT + 61, state=state)[1] == []
 
 
@@ -219,7 +219,7 @@ def test_each_blindness_is_told_once_and_once_when_it_ends() -> None:
 def test_two_reasons_of_one_scope_are_one_blindness() -> None:
     seen = replace(snapshot(FINE), blind=(Blind("sockets", "b"), Blind("sockets", "a")))
     effects = decide(State(), detect(seen, config()), seen, config()).effects
-    assert effects == (Tell(Event.BLIND, fields={"scope": "sockets", "reason": "a"}),)
+    assert effects == (Tell(WentBlind("sockets", "a")),)
 
 
 def test_blindness_keeps_the_phase_and_holds_the_reload() -> None:
@@ -246,7 +246,7 @@ def test_what_holds_a_reload_is_told_again_only_when_it_is_something_else() -> N
     assert ticks.see(STUCK, *HELD) == []
     loading = instance(stranded(2), stranded(3), worker(4, ready=None))
     assert ticks.see(loading, *HELD) == [Event.RELOAD_HELD]
-    assert ticks.tells[0].blocked_by == "mode,not_ready"
+    assert ticks.tells[0].fields.get("blocked_by") == "mode,not_ready"
 
 
 def test_what_holds_a_reload_after_one_that_was_dropped_is_told() -> None:
@@ -254,7 +254,7 @@ def test_what_holds_a_reload_after_one_that_was_dropped_is_told() -> None:
     ticks.see(STUCK, *HELD)
     assert ticks.see(STUCK, *HELD) == []  # a second of waiting is not worth a line
     assert ticks.see(STUCK, *HELD, after=0.1, ask=Verb.PAUSE) == [Event.PAUSED, Event.RELOAD_HELD]
-    assert ticks.tells[1].blocked_by == "paused,cooldown"
+    assert ticks.tells[1].fields.get("blocked_by") == "paused,cooldown"
 
 
 def test_an_instance_that_is_gone_is_absent_and_not_blind() -> None:
@@ -295,7 +295,7 @@ def test_a_flap_begins_linger_anew() -> None:
         ticks.see(STUCK, *HELD, after=10, members=members)
         assert ticks.phase() is Phase.SETTLING
         ticks.at = back + 11
-    assert ticks.state.serial == 0
+        assert ticks.shop.last is None
 
 
 # ---- the outlook, and waking
@@ -403,7 +403,7 @@ def test_instances_are_decided_one_after_the_other_and_share_what_is_allowed() -
     using = config(max_parallel=1)
     decision = decide(State(), detect(seen, using), seen, using)
     assert [one.instance for one in decision.effects if isinstance(one, SendFifo)] == [SHOP_ID]
-    assert decision.state.serial == 1
+    assert [one.last is not None for one in decision.state.instances.values()] == [True, False]
 
 
 def test_linger_is_over_exactly_when_it_is() -> None:

@@ -11,6 +11,8 @@ from tests.world.pieces import (
     FIRST,
     MASTER,
     SHOP_ID,
+    by_leftovers,
+    by_restart,
     config,
     connection,
     down,
@@ -24,6 +26,7 @@ from tests.world.pieces import (
     monitored,
     pid,
     pids,
+    ripe_at,
     secondary,
     snapshot,
     stranded,
@@ -31,9 +34,10 @@ from tests.world.pieces import (
     worker,
 )
 from watchdogd.config import Cause, Idle
-from watchdogd.core.detect import detect, ended_by_outage, endpoint_map
+from watchdogd.core.detect import detect
+from watchdogd.core.look import ended_by_outage, endpoint_map
 from watchdogd.model.base import Incarnation, Interval, MemberId
-from watchdogd.model.found import Verdict
+from watchdogd.model.found import Kind, Verdict
 from watchdogd.model.seen import Connection, MemberState, Tcp, Worker
 
 LINGER = 15.0
@@ -86,14 +90,14 @@ def test_close_wait_without_an_outage_is_unexplained_and_shown_only() -> None:
     found = find(snapshot(instance(stranded(2)), by_a_load_balancer))
     assert found.unexplained == {7}
     assert not found.leftovers
-    assert not found.due
+    assert not by_leftovers(found)
 
 
 def test_with_cause_any_what_is_unexplained_counts() -> None:
     by_a_load_balancer = leftover(2, 3, last_data=exactly(950.0), closed=exactly(990.0))
     found = find(snapshot(instance(stranded(2), stranded(3)), by_a_load_balancer), cause=Cause.ANY)
     assert found.unexplained == found.leftovers == {7}
-    assert (found.due, found.due_at) == (pids(2, 3), 990 + LINGER)
+    assert (by_leftovers(found), ripe_at(found)) == (pids(2, 3), 990 + LINGER)
 
 
 def test_what_only_the_master_or_another_process_holds_strands_no_worker() -> None:
@@ -154,7 +158,7 @@ def test_a_worker_that_never_held_a_connection_alone_has_not_used_mongodb_where_
 ) -> None:
     found = find(snapshot(instance(checked, sibling, seen_at=seen_at), leftover(2, 3)))
     assert found.verdicts[pid(2)] is verdict
-    assert (pid(2) in found.due) is (verdict is Verdict.STRANDED)
+    assert (pid(2) in by_leftovers(found)) is (verdict is Verdict.STRANDED)
 
 
 def test_reconnected_is_a_latch_for_each_deployment_of_the_leftovers() -> None:
@@ -165,8 +169,8 @@ def test_reconnected_is_a_latch_for_each_deployment_of_the_leftovers() -> None:
     it = instance(half, whole, deployments=("main", "other"))
     found = find(snapshot(it, *held, members=members))
     assert found.verdicts == {pid(2): Verdict.STRANDED, pid(3): Verdict.RECONNECTED}
-    assert found.due == pids(2)
-    assert found.concerned == {"main", "other"}
+    assert by_leftovers(found) == pids(2)
+    assert {one.deployments for one in found.evidence if one.kind is Kind.LEFTOVER} == {frozenset({"main", "other"})}
     assert found.served == {"main": {"10.0.0.1#2"}, "other": {"10.0.1.1#2"}}
 
 
@@ -191,7 +195,7 @@ def test_a_restarted_secondary_makes_nothing_due_of_an_app_that_reaches_the_prim
     found = find(snapshot(instance(well(2), well(3)), leftover(2, 3, host="10.0.0.2"), members=members))
     assert found.leftovers == {7}
     assert found.verdicts == {pid(2): Verdict.RECONNECTED, pid(3): Verdict.RECONNECTED}
-    assert not found.due
+    assert not by_leftovers(found)
 
 
 def test_with_the_old_primary_left_down_a_stuck_app_is_due_once_the_new_one_has_served_for_linger() -> None:
@@ -199,10 +203,9 @@ def test_with_the_old_primary_left_down_a_stuck_app_is_due_once_the_new_one_has_
     held = leftover(2, 3, closed=exactly(881.0))
     it = instance(stranded(2), stranded(3))
     nobody = find(snapshot(it, held, members=[old, secondary("10.0.0.2")]))
-    assert (nobody.serves, nobody.outage, nobody.due_at, nobody.due) == (False, True, None, pids(2, 3))
-    assert nobody.waiting_for == "MongoDB to serve again"
+    assert (nobody.is_serving, nobody.outage, ripe_at(nobody), by_leftovers(nobody)) == (False, True, None, frozenset())
     elected = find(snapshot(it, held, members=[old, member("10.0.0.2", serving_since=exactly(BACK))]))
-    assert (elected.serves, elected.outage, elected.due_at) == (True, False, BACK + LINGER)
+    assert (elected.is_serving, elected.outage, ripe_at(elected)) == (True, False, BACK + LINGER)
 
 
 # ---- serving and outages
@@ -224,27 +227,26 @@ def test_with_the_old_primary_left_down_a_stuck_app_is_due_once_the_new_one_has_
 def test_an_outage_is_a_deployment_that_is_known_not_to_serve(states: list[MemberState], outage: bool) -> None:
     members = [secondary(f"10.0.0.{number}", state=state) for number, state in enumerate(states)]
     found = find(snapshot(instance(idle(2)), members=members))
-    assert (found.serves, found.served_since, found.outage) == (False, None, outage)
+    assert (found.is_serving, found.served_since, found.outage) == (False, None, outage)
 
 
 def test_a_deployment_serves_since_the_first_of_its_servers_and_all_since_the_last_of_them() -> None:
     mongos = [member("10.0.0.1", serving_since=exactly(500.0)), member("10.0.0.2", serving_since=exactly(700.0))]
     other = member("10.0.1.1", "other", serving_since=Interval(600.0, 650.0))
     it = instance(idle(2), deployments=("main", "other"))
-    assert find(snapshot(it, members=mongos)).serves is False
+    assert find(snapshot(it, members=mongos)).is_serving is False
     assert find(snapshot(it, members=[*mongos, other])).served_since == 650.0
 
 
 def test_an_instance_without_a_deployment_is_shown_and_nothing_of_it_is_due() -> None:
     found = find(snapshot(instance(stranded(2), deployments=()), leftover(2, 3)))
     assert not found.leftovers
-    assert (found.due, found.due_at, found.outage) == (frozenset(), None, False)
-    assert "`mongodb:` entry" in found.waiting_for
+    assert (by_leftovers(found), ripe_at(found), found.outage) == (frozenset(), None, False)
 
 
 def test_a_server_that_does_not_say_since_when_it_serves_has_only_just_begun() -> None:
     found = find(snapshot(instance(stranded(2)), leftover(2, 3), members=[member(serving_since=None)]))
-    assert found.due_at == AT + LINGER
+    assert ripe_at(found) == AT + LINGER
 
 
 # ---- when a reload is due
@@ -255,7 +257,7 @@ def test_linger_counts_from_the_latest_of_closing_serving_readiness_and_our_firs
         served, closed, ready, seen = (float(str(changes.get(k, 0.0))) for k in ("served", "closed", "ready", "seen"))
         at = leftover(2, 3, closed=Interval(0.0, closed))
         it = instance(worker(2, used=1.0, ready=ready), worker(3, used=1.0, ready=ready), seen_at=seen)
-        return find(snapshot(it, at, members=[member(serving_since=Interval(0.0, served))])).due_at
+        return ripe_at(find(snapshot(it, at, members=[member(serving_since=Interval(0.0, served))])))
 
     assert due_at(served=950.0) == 965.0
     assert due_at(served=950.0, closed=960.0) == 975.0
@@ -266,30 +268,33 @@ def test_linger_counts_from_the_latest_of_closing_serving_readiness_and_our_firs
 def test_one_worker_that_is_ripe_makes_the_instance_due() -> None:
     fresh = worker(3, used=BACK + 1, ready=AT - 5)
     found = find(snapshot(instance(stranded(2), fresh), leftover(2, 3)))
-    assert found.due == pids(2, 3)
-    assert found.due_at == BACK + LINGER
+    assert by_leftovers(found) == pids(2, 3)
+    assert ripe_at(found) == BACK + LINGER
 
 
 def test_idle_workers_are_due_like_stranded_ones_when_nobody_has_reconnected() -> None:
     found = find(snapshot(instance(idle(2), stranded(3)), leftover(2, 3)))
-    assert (found.due, found.due_at) == (pids(2, 3), BACK + LINGER)
+    assert (by_leftovers(found), ripe_at(found)) == (pids(2, 3), BACK + LINGER)
 
 
 def test_to_be_used_does_not_make_an_idle_worker_less_due() -> None:
-    assert find(snapshot(instance(worker(2, used=AT)), leftover(2, rqueue=0))).due_at == BACK + LINGER
+    assert ripe_at(find(snapshot(instance(worker(2, used=AT)), leftover(2, rqueue=0)))) == BACK + LINGER
 
 
 def test_with_idle_leave_idle_workers_are_left_until_they_are_used() -> None:
     found = find(snapshot(instance(idle(2), idle(3)), leftover(2, 3)), idle=Idle.LEAVE)
-    assert (found.due, found.due_at) == (frozenset(), None)
-    assert found.waiting_for == "idle workers to be used"
+    assert (by_leftovers(found), ripe_at(found)) == (frozenset(), None)
+    assert [(one.worker, one.ripe_at) for one in found.evidence if one.kind is Kind.LEFTOVER] == [
+        (pid(2), None),
+        (pid(3), None),
+    ]
 
 
 @pytest.mark.parametrize(("used", "due_at"), [(AT - 1, None), (AT - 2, AT - 2 + LINGER), (AT - 50, AT - 50 + LINGER)])
 def test_where_idle_workers_do_not_count_linger_begins_with_the_first_use(used: float, due_at: float | None) -> None:
     # A healthy driver whose threads are off heals with its first request; its connection shows in the next look.
     found = find(snapshot(instance(worker(2, used=used), idle(3)), leftover(2, 3)), idle=Idle.LEAVE)
-    assert found.due_at == due_at
+    assert ripe_at(found) == due_at
 
 
 @pytest.mark.parametrize(
@@ -303,21 +308,21 @@ def test_where_idle_workers_do_not_count_linger_begins_with_the_first_use(used: 
 )
 def test_a_sibling_that_healed_proves_that_idle_workers_will(sibling: Worker, proves: bool) -> None:
     found = find(snapshot(instance(idle(2), sibling), leftover(2)))
-    assert (not found.due) is proves
+    assert (not by_leftovers(found)) is proves
 
 
 def test_a_sibling_that_kept_its_leftover_and_reconnected_proves_it_whenever_it_was_ready() -> None:
     late = worker(3, reached=["10.0.0.1"], ready=BACK + 1)
-    assert not find(snapshot(instance(idle(2), late), leftover(2, 3))).due
+    assert not by_leftovers(find(snapshot(instance(idle(2), late), leftover(2, 3))))
 
 
 def test_a_stranded_worker_is_due_even_beside_one_that_healed() -> None:
     found = find(snapshot(instance(stranded(2), well(3)), leftover(2, 3)))
-    assert (found.due, found.due_at) == (pids(2), BACK + 1 + LINGER)
+    assert (by_leftovers(found), ripe_at(found)) == (pids(2), BACK + 1 + LINGER)
 
 
 def test_a_worker_that_loads_its_app_is_never_due() -> None:
-    assert not find(snapshot(instance(worker(2, ready=None)), leftover(2))).due
+    assert not by_leftovers(find(snapshot(instance(worker(2, ready=None)), leftover(2))))
 
 
 # ---- who holds it, and forks
@@ -325,18 +330,18 @@ def test_a_worker_that_loads_its_app_is_never_due() -> None:
 
 def test_a_leftover_of_a_due_worker_that_the_master_holds_too_is_inherited() -> None:
     found = find(snapshot(instance(stranded(2), stranded(3)), leftover(1, 2, 3), leftover(2, 3, cookie=9)))
-    assert found.inherited == {7}
+    assert by_restart(found)
 
 
 def test_residue_that_the_master_holds_too_asks_for_nothing() -> None:
     found = find(snapshot(instance(well(2), well(3)), leftover(1, 2, 3)))
-    assert not found.inherited
-    assert not found.due
+    assert not by_restart(found)
+    assert not by_leftovers(found)
 
 
 def test_a_fork_is_safe_of_a_master_without_a_client() -> None:
     found = find(snapshot(instance(stranded(2)), leftover(2)))
-    assert (found.fork_unsafe, found.fork_safe_at, found.fork_unsafe_since) == (None, None, None)
+    assert (found.fork.unsafe, found.fork.safe_at, found.fork.unsafe_since) == (None, None, None)
 
 
 @pytest.mark.parametrize("held", [frozenset({"main"}), frozenset()])
@@ -346,8 +351,8 @@ def test_a_fork_is_not_safe_of_a_master_that_ever_held_a_connection_or_whose_wor
     shared = leftover(2) if held else leftover(2, 3)
     it = instance(stranded(2), stranded(3), held_by_master=held, master_connected_at=950.0, seen_at=10.0)
     found = find(snapshot(it, shared))
-    assert found.fork_unsafe == "the master has no connection of its own to 10.0.0.1:27017 yet"
-    assert (found.fork_safe_at, found.fork_unsafe_since) == (None, 950.0)
+    assert found.fork.unsafe == "the master has no connection of its own to 10.0.0.1:27017 yet"
+    assert (found.fork.safe_at, found.fork.unsafe_since) == (None, 950.0)
 
 
 @pytest.mark.parametrize(
@@ -367,17 +372,17 @@ def test_the_masters_own_fresh_connection_makes_a_fork_safe_a_second_later(
 ) -> None:
     of_master = replace(connection(1), **changes)  # type: ignore[arg-type]
     found = find(snapshot(instance(stranded(2), stranded(3)), leftover(2, 3), of_master))
-    assert found.fork_safe_at == safe_at
-    assert (found.fork_unsafe is None) is (safe_at is not None and safe_at <= AT)
+    assert found.fork.safe_at == safe_at
+    assert (found.fork.unsafe is None) is (safe_at is not None and safe_at <= AT)
 
 
 def test_the_master_must_be_connected_to_every_serving_member() -> None:
     mongos = [member("10.0.0.1"), member("10.0.0.2")]
     it = instance(stranded(2), stranded(3))
     one = find(snapshot(it, leftover(2, 3), connection(1), members=mongos))
-    assert one.fork_unsafe == "the master has no connection of its own to 10.0.0.2:27017 yet"
+    assert one.fork.unsafe == "the master has no connection of its own to 10.0.0.2:27017 yet"
     both = find(snapshot(it, leftover(2, 3), connection(1), connection(1, cookie=9, host="10.0.0.2"), members=mongos))
-    assert both.fork_unsafe is None
+    assert both.fork.unsafe is None
 
 
 def test_two_names_of_one_mongod_need_one_connection() -> None:
@@ -386,20 +391,20 @@ def test_two_names_of_one_mongod_need_one_connection() -> None:
     )
     it = instance(stranded(2), stranded(3))
     found = find(snapshot(it, leftover(2, 3), connection(1), members=[member(), other_name]))
-    assert found.fork_unsafe is None
+    assert found.fork.unsafe is None
 
 
 def test_secondaries_do_not_matter_to_a_fork() -> None:
     members = [member(), secondary("10.0.0.2")]
     found = find(snapshot(instance(stranded(2), stranded(3)), leftover(2, 3), connection(1), members=members))
-    assert found.fork_unsafe is None
+    assert found.fork.unsafe is None
 
 
 def test_each_deployment_that_the_master_has_a_client_of_must_be_reached() -> None:
     members = [member(), member("10.0.1.1", "other")]
     it = instance(stranded(2), stranded(3), deployments=("main", "other"), held_by_master=frozenset({"main", "other"}))
     found = find(snapshot(it, leftover(2, 3), connection(1), members=members))
-    assert found.fork_unsafe == "the master has no connection of its own to 10.0.1.1:27017 yet"
+    assert found.fork.unsafe == "the master has no connection of its own to 10.0.1.1:27017 yet"
 
 
 # ---- several
@@ -414,7 +419,7 @@ def test_each_instance_is_judged_by_its_own_processes() -> None:
     shop, blog = instance(stranded(2)), instance(idle(5), name="blog", fifo=BLOG_FIFO, master=pid(4))
     seen = replace(snapshot(shop, leftover(2), connection(5)), instances=(shop, blog))
     found = detect(seen, config())
-    assert found[SHOP_ID].due == pids(2)
+    assert by_leftovers(found[SHOP_ID]) == pids(2)
     assert found[BLOG_ID].verdicts == {pid(5): Verdict.CLEAR}
 
 

@@ -9,7 +9,8 @@ import pytest
 from tests.world.command_line import arguments, verbs
 from watchdogd.act import helper
 from watchdogd.config import PolicyConfig
-from watchdogd.core import detect, policy, reloads
+from watchdogd.core import case, forks, gates, phases, reload
+from watchdogd.core.evidence import unconnected
 from watchdogd.observe import observer
 from watchdogd.observe.mongod import heartbeats
 from watchdogd.observe.tcp import sock_diag
@@ -29,15 +30,15 @@ def flat(page: Path) -> str:
 
 @pytest.mark.parametrize("page", [README, DESIGN], ids=lambda page: page.name)
 def test_the_diagram_is_drawn_from_the_table(page: Path) -> None:
-    found = re.search(r"<!-- moves -->\s*```mermaid\n(.*?)\n```\s*<!-- /moves -->", page.read_text(), re.DOTALL)
+    found = re.search(r"<!-- arrows -->\s*```mermaid\n(.*?)\n```\s*<!-- /arrows -->", page.read_text(), re.DOTALL)
     assert found, f"{page.name} has no diagram between its markers"
-    assert found[1] == policy.diagram(), "draw it anew: python -m watchdogd.core.policy"
+    assert found[1] == phases.diagram(), "draw it anew: python -m watchdogd.core.phases"
 
 
 def test_the_readme_names_every_gate_in_the_order_of_the_table() -> None:
     found = re.search(r"is shown with its reason: ([a-z_, ]+)\.", flat(README))
     assert found
-    assert found[1].split(", ") == [name for name, _ in policy.GATES]
+    assert found[1].split(", ") == [name for name, _ in gates.GATES]
 
 
 def test_the_layout_names_every_module_and_every_kind_of_test() -> None:
@@ -88,16 +89,16 @@ POLICY = PolicyConfig()
 NUMBERS = [
     (README, f"and `linger` ({POLICY.linger_s:g} s, longer than any healthy driver needs)"),
     (DESIGN, f"| linger | {POLICY.linger_s:g} s, from mongod's return |"),
-    (DESIGN, f"to every serving member, with data since the return, for {detect.FORK_SAFE_AFTER_S:g} s."),
-    (DESIGN, f"Without one for {policy.FORK_UNSAFE_FOR_S:g} s its monitor does not run"),
-    (DESIGN, f"a worker that was used for {policy.USED_UNPROVEN_S:g} s without one makes it `reload_failed`"),
-    (DESIGN, f"mercy + 2 x check interval + {reloads.LOAD_S:g} s of loading"),
+    (DESIGN, f"to every serving member, with data since the return, for {forks.FORK_SAFE_AFTER_S:g} s."),
+    (DESIGN, f"Without one for {case.FORK_UNSAFE_FOR_S:g} s its monitor does not run"),
+    (DESIGN, f"a worker that was used for {unconnected.USED_UNPROVEN_S:g} s without one makes it `reload_failed`"),
+    (DESIGN, f"mercy + 2 x check interval + {reload.LOAD_S:g} s of loading"),
     (DESIGN, f"while a leftover or an outage exists, on request, else every {observer.FULL_EVERY_S:g} s"),
     (DESIGN, f"up to {sock_diag.MAX_FILTERED} addresses, then in Python"),
     (DESIGN, f"one pymongo client for each member, {heartbeats.HEARTBEAT_MS} ms, no credentials"),
     (CONFIGURATION, f"mongo-watchdog asks each member every {heartbeats.HEARTBEAT_MS} ms with `hello`"),
     (RIGHTS, f"names the moment ({helper.WITHIN_S:g} s ahead) after which nothing may be written"),
-    (RIGHTS, f"policy tries again for {reloads.FIFO_TRIES_S:g} s"),
+    (RIGHTS, f"policy tries again for {reload.FIFO_TRIES_S:g} s"),
 ]  # fmt: skip
 
 

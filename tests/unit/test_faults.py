@@ -10,6 +10,7 @@ from tests.world.pieces import (
     BLOG_FIFO,
     BLOG_ID,
     SHOP_ID,
+    by_leftovers,
     config,
     connection,
     instance,
@@ -19,11 +20,12 @@ from tests.world.pieces import (
     stranded,
 )
 from tests.world.processes import FakeProcesses
-from watchdogd.core import decide as deciding
 from watchdogd.core import detect as detecting
+from watchdogd.core import instance as deciding
+from watchdogd.core import tick as ticking
 from watchdogd.core.conclude import Conclusions
-from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
+from watchdogd.core.tick import decide
 from watchdogd.model.base import ProcessId
 from watchdogd.model.decided import Answer
 from watchdogd.model.remembered import State
@@ -59,11 +61,11 @@ def in_reading(monkeypatch: pytest.MonkeyPatch, host: Host) -> None:
 
 
 def in_finding(monkeypatch: pytest.MonkeyPatch, _: Host) -> None:
-    bug(monkeypatch, detecting._Look, "finding", lambda look: look.instance.id == FIFO)  # noqa: SLF001
+    bug(monkeypatch, detecting, "finding", lambda look: look.instance.id == FIFO)
 
 
 def in_decision(monkeypatch: pytest.MonkeyPatch, _: Host) -> None:
-    bug(monkeypatch, deciding, "_tick", lambda step: step.case.instance.id == FIFO)
+    bug(monkeypatch, deciding.Tick, "run", lambda tick: tick.case.instance.id == FIFO)
 
 
 @pytest.mark.parametrize("break_it", [in_reading, in_finding, in_decision])
@@ -99,7 +101,7 @@ def test_its_memory_stays_as_it_was_and_who_asks_for_its_reload_is_told_why(monk
         requests=(Request("1", Verb.RELOAD, SHOP_ID),),
     )
     before = decide(State(), detect(seen, config()), seen, config()).state
-    bug(monkeypatch, deciding, "_wake_times", lambda _: True)
+    bug(monkeypatch, ticking, "wake_times", lambda _: True)
     decision = decide(before, detect(seen, config()), seen, config())
     assert decision.state.instances == before.instances
     assert decision.state.serial == before.serial
@@ -113,10 +115,10 @@ def test_its_memory_stays_as_it_was_and_who_asks_for_its_reload_is_told_why(monk
 def test_it_is_tried_again_at_each_tick_though_nothing_new_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, conclusions, using = snapshot(instance(stranded(2)), leftover(2)), Conclusions(), config()
     with monkeypatch.context() as patch:
-        bug(patch, detecting._Look, "finding", lambda _: True)  # noqa: SLF001
+        bug(patch, detecting, "finding", lambda _: True)
         _, decision = conclusions.draw(State(), seen, using)
         assert decision.faults.keys() == {SHOP_ID}
         conclusions.draw(decision.state, seen, using)
     findings, decision = conclusions.draw(decision.state, seen, using)
     assert not decision.faults
-    assert findings[SHOP_ID].due == {pid(2)}
+    assert by_leftovers(findings[SHOP_ID]) == {pid(2)}

@@ -230,7 +230,7 @@ def test_with_several_deployments_one_is_shown_and_never_acted_on(host: Host) ->
     stuck_app(host, watcher)
     watcher.tick(120)
     assert instance(watcher).deployments == ()
-    assert watcher.findings[SHOP_ID].waiting_for.startswith("a `mongodb:` entry")
+    assert watcher.outlooks[SHOP_ID].next_what.startswith("a `mongodb:` entry")
     assert watcher.sent == []
     assert watcher.state.instances[SHOP_ID].phase is Phase.WATCHING
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watchdogd.model.base import WORKERS
-from watchdogd.model.told import Event, FieldValue, Tell
+from watchdogd.model.told import FieldValue, Reloaded, Replaced, Resumed, SeeingAgain, Stopping, Tell
 from watchdogd.report.journal import Journal, is_journal_stream, line
 
 AT = 1795341600.123
@@ -20,16 +20,10 @@ def fields_of(text: str) -> dict[str, str]:
 
 
 def test_a_line_is_time_priority_event_fields_and_sentence() -> None:
-    tell = Tell(
-        Event.RELOAD_SENT,
-        instance="shop",
-        command=WORKERS,
-        incident="shop-7",
-        fields={"workers": 3, "resent": False, "nothing": None},
-    )
+    tell = Tell(Reloaded(WORKERS, 1.5, 3), instance="shop", incident="shop-7")
     assert line(tell, AT, "Sent shop a workers reload.") == (
-        "2026-11-22T10:00:00.123Z warning reload_sent instance=shop incident=shop-7 command=w workers=3 "
-        "resent=False: Sent shop a workers reload.\n"
+        "2026-11-22T10:00:00.123Z notice reloaded instance=shop incident=shop-7 command=w seconds=1.5 "
+        "workers=3: Sent shop a workers reload.\n"
     )
 
 
@@ -46,21 +40,21 @@ def test_a_line_is_time_priority_event_fields_and_sentence() -> None:
     ],
 )
 def test_a_value_is_quoted_where_it_would_not_be_one_word(value: str, shown: str) -> None:
-    text = line(Tell(Event.MEMBER_UP, member=value), AT, "It answers again.")
-    assert f" member_up {shown}: It answers again.\n" in text
+    text = line(Tell(Stopping(), member=value), AT, "It answers again.")
+    assert f" stopping {shown}: It answers again.\n" in text
     assert fields_of(text) == {"member": value}
 
 
 @given(st.text(), st.text())
 def test_whatever_is_told_is_one_line_that_drives_no_terminal(value: str, message: str) -> None:
-    text = line(Tell(Event.BLIND, fields={"reason": value}), AT, message)
+    text = line(Tell(Replaced(value)), AT, message)
     assert text.endswith("\n")
     assert text[:-1].isprintable()
 
 
 @given(st.text(st.characters(exclude_categories=["C", "Zs", "Zl", "Zp"])))
 def test_a_printable_value_is_read_back_as_it_was(value: str) -> None:
-    text = line(Tell(Event.BLIND, fields={"reason": value}), AT, "Cannot see it.")
+    text = line(Tell(Replaced(value)), AT, "Cannot see it.")
     assert fields_of(text) == {"reason": value}
 
 
@@ -85,11 +79,11 @@ def test_what_was_lost_is_counted_and_told_once_with_the_next_that_gets_through(
     journal = Journal(output)
     for is_open in (True, False, False, True, True):
         output.open = is_open
-        journal.tell(Tell(Event.RESUMED), AT)
+        journal.tell(Tell(Resumed("an operator")), AT)
     assert output.messages == [
-        "Reloads are allowed again.",
-        "Reloads are allowed again. (2 messages before this one could not be written.)",
-        "Reloads are allowed again.",
+        "Reloads are allowed again, by an operator.",
+        "Reloads are allowed again, by an operator. (2 messages before this one could not be written.)",
+        "Reloads are allowed again, by an operator.",
     ]
 
 
@@ -108,4 +102,4 @@ def test_stderr_is_the_journal_only_when_device_and_inode_are_those_of_the_varia
 
 @pytest.mark.parametrize("value", [3, 2.5, True, "x"])
 def test_any_kind_of_field_stands_in_the_line(value: FieldValue) -> None:
-    assert f" scope={value}:" in line(Tell(Event.SEEING_AGAIN, fields={"scope": value}), AT, "Can see.")
+    assert f" scope={value}:" in line(Tell(SeeingAgain(value)), AT, "Can see.")  # type: ignore[arg-type]

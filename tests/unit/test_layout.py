@@ -174,8 +174,8 @@ def test_only_report_prints(module: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "source", "rule"),
     [
-        ("core/policy.py", "import time", impurities),
-        ("core/policy.py", "from datetime import timedelta", impurities),
+        ("core/gates.py", "import time", impurities),
+        ("core/gates.py", "from datetime import timedelta", impurities),
         ("model/base.py", "open('x')", impurities),
         ("service/store.py", "import datetime", wall_clocks),
         ("service/store.py", "from datetime import UTC, timedelta", wall_clocks),
@@ -183,8 +183,8 @@ def test_only_report_prints(module: Path) -> None:
         ("service/daemon.py", "from time import time_ns", wall_clocks),
         ("cli/main.py", "print('x')", prints),
         ("service/start.py", "sys.stderr.write('x')", prints),
-        ("core/policy.py", "tuple(x for x in y)", tuples_of_generators),
-        ("core/policy.py", "f(1, *(x for x in y))", tuples_of_generators),
+        ("core/gates.py", "tuple(x for x in y)", tuples_of_generators),
+        ("core/gates.py", "f(1, *(x for x in y))", tuples_of_generators),
     ],
 )
 def test_the_rules_see_what_they_forbid(place: str, source: str, rule: Rule) -> None:
@@ -194,13 +194,13 @@ def test_the_rules_see_what_they_forbid(place: str, source: str, rule: Rule) -> 
 @pytest.mark.parametrize(
     ("place", "source", "rule"),
     [
-        ("core/policy.py", "from collections.abc import Mapping\nfrom watchdogd.model.seen import Member", impurities),
-        ("core/policy.py", "if __name__ == '__main__':\n    print(1)", impurities),
-        ("core/policy.py", "if __name__ == '__main__':\n    print(1)", prints),
+        ("core/gates.py", "from collections.abc import Mapping\nfrom watchdogd.model.seen import Member", impurities),
+        ("core/gates.py", "if __name__ == '__main__':\n    print(1)", impurities),
+        ("core/gates.py", "if __name__ == '__main__':\n    print(1)", prints),
         ("cli/main.py", "say('x')\nsys.stdout.flush()", prints),
         ("config.py", "from datetime import timedelta", wall_clocks),
         ("service/daemon.py", "import time\ntime.monotonic()", wall_clocks),
-        ("core/policy.py", "tuple([x for x in y])\nf(*[x for x in y])\nsum(x for x in y)", tuples_of_generators),
+        ("core/gates.py", "tuple([x for x in y])\nf(*[x for x in y])\nsum(x for x in y)", tuples_of_generators),
     ],
 )
 def test_the_rules_let_pass_what_they_allow(place: str, source: str, rule: Rule) -> None:

@@ -12,7 +12,7 @@ from tests.world.host import ADDRESS, FIFO, MONGOD, Host, Watcher, config_of, st
 from tests.world.pieces import SHOP_ID
 from tests.world.processes import FakeProcess
 from tests.world.sockets import FakeSocket
-from watchdogd.core.policy import QUIET
+from watchdogd.core.phases import QUIET
 from watchdogd.model.base import WORKERS, InstanceId, MemberId
 from watchdogd.model.done import Result, SendFifo
 from watchdogd.model.found import Verdict

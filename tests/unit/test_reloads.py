@@ -26,11 +26,11 @@ from tests.world.pieces import (
 from tests.world.ticks import Ticks
 from tests.world.world import World, busy_app
 from watchdogd.config import Budget, Mode
-from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
-from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command, Incarnation
+from watchdogd.core.tick import decide
+from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command, Incarnation, ProcessId
 from watchdogd.model.done import Outcome, Result, SendFifo
-from watchdogd.model.remembered import Phase, ReloadOutcome
+from watchdogd.model.remembered import FINE, Phase, ReloadOutcome, Stand
 from watchdogd.model.seen import Connection, Instance, MemberState, Verb
 from watchdogd.model.told import Event
 
@@ -121,7 +121,7 @@ def test_after_the_first_daemon_is_killed_at_any_point_the_next_one_ends_the_sto
 
 def test_the_effect_names_the_world_that_it_was_decided_on() -> None:
     sent = begun().sent
-    assert sent == SendFifo("shop-1790001000-1", SHOP_ID, FIFO, WORKERS, MASTER, pids(2, 3), 33)
+    assert sent == SendFifo("shop-1790001000-2", SHOP_ID, FIFO, WORKERS, MASTER, pids(2, 3), 33)
 
 
 def test_the_intent_is_in_the_memory_that_is_saved_before_the_byte() -> None:
@@ -135,7 +135,7 @@ def test_the_intent_is_in_the_memory_that_is_saved_before_the_byte() -> None:
 def test_that_it_was_sent_is_told_when_it_was() -> None:
     ticks = begun()
     assert ticks.see(STUCK, *HELD) == [Event.RELOAD_SENT]
-    assert ticks.tells[0].fields == {"workers": 2, "resent": False, "fifo": FIFO}
+    assert ticks.tells[0].fields == {"command": "w", "workers": 2, "resent": False, "fifo": FIFO}
     assert ticks.see(STUCK, *HELD) == []
 
 
@@ -145,12 +145,12 @@ def test_a_fifo_that_is_being_made_anew_is_tried_again_for_5_s() -> None:
     while ticks.phase() is Phase.RELOADING:
         ticks.see(STUCK, *HELD, after=0.1)
         tries += ticks.sent is not None
-    assert ticks.told == [Event.RELOAD_FAILED, Event.RELOAD_DUE, Event.RELOAD_HELD]
+    assert ticks.told == [Event.RELOAD_UNSENT]
     assert ticks.at == pytest.approx(AT + 5, abs=0.5)
     assert 10 < tries < 20  # one in 0.25 s, and not one in every tick
-    assert not ticks.shop.doubt
+    assert not ticks.shop.standing.in_doubt
     assert [one.gate for one in ticks.outlook.blocked_by] == ["cooldown"]
-    ticks.see(STUCK, *HELD, after=COOLDOWN)
+    ticks.see(STUCK, *HELD)
     assert ticks.sent
 
 
@@ -183,7 +183,7 @@ def test_between_two_tries_everything_is_asked_again(why: str) -> None:
     )
     assert ticks.sent is None
     assert ticks.shop.reload is None
-    assert (ticks.shop.spent, ticks.shop.doubt) == ((), False)
+    assert (ticks.shop.spent, ticks.shop.standing) == ((), FINE)
     assert Event.RELOAD_FAILED not in ticks.told
     assert Event.OVERTAKEN not in ticks.told
 
@@ -221,7 +221,7 @@ def test_what_changed_right_before_the_byte_is_as_if_nothing_had_been_decided() 
     assert ticks.see(respawned, *HELD, after=0.01) == []
     assert (ticks.phase(), ticks.shop.reload, ticks.shop.spent) == (Phase.DUE, None, ())
     assert ticks.shop.last
-    assert ticks.shop.last.outcome is ReloadOutcome.CHANGED
+    assert ticks.shop.last.outcome is ReloadOutcome.DROPPED
     ticks.see(respawned, *HELD, after=1)
     assert ticks.sent
     assert ticks.sent.workers == pids(2, 4)
@@ -237,32 +237,43 @@ def test_what_changes_at_every_look_is_neither_a_hot_loop_nor_a_line_per_second(
     assert told == 0
 
 
-def test_a_refused_byte_fails_the_reload_and_says_nothing_of_what_it_would_have_cured() -> None:
+def test_a_refused_byte_is_no_reload_and_says_nothing_of_what_it_would_have_cured() -> None:
     ticks = begun(Ticks(result=Result.REFUSED))
-    assert ticks.see(STUCK, *HELD) == [Event.RELOAD_FAILED, Event.RELOAD_DUE, Event.RELOAD_HELD]
+    assert ticks.see(STUCK, *HELD) == [Event.RELOAD_UNSENT]
     assert ticks.tells[0].fields["reason"] == "as it is"
-    assert (ticks.shop.doubt, ticks.shop.escalate, ticks.shop.gave_up_at) == (False, False, None)
+    assert (ticks.shop.standing, ticks.shop.spent) == (FINE, ())
     assert [one.gate for one in ticks.outlook.blocked_by] == ["cooldown"]
 
 
-def test_bytes_that_are_refused_spend_no_budget_and_are_tried_ever_more_seldom_until_one_is_written() -> None:
+def test_bytes_that_are_refused_are_told_once_and_tried_ever_more_seldom_until_one_is_written() -> None:
     ticks = begun(Ticks(result=Result.REFUSED))
     waits: list[float] = []
+    told: list[Event] = []
     since = ticks.at
-    while len(waits) < 7:
-        ticks.see(STUCK, *HELD, after=5)
+    while len(waits) < 8:
+        told += ticks.see(STUCK, *HELD, after=0.5)
         if ticks.sent:
             waits.append(ticks.at - since)
             since = ticks.at
-    half_open = ticks.config.policy.half_open_after_s
-    expected = [COOLDOWN, 2 * COOLDOWN, 4 * COOLDOWN, 8 * COOLDOWN, 16 * COOLDOWN, half_open, half_open]
-    assert waits == [pytest.approx(one, abs=11) for one in expected]
+    assert waits == [pytest.approx(one, abs=1.1) for one in [1, 2, 4, 8, 16, 32, 60, 60]]
+    assert told == [Event.RELOAD_UNSENT]
     assert len(ticks.shop.spent) == 1  # of the one that is in flight
     ticks.result = Result.WRITTEN
     ticks.see(STUCK, *HELD)
-    ticks.see(STUCK, *HELD, after=half_open)
+    ticks.see(STUCK, *HELD, after=60)
+    assert ticks.see(STUCK, *HELD) == [Event.RELOAD_SENT]
+    assert (ticks.shop.unsent, len(ticks.shop.spent)) == (None, 1)
+
+
+def test_another_reason_why_a_byte_is_refused_is_told_too() -> None:
+    ticks = begun(Ticks(result=Result.REFUSED))
     ticks.see(STUCK, *HELD)
-    assert (ticks.shop.unsent, len(ticks.shop.spent)) == (0, 1)
+    ticks.see(STUCK, *HELD)
+    ticks.detail = "another one"
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD, after=10)
+    assert ticks.see(STUCK, *HELD) == [Event.RELOAD_UNSENT]
+    assert ticks.tells[0].fields["reason"] == "another one"
 
 
 # ---- a byte that was lost
@@ -270,12 +281,15 @@ def test_bytes_that_are_refused_spend_no_budget_and_are_tried_ever_more_seldom_u
 
 def test_a_byte_that_was_lost_is_sent_once_more_at_the_deadline_and_never_a_third_time() -> None:
     ticks = begun()
+    assert ticks.sent
+    first = ticks.sent.id
     ticks.see(STUCK, *HELD)
     ticks.see(STUCK, *HELD, after=SPAN - 1.1)
     assert ticks.sent is None
     ticks.see(STUCK, *HELD, after=0.2)
     assert ticks.sent
-    assert ticks.sent.id.endswith("-1")
+    assert ticks.shop.reload
+    assert ticks.sent.id == ticks.shop.reload.id == first
     assert ticks.see(STUCK, *HELD) == [Event.RELOAD_SENT]
     assert ticks.tells[0].fields["resent"] is True
     assert len(ticks.shop.spent) == 1
@@ -325,7 +339,7 @@ def test_an_app_that_healed_before_the_deadline_is_not_sent_a_second_byte() -> N
 def test_a_lost_byte_that_may_not_be_sent_again_now_has_spent_its_reload(result: Result | None) -> None:
     ticks = begun(Ticks(result=result))
     ticks.see(STUCK, *HELD)
-    assert ticks.see(STUCK, *HELD, after=SPAN, ask=Verb.PAUSE)[:2] == [Event.PAUSED, Event.RELOAD_FAILED]
+    assert ticks.see(STUCK, *HELD, after=SPAN, ask=Verb.PAUSE)[:2] == [Event.PAUSED, Event.RELOAD_UNSENT]
     assert len(ticks.shop.spent) == 1
 
 
@@ -339,7 +353,7 @@ def test_a_lost_byte_that_may_not_be_sent_again_now_is_not_given_up_for() -> Non
     ticks = begun()
     ticks.see(STUCK, *HELD)
     ticks.see(STUCK, *HELD, ask=Verb.PAUSE)
-    assert ticks.see(STUCK, *HELD, after=SPAN) == [Event.RELOAD_FAILED, Event.RELOAD_DUE, Event.RELOAD_HELD]
+    assert ticks.see(STUCK, *HELD, after=SPAN) == [Event.RELOAD_UNSENT, Event.RELOAD_HELD]
     assert "paused" in str(ticks.tells[0].fields["reason"])
     assert ticks.sent is None
     assert ticks.phase() is Phase.DUE
@@ -359,17 +373,13 @@ def test_a_change_at_the_second_byte_is_the_late_work_of_the_first() -> None:
     assert ticks.see(new(4, 5)) == [Event.RELOADED]
 
 
-def test_a_second_byte_that_cannot_be_written_fails_the_reload() -> None:
+def test_a_second_byte_that_cannot_be_written_ends_the_reload_unsent() -> None:
     ticks = begun()
     ticks.see(STUCK, *HELD)
     ticks.result = Result.TRY_AGAIN
     ticks.see(STUCK, *HELD, after=SPAN)
     ticks.see(STUCK, *HELD, after=0.01)
-    assert ticks.see(STUCK, *HELD, ask=Verb.PAUSE)[-3:] == [
-        Event.RELOAD_FAILED,
-        Event.RELOAD_DUE,
-        Event.RELOAD_HELD,
-    ]
+    assert ticks.see(STUCK, *HELD, ask=Verb.PAUSE) == [Event.PAUSED, Event.RELOAD_UNSENT, Event.RELOAD_HELD]
 
 
 @pytest.mark.parametrize("how", ["paused", "outage"])
@@ -381,7 +391,7 @@ def test_a_second_byte_that_could_not_be_written_gives_nothing_of_the_budget_bac
     assert ticks.sent
     ticks.see(STUCK, *HELD, after=0.01)
     if how == "paused":
-        assert Event.RELOAD_FAILED in ticks.see(STUCK, *HELD, ask=Verb.PAUSE)
+        assert Event.RELOAD_UNSENT in ticks.see(STUCK, *HELD, ask=Verb.PAUSE)
     else:
         assert Event.OVERTAKEN in ticks.see(STUCK, *HELD, members=[down()])
     assert ticks.outlook.reloads_left == 2
@@ -408,7 +418,7 @@ def test_an_app_that_every_reload_cures_is_not_reloaded_more_often_than_the_ceil
         world.run(120)
     assert world.events().count("recovered") == 3
     assert world.apps[0].executed == [WORKERS] * 3
-    assert world.last(Event.RELOAD_HELD).blocked_by == "budget"
+    assert world.last(Event.RELOAD_HELD).fields.get("blocked_by") == "budget"
 
 
 @pytest.mark.parametrize("how", ["proven", "dropped", "refused"])
@@ -640,9 +650,27 @@ def test_a_new_outage_overtakes_a_reload_and_nothing_is_sent_before_its_deadline
     held = (leftover(2, 3), connection(1, since=exactly(AT + 8), last_data=exactly(AT + 20)))
     ticks.see(STUCK, *held, after=20, members=[back])
     assert ticks.phase() is Phase.DUE
-    assert [(one.gate, one.until) for one in ticks.outlook.blocked_by] == [("cooldown", sent_at + SPAN)]
+    assert [(one.gate, one.until) for one in ticks.outlook.blocked_by] == [("in_flight", sent_at + SPAN)]
     ticks.see(STUCK, *held, after=SPAN, members=[back])
     assert ticks.sent
+
+
+def test_what_was_overtaken_holds_nothing_any_more_once_its_old_workers_are_gone() -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    back = member(incarnation=Incarnation("10.0.0.1#3"), serving_since=exactly(AT + 3), born=exactly(AT + 3))
+    ticks.see(STUCK, *HELD, members=[down()])
+    held = (leftover(4, 5), connection(1, since=exactly(AT + 8), last_data=exactly(AT + 20)))
+    ticks.see(instance(stranded(4), stranded(5)), *held, after=20, members=[back])
+    assert ticks.sent
+
+
+def test_a_chain_that_was_overtaken_may_still_take_one_worker_after_the_other() -> None:
+    ticks = begun(Ticks(config([CHAIN])))
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD, members=[down()])
+    assert ticks.shop.outrun
+    assert ticks.shop.outrun.until == ticks.at + 2 * SPAN
 
 
 def test_what_an_overtaken_reload_forked_is_in_doubt_until_it_shows_itself() -> None:
@@ -668,13 +696,13 @@ def test_a_doubt_ends_when_the_app_is_seen_to_be_well() -> None:
     ticks.see(new(4, 5), members=[down()])
     assert ticks.see(new(4, 5), after=60) == []
     assert ticks.see(new(4, 5, used=ticks.at, well=True)) == [Event.HEALED]
-    assert not ticks.shop.doubt
+    assert not ticks.shop.standing.in_doubt
 
 
 def test_an_outage_before_the_proof_overtakes_it_too() -> None:
     ticks = verifying()
     assert ticks.see(new(4, 5), members=[down()]) == [Event.OVERTAKEN]
-    assert (ticks.phase(), ticks.shop.retry_at) == (Phase.OUTAGE, ticks.at)
+    assert (ticks.phase(), ticks.shop.outrun) == (Phase.OUTAGE, None)
 
 
 def test_a_secondary_that_fails_overtakes_nothing() -> None:
@@ -683,8 +711,16 @@ def test_a_secondary_that_fails_overtakes_nothing() -> None:
     assert ticks.phase() is Phase.VERIFYING
 
 
-@pytest.mark.parametrize(("now", "told"), [(pid(9), [Event.REPLACED]), (None, [Event.REPLACED, Event.INSTANCE_ABSENT])])
-def test_another_master_ends_a_reload_and_its_incident_which_is_told_by_its_id(now: object, told: list[Event]) -> None:
+@pytest.mark.parametrize(
+    ("now", "told", "outcome"),
+    [
+        (pid(9), [Event.REPLACED], ReloadOutcome.REPLACED),
+        (None, [Event.ENDED_BY_US, Event.INSTANCE_ABSENT], ReloadOutcome.ENDED_BY_US),
+    ],
+)
+def test_another_master_ends_a_reload_and_its_incident_which_is_told_by_its_id(
+    now: ProcessId | None, told: list[Event], outcome: ReloadOutcome
+) -> None:
     ticks = begun()
     assert ticks.shop.incident
     id_ = ticks.shop.incident.id
@@ -692,11 +728,47 @@ def test_another_master_ends_a_reload_and_its_incident_which_is_told_by_its_id(n
     gone = instance(worker(12, ready=AT), master=now) if now else instance(master=None)
     assert ticks.see(gone) == told
     assert ticks.tells[0].incident == id_
-    assert "while it was being reloaded" in str(ticks.tells[0].fields["reason"])
+    if now:
+        assert "while it was being reloaded" in str(ticks.tells[0].fields["reason"])
     assert ticks.shop.incident is None
-    assert (ticks.shop.reload, ticks.shop.doubt, ticks.sent) == (None, False, None)
+    assert (ticks.shop.reload, ticks.shop.standing, ticks.sent) == (None, FINE, None)
     assert ticks.shop.last
-    assert ticks.shop.last.outcome is ReloadOutcome.REPLACED
+    assert ticks.shop.last.outcome is outcome
+
+
+def test_who_stops_uwsgi_before_the_byte_or_after_all_processes_are_new_has_replaced_it() -> None:
+    ticks = begun(Ticks(result=Result.TRY_AGAIN))
+    ticks.see(STUCK, *HELD)
+    assert ticks.see(instance(master=None)) == [Event.REPLACED, Event.INSTANCE_ABSENT]
+    ticks = verifying()
+    assert ticks.see(instance(master=None)) == [Event.REPLACED, Event.INSTANCE_ABSENT]
+    assert "before that was proven" in str(ticks.tells[0].fields["reason"])
+
+
+def test_a_reload_that_an_operator_asks_for_before_the_last_one_was_proven_ends_that_one_in_doubt() -> None:
+    ticks = verifying()
+    assert ticks.see(new(4, 5), ask=Verb.RELOAD) == [Event.RELOAD_UNPROVEN]
+    assert ticks.sent
+    assert ticks.shop.standing.stand is Stand.DOUBTFUL
+    assert [one.proven for one in ticks.shop.spent] == [False, False]
+
+
+def test_a_reload_outside_of_any_incident_that_is_replaced_is_told_too() -> None:
+    ticks = Ticks()
+    ticks.see(new(4, 5), ask=Verb.RELOAD)
+    ticks.see(new(4, 5))
+    assert ticks.see(instance(worker(12, ready=AT), master=pid(9))) == [Event.REPLACED]
+    assert ticks.tells[0].incident is None
+
+
+def test_two_incidents_of_one_second_have_two_ids() -> None:
+    ticks, ids = Ticks(), []
+    for _ in range(2):
+        ticks.see(instance(well(2)), members=[down()], after=0.1)
+        assert ticks.shop.incident
+        ids.append(ticks.shop.incident.id)
+        assert Event.HEALED in ticks.see(instance(well(2)), members=[member(serving_since=exactly(0.0))], after=0.1)
+    assert len(set(ids)) == 2
 
 
 def test_a_restart_executes_the_same_master_anew_and_is_followed_through_it() -> None:
@@ -740,7 +812,7 @@ def test_where_a_restart_is_allowed_it_is_next_once_for_each_incarnation() -> No
 def test_an_app_that_heals_before_its_restart_is_spared_it() -> None:
     ticks = failed((WORKERS, RESTART))
     assert ticks.see(new(4, 5, used=AT + 3, well=True)) == [Event.HEALED]
-    assert not ticks.shop.escalate
+    assert ticks.shop.standing == FINE
     ticks.see(new(4, 5, used=AT + 3, well=True), after=COOLDOWN)
     assert ticks.sent is None
 
@@ -838,7 +910,7 @@ def test_half_open_has_nothing_to_try_while_nobody_uses_the_app() -> None:
 def test_what_was_given_up_ends_with_recovery() -> None:
     ticks = failed()
     assert ticks.see(new(4, 5, used=AT + 3, well=True)) == [Event.HEALED]
-    assert (ticks.phase(), ticks.shop.tried, ticks.shop.doubt) == (Phase.WATCHING, frozenset(), False)
+    assert (ticks.phase(), ticks.shop.tried, ticks.shop.standing) == (Phase.WATCHING, frozenset(), FINE)
 
 
 def test_what_was_given_up_has_a_new_chance_with_a_new_incarnation() -> None:
@@ -863,7 +935,7 @@ def test_what_the_master_holds_too_is_held_with_the_sentence_that_would_mend_it(
     told = ticks.see(STUCK, leftover(1, 2, 3), connection(1))
     assert told == [Event.LEFTOVERS_FOUND, Event.RELOAD_DUE, Event.RELOAD_HELD]
     held = ticks.tells[2]
-    assert held.blocked_by == "not_allowed"
+    assert held.fields.get("blocked_by") == "not_allowed"
     assert "add `restart` to `reloads` of shop" in str(held.fields["reason"])
 
 
@@ -872,7 +944,7 @@ def test_a_master_whose_monitor_does_not_run_gets_a_restart_or_is_given_up(allow
     ticks = Ticks(config(allowed))
     told = ticks.see(STUCK, leftover(2, 3))
     assert told == [Event.LEFTOVERS_FOUND, Event.RELOAD_DUE, Event.RELOAD_HELD]
-    assert ticks.tells[2].blocked_by == "fork_unsafe"
+    assert ticks.tells[2].fields.get("blocked_by") == "fork_unsafe"
     assert ticks.decision
     assert ticks.decision.wake_at == BACK + 120
     told = ticks.see(STUCK, leftover(2, 3), after=20)
@@ -904,7 +976,9 @@ def test_no_more_instances_reload_at_once_than_allowed() -> None:
     world.run(5)
     world.outage(10)
     world.run_until(lambda: len(world.daemon.sent) == 1)
-    assert [tell.blocked_by for tell in world.daemon.told if tell.event is Event.RELOAD_HELD] == ["parallel"]
+    assert [tell.fields.get("blocked_by") for tell in world.daemon.told if tell.event is Event.RELOAD_HELD] == [
+        "parallel"
+    ]
     world.run(60)
     assert {effect.instance for effect in world.daemon.sent} == {app.id for app in world.apps}
 

@@ -1,8 +1,8 @@
 from tests.world.sinks import FakeSink
-from watchdogd.model.told import Event, Tell
+from watchdogd.model.told import Started, Stopping, Tell
 from watchdogd.report.sinks import Sinks
 
-FIRST, SECOND = Tell(Event.STARTED), Tell(Event.STOPPING)
+FIRST, SECOND = Tell(Started("0.1.0", "act", 1, None)), Tell(Stopping())
 
 
 def test_each_sink_gets_every_event_with_its_time_and_in_order() -> None:

@@ -25,6 +25,7 @@ from watchdogd.codec import STATE as SAVED
 from watchdogd.codec import decode, encode
 from watchdogd.model.base import CHAIN, WORKERS, Endpoint, Incarnation, Interval, ProcessId
 from watchdogd.model.remembered import (
+    FINE,
     Incident,
     InstanceState,
     LastReload,
@@ -33,6 +34,8 @@ from watchdogd.model.remembered import (
     Reload,
     ReloadOutcome,
     Spent,
+    Stand,
+    Standing,
     State,
 )
 from watchdogd.model.seen import Blind, Connection, Tcp
@@ -204,12 +207,12 @@ def test_on_another_boot_an_earlier_reload_keeps_its_outcome(folder: Path) -> No
         SHOP,
         phase=Phase.GAVE_UP,
         reload=None,
-        gave_up_at=4000.0,
+        standing=Standing(Stand.GAVE_UP, 4000.0, "why"),
         last=LastReload("shop-0", CHAIN, 3900.0, WALL, ReloadOutcome.FAILED),
     )
     save(folder, State({SHOP_ID: quiet}))
     shop = loaded(folder, OTHER_BOOT, now=30.0, wall=WALL).state.instances[SHOP_ID]
-    assert (shop.phase, shop.gave_up_at) == (Phase.GAVE_UP, 4000.0 + 30.0 - NOW)
+    assert (shop.phase, shop.standing.since) == (Phase.GAVE_UP, 4000.0 + 30.0 - NOW)
     assert shop.last is not None
     assert shop.last.outcome is ReloadOutcome.FAILED
 
@@ -503,31 +506,63 @@ def test_a_folder_of_somebody_else_is_named_with_our_user(folder: Path) -> None:
         os.seteuid(0)
 
 
-# ------------------------------------------------------------------------------------------------ the first edition
+# ------------------------------------------------------------------------------------------------ earlier versions
+
+
+OLD_SHOP = InstanceState(
+    phase=Phase.GAVE_UP, spent=(Spent(4000.0),), tried=frozenset({Incarnation("65f0")}), held=("budget",)
+)
+
+
+def older(folder: Path, version: int, by: str, **flags: object) -> None:
+    """Save what that version would have written of OLD_SHOP."""
+    save(folder, dataclasses.replace(STATE, instances={SHOP_ID: OLD_SHOP}))
+    document = json.loads((folder / "state.json").read_text())
+    state = document["state"]
+    shop = state["instances"].pop(SHOP_ID)
+    for name in ("name", "standing", "outrun", "unsent"):
+        del shop[name]
+    state["instances"][by] = {**shop, **flags}
+    if version == 1:
+        del state["unclaimed"]
+        state["blind"].append({"scope": "instance shop", "why": "hidden"})
+    (folder / "state.json").write_text(json.dumps(document | {"version": version}))
+
+
+FLAGS = {"escalate": False, "doubt": False, "gave_up_at": None, "gave_up_why": "", "unsent": 0}
+
+
+@pytest.mark.parametrize(
+    ("flags", "standing"),
+    [
+        ({}, FINE),
+        ({"doubt": True, "unsent": 3}, Standing(Stand.DOUBTFUL)),
+        ({"doubt": True, "escalate": True}, Standing(Stand.ESCALATING)),
+        ({"gave_up_at": 4500.0, "gave_up_why": "no"}, Standing(Stand.GAVE_UP, 4500.0, "no")),
+        ({"gave_up_at": 4500.0, "gave_up_why": "no", "doubt": True}, Standing(Stand.GAVE_UP, 4500.0, "no", True)),
+    ],
+)
+def test_the_flags_of_version_2_are_read_as_the_standing_they_meant(
+    folder: Path, flags: dict[str, object], standing: Standing
+) -> None:
+    older(folder, 2, SHOP_ID, **FLAGS | flags)
+    found = loaded(folder)
+    assert (found.problem, found.observed) == (None, (DEAD,))
+    assert found.state.instances == {SHOP_ID: dataclasses.replace(OLD_SHOP, standing=standing)}
 
 
 def test_a_state_of_the_first_edition_is_taken_over_by_name_until_its_instance_is_seen(folder: Path) -> None:
-    save(folder)
-    document = json.loads((folder / "state.json").read_text())
-    state = document["state"]
-    del state["unclaimed"]
-    state["instances"] = {"shop": state["instances"][SHOP_ID]}
-    state["blind"].append({"scope": "instance shop", "why": "hidden"})
-    (folder / "state.json").write_text(json.dumps(document | {"version": 1}))
+    older(folder, 1, "shop", **FLAGS)
     found = loaded(folder)
     assert (found.problem, found.observed) == (None, (DEAD,))
-    assert found.state == dataclasses.replace(STATE, instances={}, unclaimed={"shop": SHOP})
-    later = loaded(folder, OTHER_BOOT, now=30.0, wall=WALL + 600).state.unclaimed["shop"]
-    assert later.reload is None
-    assert later.last is not None
-    assert later.last.outcome is ReloadOutcome.REPLACED
+    assert found.state == dataclasses.replace(STATE, instances={}, unclaimed={"shop": OLD_SHOP})
 
 
-@given(ANY_JSON)
-def test_nothing_but_a_codec_error_comes_of_any_state_of_the_first_edition(state: object) -> None:
+@given(ANY_JSON, st.sampled_from([1, 2]))
+def test_nothing_but_a_codec_error_comes_of_any_state_of_an_earlier_version(state: object, version: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         saved = {"monotonic": NOW, "wall": WALL}
-        document = {"version": 1, "boot_id": BOOT, "saved": saved, "state": state, "observed": []}
+        document = {"version": version, "boot_id": BOOT, "saved": saved, "state": state, "observed": []}
         (Path(name) / "state.json").write_text(json.dumps(document))
         found = loaded(Path(name))
         assert found.problem is not None or found.state.instances == {}

@@ -11,8 +11,8 @@ from pathlib import Path
 from random import Random
 
 from watchdogd.config import Budget, Config, DeploymentConfig, Idle, InstanceConfig, Mode, PolicyConfig
-from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
+from watchdogd.core.tick import decide
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Endpoint, Incarnation, Interval, MemberId, Mono, ProcessId
 from watchdogd.model.done import Outcome, Result, SendFifo
 from watchdogd.model.remembered import Phase, State

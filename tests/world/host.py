@@ -15,10 +15,11 @@ from tests.world.sockets import FakeSocket, FakeSockets
 from tests.world.uwsgi import FakeUwsgi
 from watchdogd.config import Config, DeploymentConfig, InstanceConfig
 from watchdogd.core.conclude import Conclusions
-from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
-from watchdogd.core.policy import QUIET
+from watchdogd.core.phases import QUIET
+from watchdogd.core.tick import decide
 from watchdogd.model.base import Endpoint, InstanceId, Interval, MemberId
+from watchdogd.model.decided import Outlook
 from watchdogd.model.done import SendFifo
 from watchdogd.model.found import Finding
 from watchdogd.model.remembered import State
@@ -194,6 +195,7 @@ class Watcher:
         self.observer = Observer(self.config, self.host.edges())
         self.snapshot = Snapshot(-math.inf, 0.0)
         self.findings: Mapping[InstanceId, Finding] = {}
+        self.outlooks: Mapping[InstanceId, Outlook] = {}
         self.conclusions = Conclusions()
 
     def tick(self, times: int = 1, *, every: float = 1.0) -> None:
@@ -206,7 +208,7 @@ class Watcher:
             self.findings, decision = self.conclusions.draw(self.state, self.snapshot, self.config)
             assert self.faults or not decision.faults
             assert decision == anew, "a conclusion was kept that does not hold any more"
-            self.state = decision.state
+            self.state, self.outlooks = decision.state, decision.outlooks
             self.told += self.snapshot.news
             self.told += [effect for effect in decision.effects if isinstance(effect, Tell)]
             self.sent += [effect for effect in decision.effects if isinstance(effect, SendFifo)]

@@ -24,7 +24,7 @@ from watchdogd.model.base import (
     Mono,
     ProcessId,
 )
-from watchdogd.model.found import Finding
+from watchdogd.model.found import Cure, Evidence, Finding, Kind
 from watchdogd.model.seen import Connection, Instance, Member, MemberState, Snapshot, Tcp, Worker
 
 BACK: Mono = 900.0
@@ -163,6 +163,25 @@ def config(
         instances=(InstanceConfig("shop", Path(FIFO), deployments, frozenset(reloads), mercy_s=10.0),),
         policy=PolicyConfig(**policy),
     )
+
+
+def by_leftovers(found: Finding) -> frozenset[ProcessId]:
+    """Whom leftovers would have reloaded, now or when linger is over."""
+    return frozenset(one.worker for one in _counting(found))
+
+
+def ripe_at(found: Finding) -> Mono | None:
+    """When linger is over for the first of them."""
+    return min((one.ripe_at for one in _counting(found) if one.ripe_at is not None), default=None)
+
+
+def by_restart(found: Finding) -> bool:
+    """Whether only a restart ends one of them."""
+    return any(one.cure is Cure.RESTART for one in _counting(found))
+
+
+def _counting(found: Finding) -> list[Evidence]:
+    return [one for one in found.evidence if one.kind is Kind.LEFTOVER and one.ripe_at is not None]
 
 
 def find(seen: Snapshot, **policy: Any) -> Finding:

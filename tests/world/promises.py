@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tests.world.apps import App, Process, Socket
+from tests.world.pieces import by_leftovers, ripe_at
 from tests.world.watch import Turn
 from tests.world.world import World
-from watchdogd.core.policy import GATES
+from watchdogd.core.gates import GATES
 from watchdogd.model.base import Mono, ProcessId
 from watchdogd.model.decided import Answer
 from watchdogd.model.done import SendFifo
@@ -19,6 +20,17 @@ from watchdogd.model.seen import MemberState
 from watchdogd.model.told import Event, Tell
 
 GATE_NAMES = {name for name, _ in GATES}
+ENDINGS_OF_A_RELOAD = {
+    Event.HEALED,
+    Event.RECOVERED,
+    Event.RELOAD_FAILED,
+    Event.RELOAD_UNSENT,
+    Event.RELOAD_UNPROVEN,
+    Event.OVERTAKEN,
+    Event.REPLACED,
+    Event.ENDED_BY_US,
+}
+ENDINGS_OF_AN_INCIDENT = {Event.HEALED, Event.RECOVERED, Event.GAVE_UP, Event.REPLACED, Event.ENDED_BY_US}
 MARGIN_S = 5.0  # two looks, and what the daemon gives a request to show its connection
 
 
@@ -64,45 +76,25 @@ class Endings:
     incidents: dict[str, Tell] = field(default_factory=dict)
     reloads: dict[str, str] = field(default_factory=dict)  # by the name of the instance
     _counted: int = 0
-    _masters: dict[str, ProcessId | None] = field(default_factory=dict)
 
     def check(self, turn: Turn) -> None:
         names = {app.id: app.name for app in self.world.apps}
         for _, effect in self.world.daemon.written[self._counted :]:
-            # UNTOLD (see below): a reload that was not proven yet ends without a word where an operator asks for one.
             self.reloads[names[effect.instance]] = effect.id
         self._counted = len(self.world.daemon.written)
         for tell in tells(turn):
-            if tell.event in {Event.HEALED, Event.RECOVERED, Event.RELOAD_FAILED, Event.OVERTAKEN, Event.REPLACED}:
+            if tell.event in ENDINGS_OF_A_RELOAD:
                 self.reloads.pop(str(tell.instance), None)
-            if tell.incident and tell.event in {Event.HEALED, Event.RECOVERED, Event.GAVE_UP, Event.REPLACED}:
+            if tell.incident and tell.event in ENDINGS_OF_AN_INCIDENT:
                 self.incidents.pop(tell.incident, None)
             elif tell.incident:
                 self.incidents[tell.incident] = tell
-        self._forgive(turn)
-
-    def _forgive(self, turn: Turn) -> None:
-        """UNTOLD: the endings that the core does not tell yet. Delete this, and the overwriting above, when it does.
-
-        A reload that an operator asked for, outside of any incident, when its master is gone or another one, or the
-        instance was taken out of the configuration.
-        """
-        seen = {instance.name: instance.master for instance in turn.snapshot.instances}
-        for app in self.world.apps:
-            if app.name not in seen or seen[app.name] != self._masters.get(app.name, seen[app.name]):
-                self.reloads.pop(app.name, None)
-        self._masters |= seen
 
     @property
     def open(self) -> list[str]:
         """What has had no ending. What waits for its user, who was told what to allow, goes on."""
-        waits = [id_ for id_, tell in self.incidents.items() if "not_allowed" not in str(tell.blocked_by)]
+        waits = [id_ for id_, tell in self.incidents.items() if "not_allowed" not in str(tell.fields.get("blocked_by"))]
         return [*waits, *self.reloads.values()]
-
-
-def as_begun(scope: str, world: World) -> str:
-    """UNTOLD too: the blindness of an instance that was taken out of the configuration ends under its path."""
-    return next((f"instance {app.name}" for app in world.apps if scope == f"instance {app.id}"), scope)
 
 
 @dataclass(eq=False)
@@ -145,7 +137,7 @@ class WhoIsDue:
             held = app.held(worker)
             ended = [socket for socket in held if socket.closed_at is not None]
             if worker.ready_at > at or not ended or any(_connects(socket, worker) for socket in held):
-                assert worker.id not in finding.due
+                assert worker.id not in by_leftovers(finding)
             elif app.server and worker.stranded and all(_ended_by_a_restart(socket) for socket in ended):
                 begun = max(peace.since, worker.ready_at) + MARGIN_S
                 if worker.worked_at is not None and worker.worked_at > begun:
@@ -153,9 +145,9 @@ class WhoIsDue:
                 first = peace.in_vain.get(worker.id, at)
                 if at - first > self.world.daemon.config.policy.linger_s + MARGIN_S:
                     self.judged += 1
-                    assert worker.id in finding.due
-                    assert finding.due_at is not None
-                    assert finding.due_at <= at
+                    assert worker.id in by_leftovers(finding)
+                    assert (ripe := ripe_at(finding)) is not None
+                    assert ripe <= at
 
 
 def _connects(socket: Socket, worker: Process) -> bool:
@@ -172,7 +164,7 @@ def _ended_by_a_restart(socket: Socket) -> bool:
 def shut_gates(turn: Turn) -> set[str]:
     """The gates that are shown, told or answered to be shut in this tick."""
     shown = {one.gate for outlook in turn.decision.outlooks.values() for one in outlook.blocked_by}
-    told = {gate for tell in tells(turn) for gate in (tell.blocked_by or "").split(",")} - {""}
+    told = {gate for tell in tells(turn) for gate in str(tell.fields.get("blocked_by") or "").split(",")} - {""}
     refused = [one.text for one in turn.decision.effects if isinstance(one, Answer) and not one.ok]
     answered = {part.partition(":")[0] for text in refused for part in text.removeprefix("held by ").split("; ")}
     return GATE_NAMES & (shown | told | answered)

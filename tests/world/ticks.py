@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from tests.world.pieces import AT, SHOP_ID, config, snapshot
 from watchdogd.config import Config
-from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
+from watchdogd.core.tick import decide
 from watchdogd.model.base import Mono
 from watchdogd.model.decided import Answer, Decision, Outlook
 from watchdogd.model.done import Outcome, Result, SendFifo
@@ -25,6 +25,7 @@ class Ticks:
     at: Mono = AT - 1
     state: State = field(default_factory=State)
     decision: Decision | None = None
+    detail: str = "as it is"  # of every outcome
     _outcomes: tuple[Outcome, ...] = ()
 
     def see(
@@ -50,7 +51,9 @@ class Ticks:
         self.decision = decide(self.state, detect(seen, self.config), seen, self.config)
         assert not self.decision.faults
         self.state = self.decision.state
-        self._outcomes = (Outcome(self.sent.id, self.result, self.at, "as it is"),) if self.sent and self.result else ()
+        self._outcomes = (
+            (Outcome(self.sent.id, self.result, self.at, self.detail),) if self.sent and self.result else ()
+        )
         return self.told
 
     @property

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from watchdogd.model.base import Mono
 from watchdogd.model.text import Outside
+from watchdogd.model.told import TYPES, What
 
 MANY = 3
 TIMES = st.floats(-1e9, 1e9) | st.sampled_from([math.inf, -math.inf])
@@ -41,10 +42,13 @@ def values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401, PLR0911 - any 
         return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=MANY)
     if isinstance(kind, enum.EnumType):
         return st.sampled_from(list(kind))
+    if kind is What:
+        return st.sampled_from(list(TYPES.values())).flatmap(values)
     if kind in PLAIN:
         return PLAIN[kind]
     hints = typing.get_type_hints(kind, include_extras=True)
     assert dataclasses.is_dataclass(kind) or issubclass(kind, tuple), kind
+    hints = {name: hint for name, hint in hints.items() if hint is not typing.ClassVar}
     return st.builds(typing.cast("Callable[..., Any]", kind), **{name: values(hint) for name, hint in hints.items()})
 
 

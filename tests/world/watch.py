@@ -13,8 +13,8 @@ from tests.world.apps import App, Process, Socket
 from tests.world.mongo import Mongod
 from watchdogd.act import fifo
 from watchdogd.config import Config
-from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
+from watchdogd.core.tick import decide
 from watchdogd.model.base import Endpoint, Incarnation, InstanceId, Interval, MemberId, Mono, ProcessId
 from watchdogd.model.decided import Decision, Effect
 from watchdogd.model.done import Outcome, Result, SendFifo

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from watchdogd.codec import CONNECTIONS, encode
 from watchdogd.config import Config, InstanceConfig
-from watchdogd.core.detect import detect, endpoint_map
+from watchdogd.core.detect import detect
+from watchdogd.core.look import endpoint_map
+from watchdogd.core.outlook import NO_DEPLOYMENT
 from watchdogd.model.base import InstanceId, Mono, ProcessId
 from watchdogd.model.found import Finding, Verdict
 from watchdogd.model.seen import Backend, Blind, Connection, Instance, MemberState, Snapshot, Tcp, Worker
@@ -66,7 +68,7 @@ def connections(config: Config, *, as_json: bool) -> int:
 
 def check(config: Config) -> int:
     """Print what the daemon would find: members, instances, rights, and uWSGI masters that it cannot reload."""
-    snapshot, findings, edges = _look(config)
+    snapshot, _, edges = _look(config)
     problems = 0
     for member in snapshot.members.values():
         up = member.state is MemberState.UP
@@ -76,7 +78,7 @@ def check(config: Config) -> int:
         )
         say(f"{'ok' if up else 'problem'}: {member.id.deployment}: {member.id.address}: {what}")
     for instance in snapshot.instances:
-        objections = list(_objections(instance, findings[instance.id]))
+        objections = list(_objections(instance))
         problems += bool(objections)
         workers = f"master {instance.master.pid}, {len(instance.workers)} workers" if instance.master else "absent"
         say(f"{'problem' if objections else 'ok'}: {instance.name}: {'; '.join(objections) or workers}")
@@ -157,7 +159,7 @@ def _verdict(connection: Connection, finding: Finding, holder: ProcessId, worker
         return "shared with other processes" if shared else "own"
     if connection.cookie in finding.unexplained - finding.leftovers:  # with `cause: any` it is one of both
         return "unexplained: no outage ended it"
-    if not finding.serves:
+    if not finding.is_serving:
         return "leftover, for now: MongoDB does not serve"
     if worker is None:
         return "inherited by the workers: only a restart of the stack ends it" if shared else "harms no request"
@@ -191,11 +193,11 @@ def _row(line: Line) -> tuple[str, ...]:
     return line.instance, line.role, pid, line.local, line.remote, line.state, age, line.verdict
 
 
-def _objections(instance: Instance, finding: Finding) -> Iterator[str]:
+def _objections(instance: Instance) -> Iterator[str]:
     if instance.master is None and not instance.blind:
         yield f"absent: no process has {instance.fifo} open; is uWSGI running with `master-fifo = {instance.fifo}`?"
     if instance.fifo_problem:
         yield instance.fifo_problem
     if not instance.deployments:
-        yield finding.waiting_for
+        yield NO_DEPLOYMENT
     yield from instance.blind

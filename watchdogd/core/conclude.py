@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping
 
 from watchdogd.config import Config
-from watchdogd.core.decide import decide
 from watchdogd.core.detect import detect
-from watchdogd.core.policy import QUIET
+from watchdogd.core.phases import QUIET
+from watchdogd.core.tick import decide
 from watchdogd.model.base import InstanceId, Mono
 from watchdogd.model.decided import Decision
 from watchdogd.model.found import Finding

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from watchdogd.model.base import Incarnation, InstanceId, Mono, ProcessId
+from watchdogd.model.seen import Connection
 
 
 class Verdict(enum.Enum):
@@ -20,17 +21,65 @@ class Verdict(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """A leftover, with the deployment that it led to."""
+
+    connection: Connection
+    deployment: str
+
+
+class Kind(enum.Enum):
+    """The kinds of evidence. core/evidence has one file for each, with what it rests on."""
+
+    LEFTOVER = "leftover"
+    UNCONNECTED = "unconnected"
+
+
+class Cure(enum.Enum):
+    """What ends it. core/due.py chooses the command."""
+
+    RELOAD = "reload"  # of the workers: `w` or `c`
+    RESTART = "restart"  # `r` alone: the master itself is part of it
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One reason to believe that one worker is stuck.
+
+    `since`: when it began. `ripe_at`: from when on it counts; None while it waits for something else than time.
+    `sentence`: what a person reads of it. `deployments`: what the worker cannot reach.
+    """
+
+    kind: Kind
+    worker: ProcessId
+    since: Mono
+    ripe_at: Mono | None
+    sentence: str
+    deployments: frozenset[str]
+    cure: Cure = Cure.RELOAD
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Whether the master may fork now.
+
+    `unsafe`: why a fork would carry a broken client along, None when it is safe. `safe_at`: when it will be, where that
+    is known. `unsafe_since`: since when the master has been without a connection.
+    """
+
+    unsafe: str | None = None
+    safe_at: Mono | None = None
+    unsafe_since: Mono | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """What one instance's part of a Snapshot means. Times are instants, not durations.
 
     `leftovers`: cookies that a worker holds and an outage ended; `unexplained`: CLOSE_WAIT without an outage.
-    `counted`: how many of the leftovers each process holds. `due`: the workers that a reload is for; `due_at`: when
-    `linger` is over for them, None while none is due, and `waiting_for` says in words what for.
-    `inherited`: those leftovers of due workers that the master holds too. `concerned`: the deployments that leftovers
-    of due workers led to. `served`: the incarnations that serve now, by deployment; `incarnations` are all of them.
-    `fork_unsafe`: why a fork would carry a broken client along, None when it is safe; `fork_safe_at` when it will be,
-    where that is known; `fork_unsafe_since` since when the master has been without a connection. `fault`: why nothing
-    could be found.
+    `counted`: how many of the leftovers each process holds. `served`: the incarnations that serve now, by deployment.
+    `is_serving`: every deployment of it serves; `served_since`: since when, without a break. `outage`: one of them is
+    known not to serve. `fault`: why nothing could be found.
     """
 
     instance: InstanceId
@@ -38,17 +87,15 @@ class Finding:
     unexplained: frozenset[int] = frozenset()
     verdicts: Mapping[ProcessId, Verdict] = field(default_factory=dict)
     counted: Mapping[ProcessId, int] = field(default_factory=dict)
-    due: frozenset[ProcessId] = frozenset()
-    due_at: Mono | None = None
-    waiting_for: str = ""
-    inherited: frozenset[int] = frozenset()
-    serves: bool = False
+    evidence: tuple[Evidence, ...] = ()
+    is_serving: bool = False
     served_since: Mono | None = None
     outage: bool = False
-    incarnations: frozenset[Incarnation] = frozenset()
     served: Mapping[str, frozenset[Incarnation]] = field(default_factory=dict)
-    concerned: frozenset[str] = frozenset()
-    fork_unsafe: str | None = None
-    fork_safe_at: Mono | None = None
-    fork_unsafe_since: Mono | None = None
+    fork: Fork = Fork()
     fault: str | None = None
+
+    @property
+    def incarnations(self) -> frozenset[Incarnation]:
+        """All that serve now."""
+        return frozenset().union(*self.served.values())

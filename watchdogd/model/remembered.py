@@ -12,7 +12,7 @@ from watchdogd.model.text import NOTHING_SAID, Outside
 
 
 class Phase(enum.Enum):
-    """Where an instance stands. policy.PHASES decides it by the first rule that matches, in this order."""
+    """Where an instance stands. core/phases.py decides it by the first rule that matches, in this order."""
 
     RELOADING = "reloading"  # a reload is in flight
     VERIFYING = "verifying"  # all processes are new; nothing has proved yet that it helped
@@ -61,7 +61,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """From the first sign of an outage to healed, recovered or replaced. `master`: whose, where that is known."""
+    """From the first sign of an outage to its told end. `master`: whose, where that is known."""
 
     id: str
     since: Mono
@@ -70,15 +70,18 @@ class Incident:
 
 
 class ReloadOutcome(enum.Enum):
-    """What has become of a reload."""
+    """What has become of a reload. All but the first two are endings: core/after.py says what follows from each."""
 
     RELOADING = "reloading"
     RELOADED = "reloaded"  # all processes are new; not proven yet
     RECOVERED = "recovered"
-    FAILED = "failed"
+    UNPROVEN = "unproven"  # another one was asked for before anybody had used it
+    FAILED = "failed"  # seen not to help
     OVERTAKEN = "overtaken"  # MongoDB failed again before it was proven
     REPLACED = "replaced"  # by who stopped uWSGI, or started it or the machine anew
-    CHANGED = "changed"  # dropped before its byte, as if nothing had been decided
+    ENDED_BY_US = "ended_by_us"  # uWSGI ended while our command was at work
+    UNSENT = "unsent"  # its byte could not be written
+    DROPPED = "changed"  # before its byte, as if nothing had been decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,31 +97,72 @@ class LastReload:
     detail: str = ""
 
 
+class Stand(enum.Enum):
+    """What our reloads have led to so far."""
+
+    FINE = "fine"
+    DOUBTFUL = "doubtful"  # one ended without proof: who works without a connection counts, leftovers or not
+    ESCALATING = "escalating"  # one was seen not to help: the next one is `restart`
+    GAVE_UP = "gave_up"  # nothing that we may do helps
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an instance stands with us, and since when. `why` we gave up; `unproven`: after a reload without proof."""
+
+    stand: Stand = Stand.FINE
+    since: Mono = 0.0
+    why: str = ""
+    unproven: bool = False
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the last reload ended without proof."""
+        return self.unproven or self.stand in {Stand.DOUBTFUL, Stand.ESCALATING}
+
+
+FINE = Standing()
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """How many reloads in a row could not be sent, and why the last one could not."""
+
+    count: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outrun:
+    """A reload that an outage overtook may still be at work at these workers, until then at the latest."""
+
+    workers: frozenset[ProcessId]
+    until: Mono
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceState:
-    """What policy remembers of an instance: only what we did and said. All of it is saved.
+    """What is remembered of an instance: only what we did and said. All of it is saved.
 
-    `master`: whom the last reload was sent to; what follows is about that one alone. `doubt`: a reload of ours ended
-    without proof, so a worker that works without a connection counts, leftovers or not. `escalate`: it failed, and the
-    next one is `restart`. `tried`: the incarnations for which we gave up; `restarted`: those that had a restart.
-    `held`: the gates that were told last. `unsent`: how many reloads in a row ended without their byte being written.
+    `name`: what people were told it is. `master`: whom the last reload was sent to; the standing is about that one
+    alone. `tried`: the incarnations for which we gave up; `restarted`: those that had a restart. `held`: the gates that
+    were told last.
     """
 
+    name: str = ""
     phase: Phase = Phase.WATCHING
     reload: Reload | None = None
+    standing: Standing = FINE
     spent: tuple[Spent, ...] = ()
     tried: frozenset[Incarnation] = frozenset()
     restarted: frozenset[Incarnation] = frozenset()
-    escalate: bool = False
     retry_at: Mono | None = None
-    gave_up_at: Mono | None = None
-    gave_up_why: str = ""
+    outrun: Outrun | None = None
     incident: Incident | None = None
     last: LastReload | None = None
     held: tuple[str, ...] = ()
-    doubt: bool = False
     master: ProcessId | None = None
-    unsent: int = 0
+    unsent: Unsent | None = None
 
 
 @dataclass(frozen=True, slots=True)

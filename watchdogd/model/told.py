@@ -1,16 +1,21 @@
-"""What is told: everything that a person ever reads of it, in the journal or elsewhere."""
+"""What is told: everything that a person ever reads of it, in the journal or elsewhere.
+
+Each event is a type with its fields; report/events.py holds the sentence and the MESSAGE_ID of each. A field that is
+None is one that is not known, or says nothing here.
+"""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from watchdogd.model.base import Command
 
 
 class Event(enum.Enum):
-    """Everything that is ever told; report/events.py holds the sentence and the MESSAGE_ID of each."""
+    """The names of all events."""
 
     STARTED = "started"
     SOCKETS_FROM_PROC = "sockets_from_proc"
@@ -25,8 +30,11 @@ class Event(enum.Enum):
     RELOADED = "reloaded"
     RECOVERED = "recovered"
     RELOAD_FAILED = "reload_failed"
+    RELOAD_UNSENT = "reload_unsent"
+    RELOAD_UNPROVEN = "reload_unproven"
     OVERTAKEN = "overtaken"
     REPLACED = "replaced"
+    ENDED_BY_US = "ended_by_us"
     GAVE_UP = "gave_up"
     BLIND = "blind"
     SEEING_AGAIN = "seeing_again"
@@ -43,14 +51,288 @@ FieldValue = str | int | float | bool | tuple[str, ...] | None
 """A tuple is several lines: the only line breaks that report lets through."""
 
 
+class What:
+    """What an event says. `event` is its name."""
+
+    __slots__ = ()
+    event: ClassVar[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class Started(What):
+    """The daemon has begun. `instances` None: they are to be found."""
+
+    event: ClassVar = Event.STARTED
+    version: str
+    mode: str
+    deployments: int
+    instances: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SocketsFromProc(What):
+    """Sockets are not read by SOCK_DIAG."""
+
+    event: ClassVar = Event.SOCKETS_FROM_PROC
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemberDown(What):
+    """An outage of a member has begun. `state`: down, or frozen."""
+
+    event: ClassVar = Event.MEMBER_DOWN
+    deployment: str
+    reason: str | None
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemberUp(What):
+    """An outage of a member is over. `seconds`: how long it was, where its beginning was seen."""
+
+    event: ClassVar = Event.MEMBER_UP
+    deployment: str
+    seconds: float | None
+    restarted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRestarted(What):
+    """Another process answers, and no heartbeat had failed. `process_id`: as `hello` gives it."""
+
+    event: ClassVar = Event.MEMBER_RESTARTED
+    deployment: str
+    process_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftoversFound(What):
+    """Workers hold what an outage ended. `until_s`: for how long they may still heal."""
+
+    event: ClassVar = Event.LEFTOVERS_FOUND
+    leftovers: int
+    workers: int
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Healed(What):
+    """Nothing is due any more, and we did nothing. `reconnected`: how many workers were seen to reach MongoDB anew."""
+
+    event: ClassVar = Event.HEALED
+    seconds: float
+    reconnected: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadDue(What):
+    """It does not heal by itself. `why`: where that is not what its leftovers say."""
+
+    event: ClassVar = Event.RELOAD_DUE
+    command: Command
+    why: str | None
+    stranded: int
+    idle: int
+    leftovers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadHeld(What):
+    """A reload is due, and gates are shut. `blocked_by`: their names; `reason` and `until_s` are the first one's."""
+
+    event: ClassVar = Event.RELOAD_HELD
+    command: Command
+    blocked_by: str
+    reason: str
+    until_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadSent(What):
+    """The byte is in the FIFO. `resent`: once more, since the first one was lost."""
+
+    event: ClassVar = Event.RELOAD_SENT
+    command: Command
+    workers: int
+    resent: bool
+    fifo: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded(What):
+    """All processes are new; nothing is proven yet."""
+
+    event: ClassVar = Event.RELOADED
+    command: Command
+    seconds: float
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered(What):
+    """Every worker that is used has a connection of its own. `workers`: how many have; `seconds`: of the incident."""
+
+    event: ClassVar = Event.RECOVERED
+    command: Command
+    seconds: float
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadFailed(What):
+    """It was seen not to help."""
+
+    event: ClassVar = Event.RELOAD_FAILED
+    command: Command
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadUnsent(What):
+    """Its byte could not be written. It is tried again, and told once for each reason."""
+
+    event: ClassVar = Event.RELOAD_UNSENT
+    command: Command
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadUnproven(What):
+    """Nobody used it before something else came."""
+
+    event: ClassVar = Event.RELOAD_UNPROVEN
+    command: Command
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken(What):
+    """MongoDB went away before it was proven."""
+
+    event: ClassVar = Event.OVERTAKEN
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced(What):
+    """What the incident was about is gone by somebody else."""
+
+    event: ClassVar = Event.REPLACED
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndedByUs(What):
+    """uWSGI ended while our command was at work."""
+
+    event: ClassVar = Event.ENDED_BY_US
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp(What):
+    """Nothing that may be done helps. `until_s`: to the next try."""
+
+    event: ClassVar = Event.GAVE_UP
+    reason: str
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WentBlind(What):
+    """Something cannot be seen any more."""
+
+    event: ClassVar = Event.BLIND
+    scope: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeeingAgain(What):
+    """It can be seen again."""
+
+    event: ClassVar = Event.SEEING_AGAIN
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceAbsent(What):
+    """Nobody has its FIFO open any more."""
+
+    event: ClassVar = Event.INSTANCE_ABSENT
+    fifo: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceBack(What):
+    """A master has its FIFO open again."""
+
+    event: ClassVar = Event.INSTANCE_BACK
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigReloaded(What):
+    """The configuration was read again. `instances` None: they are to be found."""
+
+    event: ClassVar = Event.CONFIG_RELOADED
+    deployments: int
+    instances: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRejected(What):
+    """The configuration was read again, and the old one stays in force."""
+
+    event: ClassVar = Event.CONFIG_REJECTED
+    mistakes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Paused(What):
+    """No reloads. `until_s` None: until `resume`."""
+
+    event: ClassVar = Event.PAUSED
+    reason: str | None
+    until_s: float | None
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed(What):
+    """The pause is over."""
+
+    event: ClassVar = Event.RESUMED
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping(What):
+    """The daemon ends."""
+
+    event: ClassVar = Event.STOPPING
+
+
+TYPES: Mapping[Event, type[What]] = {one.event: one for one in What.__subclasses__()}
+
+
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Say one event. The fields fill its sentence and become the journal's MW_* fields."""
+    """Say one event, and of whom: an instance by its name, or a member by its address; and of which incident."""
 
-    event: Event
+    what: What
     instance: str | None = None
     member: str | None = None
     incident: str | None = None
-    command: Command | None = None
-    blocked_by: str | None = None
-    fields: Mapping[str, FieldValue] = field(default_factory=dict)
+
+    @property
+    def event(self) -> Event:
+        """The name of what is said."""
+        return self.what.event
+
+    @property
+    def fields(self) -> dict[str, FieldValue]:
+        """What fills the sentence and becomes the journal's MW_* fields. A Command is its byte."""
+        named = ((one.name, getattr(self.what, one.name)) for one in fields(self.what))  # type: ignore[arg-type]
+        return {name: value.value if isinstance(value, Command) else value for name, value in named}

@@ -17,7 +17,7 @@ from watchdogd.model.base import Endpoint, InstanceId, MemberId, Mono
 from watchdogd.model.done import Outcome, Result, SendFifo
 from watchdogd.model.seen import OUT, Backend, Blind, Connection, Instance, Member, Request, Role, Snapshot, SocketsFrom
 from watchdogd.model.text import fault
-from watchdogd.model.told import Event, Tell
+from watchdogd.model.told import SocketsFromProc, Tell
 from watchdogd.observe.instances import Instances
 from watchdogd.observe.mongod.deployments import Deployments
 from watchdogd.observe.mongod.heartbeats import Heartbeats, PymongoHeartbeats
@@ -132,7 +132,7 @@ class Observer:
         for whose, name, sockets in (ours, *[(one.id, one.name, one.sockets) for one in instances]):
             if sockets is not None and sockets.backend is Backend.PROC and whose not in self._told:
                 self._told.add(whose)
-                told.append(Tell(Event.SOCKETS_FROM_PROC, name, fields={"reason": sockets.why}))
+                told.append(Tell(SocketsFromProc(sockets.why), name))
         return told
 
     def _take(self, members: Mapping[MemberId, Member]) -> bool:

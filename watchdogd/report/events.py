@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from watchdogd.model.base import Command
 from watchdogd.model.told import Event, FieldValue, Tell
 from watchdogd.report import words
 
@@ -40,8 +41,8 @@ CATALOG: Mapping[Event, Entry] = {
     Event.STARTED: Entry(
         "51a486bb9f06487e8e9ac3d22a8ccade",
         Priority.NOTICE,
-        "mongo-watchdog[ {version}] started[ and watches {instances:uWSGI instance}][ and "
-        "{deployments:MongoDB deployment}][mode=observe?; it only observes, nothing will be reloaded].",
+        "mongo-watchdog {version} started[ and watches {instances:uWSGI instance}] and "
+        "{deployments:MongoDB deployment}[mode=observe?; it only observes, nothing will be reloaded].",
         "The daemon runs and has begun to watch. What it sees, and what it would do next, is shown by "
         "`mongo-watchdog status`. In mode observe it does everything but the write: set `mode: act` to let "
         "it reload.",
@@ -49,7 +50,7 @@ CATALOG: Mapping[Event, Entry] = {
     Event.SOCKETS_FROM_PROC: Entry(
         "4b7bb504f87b4633b723dc9a66685ae8",
         Priority.NOTICE,
-        "Connections[ of {instance}] are read from /proc/net/tcp instead of SOCK_DIAG[: {reason}]. Their ages are not "
+        "Connections[ of {instance}] are read from /proc/net/tcp instead of SOCK_DIAG: {reason}. Their ages are not "
         "known, and each look costs more.",
         "The daemon works, and knows less: whether an outage from before its start ended a connection cannot be told "
         "without its age, so no reload comes of it. Where the reason names a mend, apply it and restart the daemon. An "
@@ -83,8 +84,8 @@ CATALOG: Mapping[Event, Entry] = {
     Event.LEFTOVERS_FOUND: Entry(
         "7c26e14f1fa0456a9d87d48d001fbc5f",
         Priority.NOTICE,
-        "{instance} still holds {leftovers:dead connection} to MongoDB[ in {workers:worker}].[ If it does "
-        "not heal by itself, a reload is due in {until_s}.]",
+        "{instance} still holds {leftovers:dead connection} to MongoDB in {workers:worker}. If it does "
+        "not heal by itself, a reload is due in {until_s}.",
         "Workers hold connections that the outage ended (CLOSE_WAIT in `ss` and `lsof`). A healthy driver "
         "closes them and connects anew by itself within some seconds. The daemon waits for that; "
         "`mongo-watchdog connections` shows each of them.",
@@ -92,7 +93,7 @@ CATALOG: Mapping[Event, Entry] = {
     Event.HEALED: Entry(
         "2194870b9d8e44abbeacbe7a7500a21d",
         Priority.NOTICE,
-        "{instance} needs no reload[ after {seconds}][reconnected?: it is well again by itself, {reconnected:worker} "
+        "{instance} needs no reload after {seconds}[reconnected?: it is well again by itself, {reconnected:worker} "
         "reached MongoDB anew][reconnected=0?: none of its workers is stranded, though none was seen to reach MongoDB "
         "anew yet].",
         "The workers closed their dead connections, or use new ones. The daemon did nothing, and nothing "
@@ -101,8 +102,8 @@ CATALOG: Mapping[Event, Entry] = {
     Event.RELOAD_DUE: Entry(
         "7db66547e3c74cc0b6ba9ea19058d317",
         Priority.WARNING,
-        "{instance} does not heal by itself and needs a {command}[: {why}][ ({stranded:stranded worker}, "
-        "{idle:idle worker}, {leftovers:dead connection})].",
+        "{instance} does not heal by itself and needs a {command}[: {why}] ({stranded:stranded worker}, "
+        "{idle:idle worker}, {leftovers:dead connection}).",
         "MongoDB serves, the time to heal is over, and workers still have only dead connections: their "
         "requests fail, or the next one will. The daemon reloads the instance unless something holds it "
         "back, which it says next. Nothing is to be done.",
@@ -110,7 +111,7 @@ CATALOG: Mapping[Event, Entry] = {
     Event.RELOAD_HELD: Entry(
         "332f2dd23ebd435986b3319ca275eb9d",
         Priority.WARNING,
-        "{instance} needs a {command}, which is held back[ ({blocked_by})][: {reason}][; for another {until_s}].",
+        "{instance} needs a {command}, which is held back ({blocked_by}): {reason}[; for another {until_s}].",
         "A reload is due, and a rule forbids it for now; the reason names it. Where a time is given the "
         "daemon goes on by itself. Otherwise change what the reason says, or reload the instance by hand; "
         "`mongo-watchdog status` shows everything that blocks it.",
@@ -118,8 +119,7 @@ CATALOG: Mapping[Event, Entry] = {
     Event.RELOAD_SENT: Entry(
         "6d28ba5cd20c4020af35862fe1265e85",
         Priority.WARNING,
-        "Sent {instance} a {command}[resent? once more, because the first one was lost][ for "
-        "{workers:worker}][: {why}].",
+        "Sent {instance} a {command} for {workers:worker}[resent?, once more: the first one was lost].",
         "One byte was written into the master FIFO of the instance: w reloads all workers gracefully, c "
         "one after the other, r executes the whole stack anew. Requests that are being served are "
         "finished. The daemon now watches the old processes go, and sends nothing more until it knows what "
@@ -128,7 +128,7 @@ CATALOG: Mapping[Event, Entry] = {
     Event.RELOADED: Entry(
         "fcd0483d516244da88ad351d2e3dbca0",
         Priority.NOTICE,
-        "{instance} was reloaded[ in {seconds}][ and has {workers:new worker}]; it has recovered once they "
+        "{instance} was reloaded in {seconds} and has {workers:new worker}; it has recovered once they "
         "are seen to reach MongoDB.",
         "All old workers are gone and the new ones are ready. That proves the reload, not yet the cure: "
         "the daemon watches until the workers that are used have connections of their own. Nothing is to "
@@ -137,7 +137,7 @@ CATALOG: Mapping[Event, Entry] = {
     Event.RECOVERED: Entry(
         "b55d36224135485e8957faf7bcd7ada7",
         Priority.NOTICE,
-        "{instance} recovered[ after {seconds}]: every worker that is used has a working connection to MongoDB.",
+        "{instance} recovered after {seconds}: every worker that is used has a working connection to MongoDB.",
         "The reload helped, and this was seen: the new workers have fresh connections to a member that "
         "serves. The incident is over. An application that often needs this should make its MongoClient "
         "after the fork (`lazy-apps = true`).",
@@ -145,16 +145,30 @@ CATALOG: Mapping[Event, Entry] = {
     Event.RELOAD_FAILED: Entry(
         "0b6fba765a594818af03030ad9841721",
         Priority.ERR,
-        "The {command} of {instance} did not help[: {reason}].",
+        "The {command} of {instance} did not help: {reason}.",
         "The instance was asked to reload, and either its old workers did not go in time or the new ones "
         "do not reach MongoDB. The daemon does not repeat this against the same incarnation of MongoDB; it "
         "restarts the whole stack where that is allowed (`reloads: [..., restart]`), or gives up. Look "
         "into the log of the application.",
     ),
+    Event.RELOAD_UNSENT: Entry(
+        "2f5fd98b726941399aae02f107603fcf",
+        Priority.ERR,
+        "The {command} of {instance} could not be sent: {reason}. It is tried again.",
+        "No byte reached uWSGI, so nothing was reloaded and nothing counts. The reason ends with what mends it. "
+        "The daemon tries again by itself, after a second first and every minute later. It tells each reason once.",
+    ),
+    Event.RELOAD_UNPROVEN: Entry(
+        "b2537db1a83a4f31b69cdadf7c5838e5",
+        Priority.NOTICE,
+        "Whether the {command} of {instance} helped was not seen: {reason}.",
+        "All its workers were new, and no request had shown whether they reach MongoDB. The daemon goes on with the "
+        "reload that came after it. Nothing is to be done.",
+    ),
     Event.OVERTAKEN: Entry(
         "92593566c40f4628bbf04edfc44b8943",
         Priority.WARNING,
-        "MongoDB went away again while {instance} was being reloaded[: {reason}]; that reload proves nothing.",
+        "MongoDB went away again while {instance} was being reloaded; that reload proves nothing.",
         "A new outage began before the reload had ended or was proved. The daemon sends nothing to the "
         "instance before the deadline of that reload, and starts over once MongoDB serves and the workers "
         "had their time to heal. See to MongoDB.",
@@ -162,15 +176,23 @@ CATALOG: Mapping[Event, Entry] = {
     Event.REPLACED: Entry(
         "b165c16fb4ff4a0dab8307e01f0c3cc5",
         Priority.NOTICE,
-        "The incident of {instance} is over[: {reason}]; whether what came after is well is not seen yet.",
+        "The incident of {instance} is over: {reason}; whether what came after is well is not seen yet.",
         "Somebody else stopped uWSGI, started it anew or took the instance out of the configuration, in the middle of "
         "an incident or of a reload. Its workers are gone, and what was known of them with them. What runs "
         "now is watched from the beginning. Nothing is to be done.",
     ),
+    Event.ENDED_BY_US: Entry(
+        "913fc440db7045148d6cbac56cad7f0f",
+        Priority.ERR,
+        "uWSGI of {instance} is gone: it ended while a {command} was at work.",
+        "Either the application does not load any more and uWSGI has `need-app`, so the reload ended it; or somebody "
+        "stopped it at that moment. Look into the log of the application, mend it and start uWSGI. A reload that "
+        "somebody does by hand would have ended it too. What runs then is watched from the beginning.",
+    ),
     Event.GAVE_UP: Entry(
         "3cc28e39a51e4b6f98b2ae63b21caf69",
         Priority.ERR,
-        "Gave up on {instance}[: {reason}]. It needs somebody to look at it[; the next try is in {until_s}].",
+        "Gave up on {instance}: {reason}. It needs somebody to look at it; the next try is in {until_s}.",
         "Nothing that the daemon may do helps this instance now. It goes on watching, and acts again when "
         "the instance recovers, MongoDB is restarted, or `policy.half_open_after` is over. Reload or "
         "restart the instance by hand, and look into its log; where the reason names a setting, that "
@@ -179,7 +201,7 @@ CATALOG: Mapping[Event, Entry] = {
     Event.BLIND: Entry(
         "288777a3e07347b1a4f25c1136fae172",
         Priority.ERR,
-        "Cannot see {scope}[: {reason}]. Nothing is reloaded on what cannot be seen.",
+        "Cannot see {scope}: {reason}. Nothing is reloaded on what cannot be seen.",
         "Something that the daemon must read to decide could not be read, so it reloads nothing there; it "
         "never takes a failed read for an empty one. The reason ends with what mends it: mostly a missing "
         "capability, another network namespace, or an address that does not resolve. `mongo-watchdog check "
@@ -194,7 +216,7 @@ CATALOG: Mapping[Event, Entry] = {
     Event.INSTANCE_ABSENT: Entry(
         "da26ec943bb4429c9a6c5b6689e96a17",
         Priority.NOTICE,
-        "{instance} does not run: nobody has its FIFO[ {fifo}] open.",
+        "{instance} does not run: nobody has its FIFO {fifo} open.",
         "No process has the master FIFO of this instance open. A stopped application is left alone. If it "
         "does run, its `master-fifo` is another path than `master_fifo` in the configuration, or the file "
         "was deleted: restart the instance.",
@@ -202,13 +224,13 @@ CATALOG: Mapping[Event, Entry] = {
     Event.INSTANCE_BACK: Entry(
         "64ab5eb8c70f4f5eb788f692578ebac4",
         Priority.NOTICE,
-        "{instance} runs again[ (master {pid})].",
+        "{instance} runs again (master {pid}).",
         "A uWSGI master has the FIFO of this instance open, and it is watched again. Nothing is to be done.",
     ),
     Event.CONFIG_RELOADED: Entry(
         "ba0591ea71ef47de90fd54901ea3b109",
         Priority.NOTICE,
-        "The configuration was read again and is in force[: {deployments:MongoDB deployment}][, "
+        "The configuration was read again and is in force: {deployments:MongoDB deployment}[, "
         "{instances:uWSGI instance}].",
         "The daemon works by the new configuration; what it remembers of each instance stays. Nothing is to be done.",
     ),
@@ -223,21 +245,21 @@ CATALOG: Mapping[Event, Entry] = {
     Event.PAUSED: Entry(
         "50fb6344e0bd4176bb7b761b1d43f067",
         Priority.NOTICE,
-        "Reloads are paused[ until {until}][ for {until_s}][ by {by}][: {reason}].",
+        "Reloads are paused[ for {until_s}] by {by}[: {reason}].",
         "An operator asked for it. The daemon watches and tells as before and sends no reload, also after "
         "a restart, until the time is over or `mongo-watchdog resume` is called.",
     ),
     Event.RESUMED: Entry(
         "05c937c221bb4649944632feba435abe",
         Priority.NOTICE,
-        "Reloads are allowed again[, by {by}].",
+        "Reloads are allowed again, by {by}.",
         "The pause is over, by its time or by `mongo-watchdog resume`. A reload that became due meanwhile "
         "may follow at once.",
     ),
     Event.STOPPING: Entry(
         "ceabfa4c7ded49128935a80627678743",
         Priority.NOTICE,
-        "mongo-watchdog stops[: {reason}]; nothing watches the applications until it runs again.",
+        "mongo-watchdog stops; nothing watches the applications until it runs again.",
         "The daemon was asked to end. What it remembers is saved: a reload that is under way goes on "
         "without it, and is verified at the next start, not sent again.",
     ),
@@ -258,9 +280,10 @@ _UNNAMED = {
 
 
 def sentence(tell: Tell) -> str:
-    """Fill the event's sentence; whatever fields are missing, it stays a sentence."""
-    given = {**tell.fields, "instance": tell.instance, "member": tell.member, "blocked_by": tell.blocked_by}
-    given["command"] = words.COMMANDS.get(tell.command) if tell.command else None
+    """Fill the event's sentence; what is None is left out."""
+    given = {**tell.fields, "instance": tell.instance, "member": tell.member}
+    if command := given.get("command"):
+        given["command"] = words.COMMANDS[Command(command)]
     values = {name: value for name, value in given.items() if value is not None and value != ""}
     template = CATALOG[tell.event].sentence
     # In one pass over the template, so that a value that holds brackets or braces stays as it is.

@@ -154,8 +154,6 @@ def line(tell: Tell, wall: float, message: str) -> str:
         "instance": tell.instance,
         "member": tell.member,
         "incident": tell.incident,
-        "command": tell.command and tell.command.value,
-        "blocked_by": tell.blocked_by,
         **tell.fields,
     }
     fields = [f"{name}={_quoted(plain(value, IN_A_SENTENCE))}" for name, value in named.items() if value is not None]
@@ -199,8 +197,6 @@ def _journal_fields(tell: Tell, message: str) -> Iterator[tuple[str, str]]:
         ("MW_INSTANCE", tell.instance),
         ("MW_MEMBER", tell.member),
         ("MW_INCIDENT", tell.incident),
-        ("MW_COMMAND", tell.command and tell.command.value),
-        ("MW_BLOCKED_BY", tell.blocked_by),
         *((f"MW_{name.upper()}", value) for name, value in tell.fields.items()),
     ):
         if value is not None:

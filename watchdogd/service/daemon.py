@@ -15,15 +15,15 @@ from dataclasses import dataclass, field, replace
 from watchdogd.act import fifo, helper
 from watchdogd.config import Config, ConfigError
 from watchdogd.core.conclude import Conclusions
-from watchdogd.core.decide import decide
-from watchdogd.core.policy import QUIET
+from watchdogd.core.phases import QUIET
+from watchdogd.core.tick import decide
 from watchdogd.model.base import Mono
 from watchdogd.model.decided import Answer, Effect
 from watchdogd.model.done import Outcome, SendFifo
 from watchdogd.model.remembered import State
 from watchdogd.model.seen import Blind
 from watchdogd.model.text import fault
-from watchdogd.model.told import Event, FieldValue, Tell
+from watchdogd.model.told import ConfigRejected, ConfigReloaded, SeeingAgain, Stopping, Tell, WentBlind, What
 from watchdogd.observe.observer import Observer
 from watchdogd.report import status, words
 from watchdogd.report.notify import Notifier
@@ -67,14 +67,14 @@ class Daemon:
                 self.notifier.ready()
                 self.notifier.watchdog()
                 if self._error:
-                    self._tell(Event.SEEING_AGAIN, scope="loop")
+                    self._tell(SeeingAgain("loop"))
                     self._error = ""
             except Exception as error:  # noqa: BLE001 - no ping for this tick: systemd ends a loop that goes on failing
                 self._fail(fault(error))
             self._incoming.clear()
             self._wait()
         self.notifier.stopping()
-        self._tell(Event.STOPPING)
+        self._tell(Stopping())
 
     def _take_signal(self, number: int, _: object) -> None:
         self._signals.add(number)
@@ -86,7 +86,7 @@ class Daemon:
             self.server.answer(one, {"ok": False, "text": reason, "exit": 1})
         if reason != self._error:
             self._error = reason
-            self._tell(Event.BLIND, scope="loop", reason=reason)
+            self._tell(WentBlind("loop", reason))
 
     def _wait(self) -> None:
         for key, mask in self.selector.select(max(0.0, self._wake_at - self.clock())):
@@ -140,7 +140,7 @@ class Daemon:
         try:
             config = self.load()
         except ConfigError as error:
-            self._tell(Event.CONFIG_REJECTED, mistakes=error.mistakes)
+            self._tell(ConfigRejected(error.mistakes))
             return {"ok": False, "text": words.lines(error.mistakes), "exit": 78}
         finally:
             self.notifier.ready()
@@ -149,8 +149,8 @@ class Daemon:
         self.config = config
         self.observer.reconfigure(config)
         instances = None if config.instances is None else len(config.instances)
-        self._tell(Event.CONFIG_RELOADED, deployments=len(config.deployments), instances=instances)
+        self._tell(ConfigReloaded(len(config.deployments), instances))
         return {"ok": True, "text": f"the configuration was read again{later}", "exit": 0}
 
-    def _tell(self, event: Event, **fields: FieldValue) -> None:
-        self.sinks.tell(Tell(event, fields=fields), self.wall())
+    def _tell(self, what: What) -> None:
+        self.sinks.tell(Tell(what), self.wall())

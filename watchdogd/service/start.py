@@ -18,7 +18,7 @@ from pathlib import Path
 from watchdogd import __version__
 from watchdogd.config import Config, ConfigError, Mode, load
 from watchdogd.model.text import AlreadyRunning
-from watchdogd.model.told import Event, Tell
+from watchdogd.model.told import Started, Tell
 from watchdogd.observe.observer import Observer, open_edges
 from watchdogd.report.journal import Journal
 from watchdogd.report.notify import Notifier
@@ -85,12 +85,5 @@ def _load(path: Path, *, observe: bool) -> Config:
 
 
 def _started(config: Config) -> Tell:
-    return Tell(
-        Event.STARTED,
-        fields={
-            "version": __version__,
-            "mode": config.mode.value,
-            "deployments": len(config.deployments),
-            "instances": None if config.instances is None else len(config.instances),
-        },
-    )
+    instances = None if config.instances is None else len(config.instances)
+    return Tell(Started(__version__, config.mode.value, len(config.deployments), instances))

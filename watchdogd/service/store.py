@@ -19,11 +19,12 @@ from pathlib import Path
 from watchdogd import codec
 from watchdogd.codec import STATE, CodecError, Document, VersionError, decode, encode
 from watchdogd.model.base import Mono
-from watchdogd.model.remembered import InstanceState, Phase, ReloadOutcome, State
+from watchdogd.model.remembered import InstanceState, Phase, ReloadOutcome, Stand, State
 from watchdogd.model.seen import Connection
 from watchdogd.model.text import AlreadyRunning, Outside, WatchdogError
 
-FIRST_EDITION = 1  # remembered instances by their names
+BY_NAME = 1  # remembered instances by their names
+TODAYS = codec.STATE.version
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 # A clock that was set (NTP after a boot without a clock) makes the saved pair of times worthless: it is saved anew.
@@ -114,7 +115,11 @@ class Store:
         """Raises CodecError."""
         document = STATE.read(content)
         version = document.pop("version")
-        found: _Content = decode(_Content, _by_name(document) if version == FIRST_EDITION else document, "")
+        if version == BY_NAME:
+            document = _by_name(document)
+        if version != TODAYS:
+            document = _with_standings(document)
+        found: _Content = decode(_Content, document, "")
         saved, state = found.saved, found.state
         if found.boot_id == self._boot_id and saved.monotonic <= now:
             return state, found.observed
@@ -180,6 +185,33 @@ def _by_name(document: Document) -> Document:
         **document,
         "state": {**state, "instances": {}, "unclaimed": state.get("instances", {}), "blind": blind},
     }
+
+
+def _with_standings(document: Document) -> Document:
+    """Read flags as the standing that they meant. What is not as it was written then is left for `decode` to refuse."""
+    state = document.get("state")
+    if not isinstance(state, dict):
+        return document
+    kinds = {kind: state.get(kind) for kind in ("instances", "unclaimed")}
+    read = {
+        kind: {key: _with_standing(one) if isinstance(one, dict) else one for key, one in those.items()}
+        for kind, those in kinds.items()
+        if isinstance(those, dict)
+    }
+    return {**document, "state": {**state, **read}}
+
+
+def _with_standing(instance: Document) -> Document:
+    flags = "escalate", "doubt", "gave_up_at", "gave_up_why", "unsent"
+    rest = {name: value for name, value in instance.items() if name not in flags}
+    doubt, gave_up_at = bool(instance.get("doubt")), instance.get("gave_up_at")
+    standing: Document = {"stand": Stand.DOUBTFUL.value} if doubt else {}
+    if gave_up_at is not None:
+        why = instance.get("gave_up_why", "")
+        standing = {"stand": Stand.GAVE_UP.value, "since": gave_up_at, "why": why, "unproven": doubt}
+    elif instance.get("escalate"):
+        standing = {"stand": Stand.ESCALATING.value}
+    return {**rest, "standing": standing}
 
 
 def _is_of_an_instance(blind: object) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from watchdogd.model.base import BEFORE_US, Endpoint, Incarnation, Interval, MemberId, Mono
 from watchdogd.model.seen import OUT, Member, MemberState
-from watchdogd.model.told import Event, Tell
+from watchdogd.model.told import MemberDown, MemberRestarted, MemberUp, Tell, What
 from watchdogd.observe.mongod.heartbeats import Heartbeat
 
 OUTAGES_KEPT = 8
@@ -148,9 +148,9 @@ class Members:
         if ended:
             out = outages[-1]
             seconds = None if out.lo == -math.inf else round(beat.at - out.lo, 1)
-            self._tell(Event.MEMBER_UP, old, seconds=seconds, restarted=restarted)
+            self._tell(old, MemberUp(old.id.deployment, seconds, restarted))
         elif restarted:
-            self._tell(Event.MEMBER_RESTARTED, old, process_id=beat.process_id)
+            self._tell(old, MemberRestarted(old.id.deployment, beat.process_id))
 
     @staticmethod
     def _incarnation(old: Member, beat: Heartbeat, *, ended: bool) -> Incarnation:
@@ -166,7 +166,7 @@ class Members:
         going_on = bool(outages) and outages[-1].hi == math.inf
         if beat.state in OUT and not going_on:
             outages = (*outages, Interval(track.good_at, math.inf))[-OUTAGES_KEPT:]
-            self._tell(Event.MEMBER_DOWN, old, reason=beat.detail, state=beat.state.value)
+            self._tell(old, MemberDown(old.id.deployment, beat.detail or None, beat.state.value))
         track.member = replace(
             old,
             state=beat.state,
@@ -177,8 +177,8 @@ class Members:
             serving=old.serving and beat.state not in OUT,
         )
 
-    def _tell(self, event: Event, member: Member, **fields: str | float | bool | None) -> None:
-        self._news.append(Tell(event, member=member.id.address, fields={"deployment": member.id.deployment, **fields}))
+    def _tell(self, member: Member, what: What) -> None:
+        self._news.append(Tell(what, member=member.id.address))
 
 
 def outage_starts(members: Mapping[MemberId, Member], deployments: Iterable[str]) -> frozenset[tuple[MemberId, Mono]]:

@@ -1,0 +1,94 @@
+"""One instance at one instant: all that a rule, a gate or a step may look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from watchdogd.config import Config, InstanceConfig
+from watchdogd.model.base import Incarnation, Mono
+from watchdogd.model.found import Evidence, Finding, Kind
+from watchdogd.model.remembered import InstanceState, Spent, State
+from watchdogd.model.seen import Instance, Snapshot, Worker
+
+FORK_UNSAFE_FOR_S = 120.0  # the master's monitor runs at least every 10 s; after 120 s it does not run at all
+ELSEWHERE = ("deployment ", "instance ", "member ", "sink ")  # scopes of a blindness that is not everybody's
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is seen, found, configured and remembered of it; `whole` is the memory of all instances."""
+
+    snapshot: Snapshot
+    config: Config
+    limits: InstanceConfig
+    instance: Instance
+    finding: Finding
+    state: InstanceState
+    whole: State
+
+    @property
+    def at(self) -> Mono:
+        """The instant of the Snapshot."""
+        return self.snapshot.at
+
+    @property
+    def ready(self) -> list[Worker]:
+        """The workers that take requests."""
+        return [worker for worker in self.instance.workers if worker.ready]
+
+    @property
+    def not_ready(self) -> str:
+        """Which workers take no request yet, and what helps where one hangs; empty when all are ready.
+
+        1 to 3 of 100 forks of a master with a MongoDB client hang on Python's lock, and nothing ends such a worker.
+        """
+        loading = [str(worker.id.pid) for worker in self.instance.workers if not worker.ready]
+        if not loading:
+            return "" if self.ready else "there is no worker"
+        hint = f"one that hangs since its fork ends by `kill -9 {' '.join(loading)}`, and uWSGI makes it anew"
+        return f"{len(loading)} of {len(self.instance.workers)} workers are loading the app; {hint}"
+
+    @property
+    def blind(self) -> str | None:
+        """What cannot be seen of this instance, or of a deployment of it; None when everything can."""
+        own = {f"deployment {name}" for name in self.instance.deployments}
+        whys = [b.why for b in self.snapshot.blind if b.scope in own or not b.scope.startswith(ELSEWHERE)]
+        return next(iter((*whys, *self.instance.blind)), None)
+
+    @property
+    def settled_at(self) -> Mono | None:
+        """When MongoDB has served for longer than linger; None while it does not serve."""
+        since = self.finding.served_since
+        return None if since is None else since + self.config.policy.linger_s
+
+    @property
+    def fork_never_safe(self) -> bool:
+        """Whether the master's monitor evidently does not run: waiting longer mends nothing."""
+        since = self.finding.fork.unsafe_since
+        return since is not None and self.at - since >= FORK_UNSAFE_FOR_S
+
+    @property
+    def spent(self) -> tuple[Spent, ...]:
+        """The reloads that count against the budget now."""
+        return tuple([one for one in self.state.spent if one.at + self.config.policy.budget.per_s > self.at])
+
+    def evidence(self, kind: Kind) -> list[Evidence]:
+        """Return what there is of one kind that does not wait for something else than time."""
+        return [one for one in self.finding.evidence if one.kind is kind and one.ripe_at is not None]
+
+    def ripe(self, kind: Kind) -> list[Evidence]:
+        """Return what is ripe of one kind."""
+        return [one for one in self.evidence(kind) if one.ripe_at is not None and one.ripe_at <= self.at]
+
+    def reaches(self, worker: Worker, incarnations: frozenset[Incarnation]) -> bool:
+        """Say whether a worker has had an own connection to every deployment that these incarnations belong to."""
+        groups = [group for group in self.finding.served.values() if group & incarnations]
+        return bool(groups) and all(worker.reconnected & group for group in groups)
+
+    @property
+    def well(self) -> bool:
+        """Whether it was seen that the app is healthy: all serves, and who works has connections."""
+        every = self.finding.incarnations
+        used = [worker for worker in self.ready if worker.used or worker.reconnected & every]
+        clear = not self.evidence(Kind.LEFTOVER) and not self.not_ready and self.blind is None
+        return self.finding.is_serving and clear and bool(used) and all(self.reaches(one, every) for one in used)

@@ -1,0 +1,90 @@
+"""Which workers need a cure, when, and by which command: the only place that says so.
+
+Evidence says what is seen of one worker. Here it is said which evidence counts, what of it is enough, and what to send.
+gates.py says what may hold it, and reload.py goes on from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from watchdogd.core.case import FORK_UNSAFE_FOR_S, Case
+from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command, Incarnation, Mono, ProcessId
+from watchdogd.model.found import Cure, Evidence, Kind
+from watchdogd.model.remembered import Reload, Stand
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What a reload is for. `at`: when the first of its evidence is ripe; None where there is none."""
+
+    evidence: tuple[Evidence, ...]
+    at: Mono | None
+    command: Command
+
+    @property
+    def workers(self) -> frozenset[ProcessId]:
+        """Whom it would cure."""
+        return frozenset(one.worker for one in self.evidence)
+
+
+def due(c: Case) -> Due:
+    """Return what a reload is for now, ripe or not, and which command that asks for; whether it may be is for gates."""
+    counts = (*c.evidence(Kind.LEFTOVER), *_of_a_doubt(c))
+    return Due(
+        counts, min((one.ripe_at for one in counts if one.ripe_at is not None), default=None), _command(c, counts)
+    )
+
+
+def _of_a_doubt(c: Case) -> list[Evidence]:
+    """Who works without a connection counts only where a reload of ours ended without proof."""
+    return c.ripe(Kind.UNCONNECTED) if c.state.standing.in_doubt and c.finding.is_serving else []
+
+
+def _command(c: Case, counts: tuple[Evidence, ...]) -> Command:
+    by_restart = any(one.cure is Cure.RESTART for one in counts)
+    if c.state.standing.stand is Stand.ESCALATING or by_restart or c.fork_never_safe:
+        return RESTART
+    # `c` keeps a worker serving all the time, which is worth something only where one is fine.
+    ready = {worker.id for worker in c.ready}
+    all_of_them = ready <= {one.worker for one in counts} or len(ready) == 1
+    wanted = (WORKERS, CHAIN, RESTART) if all_of_them else (CHAIN, WORKERS, RESTART)
+    return next((command for command in wanted if command in c.limits.reloads), wanted[0])
+
+
+def why_restart(c: Case) -> str:
+    """Say why nothing but a restart of the stack helps here."""
+    if any(one.cure is Cure.RESTART for one in due(c).evidence):
+        return "the master itself holds the old connection, and only a restart of the stack ends it"
+    if c.fork_never_safe:
+        return "the master's MongoDB client does not run, so no fork of it can connect; only a restart helps"
+    return "a reload of the workers did not help"
+
+
+def wanted(c: Case, reload: Reload) -> bool:
+    """Say whether what this reload is for is still there: an app that has healed meanwhile is left alone."""
+    return reload.operator is not None or due(c).at is not None or c.state.standing.stand is Stand.ESCALATING
+
+
+def restart_left(c: Case, lives: frozenset[Incarnation]) -> bool:
+    """Say whether a restart is allowed, and was not sent yet against these lives of MongoDB."""
+    return RESTART in c.limits.reloads and not lives <= c.state.restarted
+
+
+def hopeless(c: Case) -> str | None:
+    """Say why nothing that is allowed would help what is due; None where something would.
+
+    Where the master holds the old connection, or a reload has failed, a gate says what to allow.
+    """
+    by_restart = any(one.cure is Cure.RESTART for one in due(c).evidence)
+    if (
+        not c.fork_never_safe
+        or by_restart
+        or c.state.standing.stand is Stand.ESCALATING
+        or restart_left(c, c.finding.incarnations)
+    ):
+        return None
+    return (
+        f"{c.finding.fork.unsafe} for {FORK_UNSAFE_FOR_S:.0f} s, so every worker it forks would be stuck too; "
+        "add `restart` to `reloads`, or give uWSGI `enable-threads` and `lazy-apps`"
+    )

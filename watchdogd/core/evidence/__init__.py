@@ -1,0 +1,18 @@
+"""Evidence: why one worker is believed to be stuck. One file for each kind, all of one shape: Look -> Evidence.
+
+Each file says what its kind rests on and what speaks against it. None says what comes of it: which evidence counts, and
+which command it asks for, stands in due.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from watchdogd.core.evidence import leftover, unconnected
+from watchdogd.core.look import Look
+from watchdogd.model.found import Evidence, Kind
+
+KINDS: Mapping[Kind, Callable[[Look], Iterable[Evidence]]] = {
+    Kind.LEFTOVER: leftover.evidence,
+    Kind.UNCONNECTED: unconnected.evidence,
+}

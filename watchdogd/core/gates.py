@@ -1,0 +1,146 @@
+"""What may hold a reload that is due: one table. All of them are asked, and each that is shut is told and shown.
+
+A gate names what would open it, and the instant where that is known. Whether a reload is due at all stands in due.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from watchdogd.config import Mode
+from watchdogd.core.case import Case
+from watchdogd.core.due import why_restart
+from watchdogd.model.base import RESTART, Command
+from watchdogd.model.decided import Blocked
+
+
+def _mode(c: Case, _: Command) -> Blocked | None:
+    return Blocked("mode", "mode is observe: nothing is ever sent") if c.config.mode is Mode.OBSERVE else None
+
+
+def _paused(c: Case, _: Command) -> Blocked | None:
+    pause = c.whole.paused
+    if pause is None:
+        return None
+    return Blocked("paused", f"paused by an operator: {pause.reason or 'no reason given'}", pause.until)
+
+
+def _blind(c: Case, _: Command) -> Blocked | None:
+    return None if c.blind is None else Blocked("blind", c.blind)
+
+
+def _no_deployment(c: Case, _: Command) -> Blocked | None:
+    if c.instance.deployments:
+        return None
+    return Blocked("no_deployment", f"name the deployment of {c.instance.name} under `uwsgi:`: it is only shown")
+
+
+def _fifo(c: Case, _: Command) -> Blocked | None:
+    return Blocked("fifo", c.instance.fifo_problem) if c.instance.fifo_problem else None
+
+
+def _not_serving(c: Case, _: Command) -> Blocked | None:
+    return None if c.finding.is_serving else Blocked("not_serving", "MongoDB does not serve")
+
+
+def _linger(c: Case, _: Command) -> Blocked | None:
+    settled = c.settled_at
+    if settled is None or settled <= c.at:
+        return None
+    return Blocked("linger", "MongoDB has only just come back", settled)
+
+
+def _not_ready(c: Case, _: Command) -> Blocked | None:
+    # `w` at a worker that still loads its app kills uWSGI's http router and, after mercy, healthy workers.
+    return Blocked("not_ready", c.not_ready) if c.not_ready else None
+
+
+def _fork_unsafe(c: Case, command: Command) -> Blocked | None:
+    if c.finding.fork.unsafe is None or command == RESTART:  # `r` executes uWSGI anew: nothing is handed on
+        return None
+    return Blocked("fork_unsafe", f"a fork is not safe: {c.finding.fork.unsafe}", c.finding.fork.safe_at)
+
+
+def _not_allowed(c: Case, command: Command) -> Blocked | None:
+    if command in c.limits.reloads:
+        return None
+    return Blocked(
+        "not_allowed", f"{why_restart(c)}; add `{command.word}` to `reloads` of {c.instance.name} to allow it"
+    )
+
+
+def _in_flight(c: Case, _: Command) -> Blocked | None:
+    reload, outrun = c.state.reload, c.state.outrun
+    if reload is not None and reload.complete_at is None:
+        return Blocked("in_flight", "a reload is in flight", reload.deadline)
+    if outrun and outrun.until > c.at and any(worker.id in outrun.workers for worker in c.instance.workers):
+        return Blocked("in_flight", "the reload that an outage overtook may still be at work", outrun.until)
+    return None
+
+
+def _cooldown(c: Case, _: Command) -> Blocked | None:
+    retry = c.state.retry_at
+    if retry is None or retry <= c.at:
+        return None
+    return Blocked("cooldown", "the last reload is too young", retry)
+
+
+def _budget(c: Case, _: Command) -> Blocked | None:
+    budget = c.config.policy.budget
+    unproven = [one for one in c.spent if not one.proven]
+    for ones, most, what in ((unproven, budget.unproven, "unproven "), (c.spent, budget.total, "")):
+        if len(ones) >= most:
+            until = ones[-most].at + budget.per_s
+            return Blocked("budget", f"{len(ones)} {what}reloads, of {most} allowed", until)
+    return None
+
+
+def _parallel(c: Case, _: Command) -> Blocked | None:
+    # One past its deadline has had its workers' time, whatever keeps us from seeing its end.
+    names = {instance.id: instance.name for instance in c.snapshot.instances}
+    busy = [
+        names.get(one, one)
+        for one, state in c.whole.instances.items()
+        if one != c.instance.id
+        and state.reload is not None
+        and state.reload.complete_at is None
+        and state.reload.deadline > c.at
+    ]
+    if len(busy) < c.config.policy.max_parallel:
+        return None
+    return Blocked("parallel", f"{len(busy)} other instances are reloading: {', '.join(busy)}")
+
+
+GATES: tuple[tuple[str, Callable[[Case, Command], Blocked | None]], ...] = (
+    ("mode", _mode),
+    ("paused", _paused),
+    ("blind", _blind),
+    ("no_deployment", _no_deployment),
+    ("not_serving", _not_serving),
+    ("linger", _linger),
+    ("in_flight", _in_flight),
+    ("fifo", _fifo),
+    ("not_ready", _not_ready),
+    ("fork_unsafe", _fork_unsafe),
+    ("not_allowed", _not_allowed),
+    ("cooldown", _cooldown),
+    ("budget", _budget),
+    ("parallel", _parallel),
+)
+
+
+def blocked_by(case: Case, command: Command) -> tuple[Blocked, ...]:
+    """Return every gate that is shut, in the order of GATES."""
+    return tuple([blocked for _, why_not in GATES if (blocked := why_not(case, command))])
+
+
+def blocked_anew(case: Case, command: Command) -> str:
+    """Return what would hold this reload if it were decided now; it has paid for cooldown and budget already."""
+    as_new = replace(case, state=replace(case.state, reload=None, retry_at=None, spent=()))
+    return ", ".join(blocked.reason for blocked in blocked_by(as_new, command))
+
+
+def foreseen(case: Case) -> tuple[Blocked, ...]:
+    """Return what would hold a reload if one were due, and does not pass by itself: somebody can mend it beforehand."""
+    return (Blocked("fifo", case.instance.fifo_problem),) if case.instance.fifo_problem else ()

@@ -1,0 +1,81 @@
+"""What comes next of an instance: what is waited for, until when, and at which instants to look again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from watchdogd.core.case import FORK_UNSAFE_FOR_S, Case
+from watchdogd.core.due import due
+from watchdogd.core.evidence.unconnected import USED_UNPROVEN_S
+from watchdogd.core.reload import CHEAPER_SETTLED_S
+from watchdogd.model.base import Mono
+from watchdogd.model.decided import Blocked, Outlook
+from watchdogd.model.found import Kind
+from watchdogd.model.remembered import Phase
+
+NO_DEPLOYMENT = "a `mongodb:` entry that says which deployment it uses: until then it is only shown"
+
+
+def outlook(c: Case, blocked: tuple[Blocked, ...]) -> Outlook:
+    """Return what the status shows of its future; `blocked`: the gates that are shut."""
+    budget = c.config.policy.budget
+    unproven = sum(1 for one in c.spent if not one.proven)
+    left = max(0, min(budget.unproven - unproven, budget.total - len(c.spent)))
+    what, at = _next(c, blocked)
+    return Outlook(c.state.phase, what, at if at is not None and at > c.at else None, blocked, left)
+
+
+def _next(c: Case, blocked: tuple[Blocked, ...]) -> tuple[str, Mono | None]:
+    """Return what is waited for, and until when."""
+    state, at = c.state, None
+    match state.phase:
+        case Phase.RELOADING:
+            what = "the old workers to be gone and the new ones ready"
+            at = state.reload.deadline if state.reload else None
+        case Phase.VERIFYING:
+            what = "a request to prove that it helped"
+        case Phase.GAVE_UP:
+            what = f"one more try; {state.standing.why}"
+            at = state.standing.since + c.config.policy.half_open_after_s
+        case Phase.ABSENT:
+            what = "uWSGI to be started"
+        case Phase.OUTAGE:
+            what = "MongoDB to serve again"
+        case Phase.SETTLING if state.standing.in_doubt and due(c).at is None:
+            what = "a request to show whether the last reload helped"
+        case Phase.SETTLING:
+            what = waiting_for(c) or "linger to be over"
+            at = max((time for time in (due(c).at, c.settled_at) if time is not None), default=None)
+        case Phase.DUE:
+            what = f"reload {due(c).command.value}"
+            at = max((one.until for one in blocked if one.until is not None), default=None)
+        case _:
+            what = waiting_for(c)
+    return what, at
+
+
+def waiting_for(c: Case) -> str:
+    """Say what has to come before anything is due; empty where nothing has to."""
+    if not c.instance.deployments:
+        return NO_DEPLOYMENT
+    if not c.finding.is_serving:
+        return "MongoDB to serve again"
+    if due(c).evidence:
+        return "linger: a healthy driver heals itself within it"
+    if any(one.kind is Kind.LEFTOVER for one in c.finding.evidence):
+        return "idle workers to be used"
+    return ""
+
+
+def wake_times(c: Case, shown: Outlook) -> Iterator[Mono]:
+    """Yield the instants at which something may change without anything being seen to change."""
+    state, fork, reload = c.state, c.finding.fork, c.state.reload
+    times = [due(c).at, fork.safe_at, c.settled_at, shown.next_at, state.retry_at]
+    times += [blocked.until for blocked in shown.blocked_by]
+    if reload and reload.complete_at is None:
+        times += [reload.try_at, reload.deadline, reload.progress_at + CHEAPER_SETTLED_S]
+    if fork.unsafe_since is not None:
+        times.append(fork.unsafe_since + FORK_UNSAFE_FOR_S)
+    if reload or state.standing.in_doubt:
+        times += [worker.used.hi + USED_UNPROVEN_S for worker in c.ready if worker.used]
+    return (time for time in times if time is not None)

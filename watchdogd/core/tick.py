@@ -1,0 +1,181 @@
+"""The tick: memory and everything that is known in; new memory, effects and the outlook of every instance out.
+
+Each instance is decided by itself (instance.py). What concerns all of them stands here: a pause, whose memory is whose,
+who is watched no more, and what cannot be seen. Pure: no I/O, no clock, no logging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from watchdogd.config import Config, InstanceConfig, found_instance
+from watchdogd.core.case import Case
+from watchdogd.core.claims import claimed
+from watchdogd.core.instance import Tick
+from watchdogd.core.outlook import wake_times
+from watchdogd.model.base import InstanceId, Mono
+from watchdogd.model.decided import Answer, Blocked, Decision, Effect, Outlook
+from watchdogd.model.found import Finding
+from watchdogd.model.remembered import InstanceState, Pause, Phase, State
+from watchdogd.model.seen import Blind, Instance, Request, Snapshot, Verb
+from watchdogd.model.text import LONGEST, fault, shown
+from watchdogd.model.told import Paused, Replaced, Resumed, SeeingAgain, Tell, WentBlind
+
+_INSTANCE = "instance "
+
+
+def decide(state: State, findings: Mapping[InstanceId, Finding], snapshot: Snapshot, config: Config) -> Decision:
+    """Return the new memory, the effects in order, when to look again at the latest, and what the status shows.
+
+    `findings` holds one Finding for each instance of the snapshot. An instance that is there no more is forgotten when
+    no reload of it is in flight or counts against its budget. Each instance is decided by itself: where that fails it
+    is blind, its memory stays as it was, and nothing is done to it.
+    """
+    first: list[Effect] = []
+    effects: list[Effect] = []
+    names = {id_: one.name for id_, one in state.instances.items()} | {one.id: one.name for one in snapshot.instances}
+    state = claimed(_pause(state, snapshot, first), snapshot)
+    state = _let_go(state, snapshot, config, first)
+    outlooks: dict[InstanceId, Outlook] = {}
+    faults: dict[InstanceId, str] = {}
+    wakes: list[Mono] = [state.paused.until] if state.paused and state.paused.until is not None else []
+    for instance in snapshot.instances:
+        before = state.instances.get(instance.id, InstanceState())
+        limits, finding = limits_of(instance, config), findings[instance.id]
+        tick = Tick(Case(snapshot, config, limits, instance, finding, before, state), state.serial)
+        outlook = _decide_one(tick, wakes)
+        if isinstance(outlook, str):
+            faults[instance.id] = outlook
+            outlooks[instance.id] = Outlook(before.phase, blocked_by=(Blocked("blind", outlook),))
+            effects += _refused(instance, snapshot, f"blind: {outlook}")
+            continue
+        effects += tick.effects
+        state = replace(state, instances={**state.instances, instance.id: tick.state}, serial=tick.serial)
+        outlooks[instance.id] = outlook
+    _refuse_unknown(snapshot, effects)
+    state = _tell_blind(state, snapshot, faults, names, first)
+    wake_at = min((time for time in wakes if time > snapshot.at), default=None)
+    return Decision(state, (*first, *effects), wake_at, outlooks, faults)
+
+
+def _decide_one(tick: Tick, wakes: list[Mono]) -> Outlook | str:
+    """Do one instance's tick and what operators ask of it; return what is wrong where a bug shows."""
+    case = tick.case
+    if case.finding.fault:
+        return case.finding.fault
+    try:
+        outlook = tick.run()
+        for request in case.snapshot.requests:
+            if _asks_for(request, case.snapshot) == case.instance.id:
+                outlook = tick.asked(request, outlook)
+        wakes += wake_times(tick.case, outlook)
+    except Exception as error:  # noqa: BLE001 - it must not leave the others undecided
+        return fault(error)
+    return outlook
+
+
+def limits_of(instance: Instance, config: Config) -> InstanceConfig:
+    """Return what the configuration says of an instance, or the defaults for one that was found."""
+    for one in config.instances or ():
+        if one.id == instance.id:
+            return one
+    return found_instance(config.path / instance.fifo, config)  # `/` takes an absolute path as it is
+
+
+def _let_go(state: State, snapshot: Snapshot, config: Config, effects: list[Effect]) -> State:
+    """End what goes on at the instances that are watched no more, and forget those of which nothing matters any more.
+
+    While processes are hidden nobody can say that. A reload that is in flight, or counts, is kept without a phase to
+    follow: its byte was sent whether it is watched or not, and the instance may come back.
+    """
+    here = {instance.id for instance in snapshot.instances}
+    hidden = any(blind.scope == "processes" for blind in snapshot.blind)
+    since = snapshot.at - config.policy.budget.per_s
+    reason = "it is not there any more" if config.instances is None else "it was taken out of the configuration"
+
+    def in_flight(one: InstanceState) -> bool:
+        reload = one.reload
+        return reload is not None and reload.complete_at is None and reload.deadline > snapshot.at
+
+    def counts(one: InstanceState) -> bool:
+        return any(spent.at > since for spent in one.spent)
+
+    kept = {}
+    for id_, one in state.instances.items():
+        if id_ in here or hidden:
+            kept[id_] = one
+            continue
+        if one.incident or (one.reload and one.phase is not Phase.WATCHING):
+            incident = one.incident.id if one.incident else None
+            effects.append(Tell(Replaced(reason), one.name or id_, incident=incident))
+        if in_flight(one) or counts(one):
+            kept[id_] = replace(one, incident=None, phase=Phase.WATCHING)
+    unclaimed = {name: one for name, one in state.unclaimed.items() if in_flight(one) or counts(one)}
+    return replace(state, instances=kept, unclaimed=unclaimed)
+
+
+# ---- operators
+
+
+def _refused(instance: Instance, snapshot: Snapshot, why: str) -> list[Effect]:
+    """Answer who asked for a reload of an instance that cannot be decided."""
+    asked = [one for one in snapshot.requests if _asks_for(one, snapshot) == instance.id]
+    return [Answer(one.id, ok=False, text=f"held by {why}") for one in asked]
+
+
+def _asks_for(request: Request, snapshot: Snapshot) -> InstanceId | None:
+    """Return whose reload is asked for: by the identity, or by what the status shows of it, where that is one alone."""
+    if request.verb is not Verb.RELOAD:
+        return None
+    known = [one.id for one in snapshot.instances]
+    meant = [one for one in known if one == request.instance] or [
+        one for one in known if shown(one, LONGEST) == request.instance
+    ]
+    return meant[0] if len(meant) == 1 else None
+
+
+def _refuse_unknown(snapshot: Snapshot, effects: list[Effect]) -> None:
+    known = {instance.id for instance in snapshot.instances}
+    fifos = ", ".join(sorted(known)) or "none"
+    for request in snapshot.requests:
+        if request.verb is Verb.RELOAD and _asks_for(request, snapshot) is None:
+            text = f"no instance has the FIFO {request.instance}; there is: {fifos}"
+            effects.append(Answer(request.id, ok=False, text=text))
+
+
+def _pause(state: State, snapshot: Snapshot, effects: list[Effect]) -> State:
+    if state.paused and state.paused.until is not None and state.paused.until <= snapshot.at:
+        effects.append(Tell(Resumed("the end of the pause")))
+        state = replace(state, paused=None)
+    for request in snapshot.requests:
+        if request.verb is Verb.PAUSE:
+            until_s = None if request.until is None else round(request.until - snapshot.at, 1)
+            effects.append(Tell(Paused(request.reason, until_s, "an operator")))
+            then = "until `mongo-watchdog resume`" if until_s is None else "until then"
+            effects.append(Answer(request.id, ok=True, text=f"paused: no reloads {then}"))
+            state = replace(state, paused=Pause(request.until, request.reason))
+        elif request.verb is Verb.RESUME:
+            if state.paused:
+                effects.append(Tell(Resumed("an operator")))
+            effects.append(Answer(request.id, ok=True, text="resumed" if state.paused else "was not paused"))
+            state = replace(state, paused=None)
+    return state
+
+
+def _tell_blind(
+    state: State,
+    snapshot: Snapshot,
+    faults: Mapping[InstanceId, str],
+    names: Mapping[InstanceId, str],
+    effects: list[Effect],
+) -> State:
+    """Tell what cannot be seen any more, and what can again: each once, as long as it lasts."""
+    of_instances = {one.id: one.blind[0] for one in snapshot.instances if one.blind} | dict(faults)
+    now = frozenset(snapshot.blind) | {Blind(_INSTANCE + id_, why) for id_, why in of_instances.items()}
+    people = {_INSTANCE + id_: _INSTANCE + name for id_, name in names.items() if name}
+    before, scopes = {blind.scope for blind in state.blind}, {blind.scope for blind in now}
+    whys = {blind.scope: blind.why for blind in sorted(now, key=lambda one: (one.scope, one.why), reverse=True)}
+    effects += [Tell(WentBlind(people.get(scope, scope), whys[scope])) for scope in sorted(scopes - before)]
+    effects += [Tell(SeeingAgain(people.get(scope, scope))) for scope in sorted(before - scopes)]
+    return replace(state, blind=now)
