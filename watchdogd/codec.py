@@ -26,7 +26,6 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, NoReturn
 
 from watchdogd.model.base import Mono
-from watchdogd.model.text import Outside
 
 Document = dict[str, Any]
 
@@ -151,8 +150,8 @@ def decode(kind: Any, data: Any, where: str, shift_s: float = 0.0) -> Any:  # no
     if origin is not None and issubclass(origin, Mapping):
         pairs = _of(dict, data, where).items()
         return {key: decode(arguments[1], item, _in(where, key), shift_s) for key, item in pairs}
-    if kind is Outside:
-        return Outside(_of(str, data, where))
+    if isinstance(kind, type) and issubclass(kind, str) and kind is not str:  # Outside, Incarnation
+        return kind(_of(str, data, where))
     if is_dataclass(kind):
         return _decode_dataclass(kind, _of(dict, data, where), where, shift_s)
     if issubclass(kind, tuple):

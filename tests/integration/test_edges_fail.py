@@ -77,7 +77,7 @@ def test_a_netlink_socket_that_is_lost_is_opened_again(edges: Edges, at_end: Exi
     netlink: Any = edges.sockets._netlink  # noqa: SLF001 - what a bug, or a seccomp filter, could do to it
     netlink.close()
     blind = observer.look(full=True)
-    assert [one.scope for one in blind.blind] == ["sockets"]
+    assert [str(one.scope) for one in blind.blind] == ["sockets"]
     assert {one.tcp for one in held_by(blind, app)} == {Tcp.ESTABLISHED}  # what is not read is not gone
     again = observer.look(full=True)
     assert again.blind == ()

@@ -544,7 +544,6 @@ def test_a_failed_dump_is_blind_and_the_next_one_starts_anew(answer: Callable[[i
     try:
         table = sockets.read(frozenset({NOWHERE}), established=False)
         assert isinstance(table, Blind)
-        assert table.scope == "sockets"
         assert told in table.why
         assert rows(sockets, NOWHERE) == ()
         assert len(links) == 2

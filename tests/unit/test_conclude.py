@@ -8,7 +8,7 @@ import pytest
 from tests.world.pieces import AT, config, idle, instance, leftover, snapshot, stranded
 from watchdogd.core.conclude import Conclusions
 from watchdogd.model.remembered import Pause, State
-from watchdogd.model.seen import Blind, Request, Snapshot, Verb
+from watchdogd.model.seen import Area, Blindness, Request, Scope, Snapshot, Verb
 from watchdogd.model.text import Outside
 
 ONE = snapshot(instance(idle(2)))
@@ -39,7 +39,7 @@ def test_nothing_is_drawn_anew_while_nothing_changes_but_the_time() -> None:
         lambda seen: replace(seen, members=dict(seen.members)),
         lambda seen: replace(seen, instances=(instance(),)),
         lambda seen: replace(seen, connections=(leftover(2),)),
-        lambda seen: replace(seen, blind=(Blind("sockets", "why"),)),
+        lambda seen: replace(seen, blind=(Blindness(Scope(Area.SOCKETS), "why"),)),
         lambda seen: replace(seen, requests=(Request("r", Verb.PAUSE, None, None, Outside()),)),
     ],
 )

@@ -33,7 +33,7 @@ from watchdogd.model.base import CHAIN, RESTART, WORKERS, InstanceId
 from watchdogd.model.decided import Answer
 from watchdogd.model.done import Result, SendFifo
 from watchdogd.model.remembered import InstanceState, Phase, Spent, State
-from watchdogd.model.seen import Blind, Instance, Member, Request, Snapshot, Verb
+from watchdogd.model.seen import Area, Blindness, Instance, Member, Request, Scope, Snapshot, Verb
 from watchdogd.model.text import Outside, shown
 from watchdogd.model.told import Event, Paused, Resumed, Tell, WentBlind
 
@@ -217,7 +217,7 @@ def test_each_blindness_is_told_once_and_once_when_it_ends() -> None:
 
 
 def test_two_reasons_of_one_scope_are_one_blindness() -> None:
-    seen = replace(snapshot(FINE), blind=(Blind("sockets", "b"), Blind("sockets", "a")))
+    seen = replace(snapshot(FINE), blind=(Blindness(Scope(Area.SOCKETS), "b"), Blindness(Scope(Area.SOCKETS), "a")))
     effects = decide(State(), detect(seen, config()), seen, config()).effects
     assert effects == (Tell(WentBlind("sockets", "a")),)
 

@@ -43,7 +43,7 @@ class Watch:
         return self.host.heartbeats.watched
 
     def blind(self) -> dict[str, str]:
-        return {one.scope: one.why for one in self.deployments.blind()}
+        return {str(one.scope): one.why for one in self.deployments.blind()}
 
     def addresses(self, address: str = ADDRESS) -> set[str]:
         return {str(endpoint) for endpoint in self.members[address].endpoints}
@@ -290,7 +290,7 @@ def test_all_is_heard_once_uri_names_and_members_have_answered(host: Host) -> No
     watch = Watch(host, one("mongodb://db", MAIN, ("proxy", 27100)))
 
     def unheard() -> set[str]:
-        return {one.scope for one in watch.deployments.unheard()}
+        return {str(one.scope) for one in watch.deployments.unheard()}
 
     assert unheard() == {f"deployment {MAIN}", "member proxy:27100"}
     watch.hear(2)
@@ -304,7 +304,7 @@ def test_it_is_not_heard_before_every_member_has_answered_or_failed(host: Host) 
     host.start_mongod()
     watch = Watch(host, one("mongodb://10.0.0.1,10.0.0.2"))
     watch.hear()
-    assert [(one.scope, one.why) for one in watch.deployments.unheard()] == [
+    assert [(str(one.scope), one.why) for one in watch.deployments.unheard()] == [
         ("member 10.0.0.2:27017", "it has neither answered nor failed yet")
     ]
     host.stop_mongod("10.0.0.2:27017")
@@ -316,7 +316,7 @@ def test_it_is_not_heard_while_dns_hangs(host: Host) -> None:
     host.resolver.stuck = True
     watch = Watch(host, one(SRV))
     watch.hear(20)
-    assert [one.scope for one in watch.deployments.unheard()] == [f"deployment {MAIN}"]
+    assert [str(one.scope) for one in watch.deployments.unheard()] == [f"deployment {MAIN}"]
     host.resolver.stuck = False
     watch.hear(2)
     assert watch.deployments.unheard() == []  # it says that there is no such record
@@ -329,7 +329,7 @@ def test_a_member_whose_name_hangs_is_not_heard_although_it_answers(host: Host) 
     host.resolver.stuck = True
     watch.hear(2)
     assert watch.members["db:27017"].state is MemberState.UP
-    assert [(one.scope, one.why) for one in watch.deployments.unheard()] == [
+    assert [(str(one.scope), one.why) for one in watch.deployments.unheard()] == [
         ("member db:27017", "its name has not been resolved yet")
     ]
 

@@ -24,7 +24,7 @@ from watchdogd.core.tick import limits_of
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command
 from watchdogd.model.found import Kind
 from watchdogd.model.remembered import InstanceState
-from watchdogd.model.seen import Blind, Snapshot, Worker
+from watchdogd.model.seen import Area, Blindness, Scope, Snapshot, Worker
 
 CALM = snapshot(instance(well(2)))
 
@@ -93,7 +93,7 @@ def test_an_app_is_well_when_it_works_and_all_that_work_have_connections() -> No
     assert not case(snapshot(instance(idle(2), idle(3)))).well  # nothing was seen
     assert not case(snapshot(instance(well(2), stranded(3)))).well
     assert not case(snapshot(instance(well(2)), members=[down()])).well
-    assert not case(replace(CALM, blind=(Blind("sockets", "no permission"),))).well
+    assert not case(replace(CALM, blind=(Blindness(Scope(Area.SOCKETS), "no permission"),))).well
 
 
 def test_with_several_deployments_every_one_must_be_reached() -> None:

@@ -6,6 +6,7 @@ import pytest
 from tests.world.cases import RELOAD, SEEN, STUCK, case
 from tests.world.pieces import (
     AT,
+    blind,
     config,
     connection,
     down,
@@ -24,7 +25,7 @@ from watchdogd.core.gates import GATES, blocked_by
 from watchdogd.core.phases import phase_of
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, InstanceId
 from watchdogd.model.remembered import InstanceState, Outrun, Pause, Phase, Spent, State
-from watchdogd.model.seen import Blind
+from watchdogd.model.seen import Area, Blindness, Scope
 from watchdogd.model.text import Outside
 
 JUST_BACK = [member(serving_since=exactly(AT - 5))]
@@ -40,7 +41,7 @@ SPENT = tuple(Spent(AT - 100 * n) for n in (3, 2, 1))
 ONE_GATE: dict[str, tuple[Case, float | None]] = {
     "mode": (case(using=replace(config(), mode=Mode.OBSERVE)), None),
     "paused": (case(whole=State(paused=Pause(AT + 60, Outside("work")))), AT + 60),
-    "blind": (case(replace(SEEN, blind=(Blind("sockets", "no permission"),))), None),
+    "blind": (case(replace(SEEN, blind=(Blindness(Scope(Area.SOCKETS), "no permission"),))), None),
     "no_deployment": (case(snapshot(replace(STUCK, deployments=()))), None),
     "not_serving": (case(snapshot(STUCK, leftover(2, 3), members=[down()])), None),
     "linger": (
@@ -84,7 +85,10 @@ def test_each_gate_blocks_alone_with_its_reason_and_until_when(name: str) -> Non
     [
         ("sockets", True),
         ("state", True),
-        ("network namespace 4026531833", True),
+        ("processes", True),
+        ("resolver", True),
+        ("heartbeats", True),
+        ("sink journal", False),
         ("deployment main", True),
         ("deployment other", False),
         ("member 10.0.0.2:27017", False),
@@ -92,8 +96,8 @@ def test_each_gate_blocks_alone_with_its_reason_and_until_when(name: str) -> Non
     ],
 )
 def test_a_blindness_blocks_those_whom_it_concerns(scope: str, blocks: bool) -> None:
-    blind = case(replace(SEEN, blind=(Blind(scope, "no permission"),)))
-    assert [one.gate for one in blocked_by(blind, WORKERS)] == ["blind"] * blocks
+    unseen = case(replace(SEEN, blind=(blind(scope),)))
+    assert [one.gate for one in blocked_by(unseen, WORKERS)] == ["blind"] * blocks
 
 
 def test_what_cannot_be_read_of_an_instance_blocks_it() -> None:

@@ -75,6 +75,7 @@ def test_a_phase_is_the_first_that_matches(phase: Phase, seen: Snapshot, state: 
 # ---- ARROWS
 
 
+@pytest.mark.timeout(300)  # 7 s alone; beside six stories far more
 def test_every_way_is_taken_in_some_world_and_no_other_one_in_any(monkeypatch: pytest.MonkeyPatch) -> None:
     made: Counter[tuple[str, str]] = Counter()
     stage = {phase: name for name, phases in STAGES.items() for phase in phases}

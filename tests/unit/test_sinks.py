@@ -20,7 +20,7 @@ def test_one_that_raises_keeps_no_other_from_the_event_and_is_blind_until_it_tak
     sinks.tell(FIRST, 1.0)
     assert before.told == behind.told == [(FIRST, 1.0)]
     (blind,) = sinks.blind()
-    assert blind.scope == "sink broken"
+    assert str(blind.scope) == "sink broken"
     assert blind.why.startswith("it did not take started, and nothing else depends on it: internal error in ")
     assert blind.why.endswith("RuntimeError('a bug in broken'); please report it")
     broken.broken = False

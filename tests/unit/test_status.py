@@ -15,7 +15,18 @@ from watchdogd.model.base import WORKERS, InstanceId, Interval, MemberId, Proces
 from watchdogd.model.decided import Blocked, Decision, Outlook
 from watchdogd.model.found import Finding, Verdict
 from watchdogd.model.remembered import Incident, InstanceState, LastReload, Pause, Phase, ReloadOutcome, State
-from watchdogd.model.seen import Backend, Blind, Instance, Member, MemberState, Snapshot, SocketsFrom, Worker
+from watchdogd.model.seen import (
+    Area,
+    Backend,
+    Blindness,
+    Instance,
+    Member,
+    MemberState,
+    Scope,
+    Snapshot,
+    SocketsFrom,
+    Worker,
+)
 from watchdogd.model.text import Outside
 from watchdogd.report.status import document, exit_code, line, render
 
@@ -209,7 +220,7 @@ def test_a_stopped_app_beside_a_running_one_is_no_trouble() -> None:
 
 
 def test_1_for_every_blindness() -> None:
-    assert exit_code(shown(seen(SHOP, blind=(Blind("sockets", "no right"),)), decided())) == 1
+    assert exit_code(shown(seen(SHOP, blind=(Blindness(Scope(Area.SOCKETS), "no right"),)), decided())) == 1
     blind = dataclasses.replace(SHOP, blind=("/proc/100/fd: permission denied",))
     assert exit_code(shown(seen(blind), decided())) == 1
 
@@ -261,7 +272,7 @@ def test_of_an_instance_in_another_network_namespace_it_is_shown_with_the_instan
 
 def test_where_nothing_can_be_read_the_blindness_says_it_to_people() -> None:
     nothing = SocketsFrom(Backend.NONE, "neither by netlink nor from /proc")
-    made = shown(seen(SHOP, sockets=nothing, blind=(Blind("sockets", nothing.why),)), decided())
+    made = shown(seen(SHOP, sockets=nothing, blind=(Blindness(Scope(Area.SOCKETS), nothing.why),)), decided())
     assert made["sockets"] == {"read_from": "none", "why": nothing.why}
     assert render(made).count(nothing.why) == 1
 
@@ -295,7 +306,7 @@ def test_people_see_what_is_what_comes_next_and_what_holds_it() -> None:
 def test_people_see_what_is_blind_not_covered_paused_and_only_observed() -> None:
     snapshot = seen(
         dataclasses.replace(SHOP, blind=("its sockets are in another network namespace",)),
-        blind=(Blind("deployment main", "DNS: no such host"),),
+        blind=(Blindness(Scope(Area.DEPLOYMENT, "main"), "DNS: no such host"),),
         not_covered=("master 4711 has no FIFO: add `master-fifo = /run/uwsgi/blog/fifo`",),
     )
     observe = dataclasses.replace(CONFIG, mode=Mode.OBSERVE)
@@ -338,7 +349,7 @@ def test_a_text_of_others_drives_no_terminal() -> None:
 def test_systemd_shows_one_line() -> None:
     assert line(seen(SHOP), decided()) == "watching 1 instance: nothing to do"
     assert line(seen(SHOP), decided(Outlook(Phase.GAVE_UP))) == "watching 1 instance: shop gave up"
-    blind = seen(dataclasses.replace(SHOP, blind=("x",)), blind=(Blind("sockets", "y"),))
+    blind = seen(dataclasses.replace(SHOP, blind=("x",)), blind=(Blindness(Scope(Area.SOCKETS), "y"),))
     assert line(blind, decided(paused=Pause(None))) == (
         "watching 1 instance: nothing to do; blind: sockets, shop; paused"
     )

@@ -38,7 +38,7 @@ from watchdogd.model.remembered import (
     Standing,
     State,
 )
-from watchdogd.model.seen import Blind, Connection, Tcp
+from watchdogd.model.seen import Area, Blindness, Connection, Scope, Tcp
 from watchdogd.model.text import AlreadyRunning, Outside
 from watchdogd.service.store import Loaded, Store, StoreError, shift
 
@@ -75,7 +75,7 @@ SHOP = InstanceState(
 STATE = State(
     {SHOP_ID: SHOP},
     paused=Pause(6000.0, Outside("release")),
-    blind=frozenset({Blind("sockets", "no right")}),
+    blind=frozenset({Blindness(Scope(Area.SOCKETS), "no right")}),
     serial=3,
 )
 DEAD = Connection(
@@ -154,7 +154,7 @@ def in_schema(*where: str) -> set[str]:
     [
         (State, ("properties", "state")),
         (Pause, ("properties", "state", "properties", "paused")),
-        (Blind, ("properties", "state", "properties", "blind", "items")),
+        (Blindness, ("properties", "state", "properties", "blind", "items")),
         (InstanceState, ("$defs", "instance")),
         (Spent, ("$defs", "instance", "properties", "spent", "items")),
         (Incident, ("$defs", "instance", "properties", "incident")),
@@ -555,7 +555,7 @@ def test_a_state_of_the_first_edition_is_taken_over_by_name_until_its_instance_i
     older(folder, 1, "shop", **FLAGS)
     found = loaded(folder)
     assert (found.problem, found.observed) == (None, (DEAD,))
-    assert found.state == dataclasses.replace(STATE, instances={}, unclaimed={"shop": OLD_SHOP})
+    assert found.state == dataclasses.replace(STATE, instances={}, unclaimed={"shop": OLD_SHOP}, blind=frozenset())
 
 
 @given(ANY_JSON, st.sampled_from([1, 2]))

@@ -231,7 +231,7 @@ class Watcher:
     def blind(self) -> dict[str, str]:
         """What cannot be seen now, everywhere."""
         own = {f"instance {one.name}": why for one in self.snapshot.instances for why in one.blind}
-        return {one.scope: one.why for one in self.snapshot.blind} | own
+        return {str(one.scope): one.why for one in self.snapshot.blind} | own
 
 
 def stuck_app(host: Host, watcher: Watcher, fifo: str = FIFO) -> tuple[FakeProcess, list[FakeProcess]]:

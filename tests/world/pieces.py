@@ -25,7 +25,18 @@ from watchdogd.model.base import (
     ProcessId,
 )
 from watchdogd.model.found import Cure, Evidence, Finding, Kind
-from watchdogd.model.seen import Connection, Instance, Member, MemberState, Snapshot, Tcp, Worker
+from watchdogd.model.seen import (
+    Area,
+    Blindness,
+    Connection,
+    Instance,
+    Member,
+    MemberState,
+    Scope,
+    Snapshot,
+    Tcp,
+    Worker,
+)
 
 BACK: Mono = 900.0
 AT: Mono = 1000.0
@@ -53,6 +64,12 @@ def pids(*numbers: int) -> frozenset[ProcessId]:
 
 def endpoint(host: str) -> Endpoint:
     return Endpoint(host, 27017)
+
+
+def blind(scope: str, why: str = "no permission") -> Blindness:
+    """What cannot be seen, as people read it: `sockets`, `deployment main`."""
+    area, _, of = scope.partition(" ")
+    return Blindness(Scope(Area(area), of), why)
 
 
 def member(host: str = "10.0.0.1", deployment: str = "main", **changes: Any) -> Member:

@@ -71,7 +71,7 @@ class FakeProcesses:
 
     def of(self, master: ProcessId) -> tuple[Process, ...] | Blind:
         if self.blind:
-            return Blind("", self.blind)
+            return Blind(self.blind)
         known = self.alive.get(master.pid)
         if known is None or known.id != master:
             return ()
@@ -81,7 +81,7 @@ class FakeProcesses:
         known = self.alive.get(pid)
         if known is None:
             return {}
-        return Blind("", known.refused) if known.refused else dict(known.sockets)
+        return Blind(known.refused) if known.refused else dict(known.sockets)
 
     def still(self, pid: int, fd: int, inode: int) -> bool:
         known = self.alive.get(pid)

@@ -84,7 +84,7 @@ class FakeSockets:
         wanted = {Endpoint(printed(packed(host)), port) for host, port in endpoints}
         self.reads += 1
         if wanted and self.blind is not None:
-            return Blind("sockets", self.blind)
+            return Blind(self.blind)
         at = self.clock()
         shown = [one for one in self.sockets if not one.dead and not one.closed and one.remote in wanted]
         rows = (_row(one, at) for one in shown if one.close_wait or established)
@@ -93,7 +93,7 @@ class FakeSockets:
 
     def look_up(self, cookies: Iterable[int]) -> Mapping[int, Row | None] | Blind:
         if self.blind is not None:
-            return Blind("sockets", self.blind)
+            return Blind(self.blind)
         asked = set(cookies) if self.backend is Backend.SOCK_DIAG else set[int]()
         at = self.clock()
         return {

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from tests.world import pieces
 from tests.world.pieces import AT, SHOP_ID, config, snapshot
 from watchdogd.config import Config
 from watchdogd.core.detect import detect
@@ -11,7 +12,7 @@ from watchdogd.model.base import Mono
 from watchdogd.model.decided import Answer, Decision, Outlook
 from watchdogd.model.done import Outcome, Result, SendFifo
 from watchdogd.model.remembered import InstanceState, Phase, State
-from watchdogd.model.seen import Blind, Connection, Instance, Member, Request, Verb
+from watchdogd.model.seen import Connection, Instance, Member, Request, Verb
 from watchdogd.model.text import Outside
 from watchdogd.model.told import Event, Tell
 
@@ -46,7 +47,7 @@ class Ticks:
             wall=1_790_000_000.0 + self.at,
             outcomes=self._outcomes,
             requests=(request,) if request else (),
-            blind=(Blind(blind, "no permission"),) if blind else (),
+            blind=(pieces.blind(blind),) if blind else (),
         )
         self.decision = decide(self.state, detect(seen, self.config), seen, self.config)
         assert not self.decision.faults

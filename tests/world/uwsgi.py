@@ -78,13 +78,13 @@ class FakeUwsgi:
         if reading:
             return replace(min(reading, key=lambda master: master.fifo_problem is not None), trusted=trusted)
         why = next(filter(None, refusals.values()), self.processes.blind)
-        return Blind("", why) if why else None
+        return Blind(why) if why else None
 
     def check(self, master: Master) -> Master | Blind | None:
         if master.id not in self.masters:
             return None
         refused = self.processes.alive[master.id.pid].refused
-        return Blind("", refused) if refused else replace(self.masters[master.id], trusted=master.trusted)
+        return Blind(refused) if refused else replace(self.masters[master.id], trusted=master.trusted)
 
     def descriptor(self, master: Master) -> int | tuple[Result, str]:
         if master.id not in self.masters:
@@ -99,4 +99,4 @@ class FakeUwsgi:
                 found.append(replace(master, fifo="", fifo_problem=f"unreadable: {refused}", fd=-1, link=""))
             elif master.link or not master.fifo:
                 found.append(master)
-        return Blind("", self.processes.blind) if self.processes.blind and not found else tuple(found)
+        return Blind(self.processes.blind) if self.processes.blind and not found else tuple(found)

@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from watchdogd.model.base import Mono
+from watchdogd.model.base import Incarnation, Mono
 from watchdogd.model.text import Outside
 from watchdogd.model.told import TYPES, What
 
@@ -21,6 +21,7 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
     float: st.floats(0, 4e9),  # Unix time, until 2096
     str: st.text(),
     Outside: st.text().map(Outside),
+    Incarnation: st.text().map(Incarnation),
     bool: st.booleans(),
 }
 

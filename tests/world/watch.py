@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from tests.world.apps import App, Process, Socket
 from tests.world.mongo import Mongod
+from tests.world.pieces import blind
 from watchdogd.act import fifo
 from watchdogd.config import Config
 from watchdogd.core.detect import detect
@@ -20,7 +21,7 @@ from watchdogd.model.decided import Decision, Effect
 from watchdogd.model.done import Outcome, Result, SendFifo
 from watchdogd.model.found import Finding
 from watchdogd.model.remembered import State
-from watchdogd.model.seen import OUT, Blind, Connection, Instance, Member, MemberState, Request, Snapshot, Tcp, Worker
+from watchdogd.model.seen import OUT, Connection, Instance, Member, MemberState, Request, Snapshot, Tcp, Worker
 from watchdogd.model.told import Tell
 
 UID = 33
@@ -74,9 +75,7 @@ class Watch:
             members=members,
             instances=tuple(self._instances[app.name] for app in self.apps if app.name not in self.taken_out),
             connections=self._connections,
-            blind=tuple(
-                Blind(scope, "no permission") for scope in sorted(self.blind) if not scope.startswith("instance")
-            ),
+            blind=tuple(blind(scope) for scope in sorted(self.blind) if not scope.startswith("instance")),
             outcomes=outcomes,
             requests=requests,
         )

@@ -17,7 +17,7 @@ from watchdogd.core.look import endpoint_map
 from watchdogd.core.outlook import NO_DEPLOYMENT
 from watchdogd.model.base import InstanceId, Mono, ProcessId
 from watchdogd.model.found import Finding, Verdict
-from watchdogd.model.seen import Backend, Blind, Connection, Instance, MemberState, Snapshot, Tcp, Worker
+from watchdogd.model.seen import Backend, Blind, Blindness, Connection, Instance, MemberState, Snapshot, Tcp, Worker
 from watchdogd.observe.instances import not_covered
 from watchdogd.observe.observer import Edges, Observer, open_edges
 from watchdogd.observe.processes import Processes
@@ -110,7 +110,7 @@ def _look(config: Config) -> tuple[Snapshot, dict[InstanceId, Finding], Edges]:
             os.eventfd_read(woken)
         observer.look(full=False)
     snapshot = observer.look(full=True)
-    silent = [Blind(one.scope, f"{one.why}, in {HEARD_WITHIN_S:g} s") for one in observer.unheard()]
+    silent = [Blindness(one.scope, f"{one.why}, in {HEARD_WITHIN_S:g} s") for one in observer.unheard()]
     snapshot = replace(snapshot, blind=(*snapshot.blind, *silent))
     return snapshot, detect(snapshot, config), edges
 

@@ -8,10 +8,9 @@ from watchdogd.config import Config, InstanceConfig
 from watchdogd.model.base import Incarnation, Mono
 from watchdogd.model.found import Evidence, Finding, Kind
 from watchdogd.model.remembered import InstanceState, Spent, State
-from watchdogd.model.seen import Instance, Snapshot, Worker
+from watchdogd.model.seen import EVERYBODYS, Area, Instance, Scope, Snapshot, Worker
 
 FORK_UNSAFE_FOR_S = 120.0  # the master's monitor runs at least every 10 s; after 120 s it does not run at all
-ELSEWHERE = ("deployment ", "instance ", "member ", "sink ")  # scopes of a blindness that is not everybody's
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +50,8 @@ class Case:
     @property
     def blind(self) -> str | None:
         """What cannot be seen of this instance, or of a deployment of it; None when everything can."""
-        own = {f"deployment {name}" for name in self.instance.deployments}
-        whys = [b.why for b in self.snapshot.blind if b.scope in own or not b.scope.startswith(ELSEWHERE)]
+        own = {Scope(Area.DEPLOYMENT, name) for name in self.instance.deployments}
+        whys = [one.why for one in self.snapshot.blind if one.scope in own or one.scope.area in EVERYBODYS]
         return next(iter((*whys, *self.instance.blind)), None)
 
     @property

@@ -38,7 +38,7 @@ from watchdogd.core.gates import blocked_by, foreseen
 from watchdogd.core.outlook import outlook
 from watchdogd.core.phases import phase_of
 from watchdogd.core.reload import Ended, Going, begin, follow
-from watchdogd.model.base import BEFORE_US, Command, Incarnation, ProcessId
+from watchdogd.model.base import Command, Incarnation, ProcessId
 from watchdogd.model.decided import Answer, Blocked, Effect, Outlook
 from watchdogd.model.found import Kind, Verdict
 from watchdogd.model.remembered import (
@@ -127,14 +127,12 @@ class Tick:
         Only of servers without a process id. Was one restarted meanwhile, the proof shows it, which is made of what is
         seen now.
         """
-        unnamed = {
-            one.removesuffix(BEFORE_US): one for one in self.case.finding.incarnations if one.endswith(BEFORE_US)
-        }
+        unnamed = {one.address: one for one in self.case.finding.incarnations if one.began_before_us}
         if not unnamed:
             return
 
         def renamed(names: frozenset[Incarnation]) -> frozenset[Incarnation]:
-            return frozenset(unnamed.get(one.rpartition("@")[0], one) for one in names)
+            return frozenset(unnamed.get(one.address, one) if one.address else one for one in names)
 
         state = self.state
         reload = state.reload and replace(state.reload, incarnations=renamed(state.reload.incarnations))

@@ -18,11 +18,9 @@ from watchdogd.model.base import InstanceId, Mono
 from watchdogd.model.decided import Answer, Blocked, Decision, Effect, Outlook
 from watchdogd.model.found import Finding
 from watchdogd.model.remembered import InstanceState, Pause, Phase, State
-from watchdogd.model.seen import Blind, Instance, Request, Snapshot, Verb
+from watchdogd.model.seen import Area, Blindness, Instance, Request, Scope, Snapshot, Verb
 from watchdogd.model.text import LONGEST, fault, shown
 from watchdogd.model.told import Paused, Replaced, Resumed, SeeingAgain, Tell, WentBlind
-
-_INSTANCE = "instance "
 
 
 def decide(state: State, findings: Mapping[InstanceId, Finding], snapshot: Snapshot, config: Config) -> Decision:
@@ -90,7 +88,7 @@ def _let_go(state: State, snapshot: Snapshot, config: Config, effects: list[Effe
     follow: its byte was sent whether it is watched or not, and the instance may come back.
     """
     here = {instance.id for instance in snapshot.instances}
-    hidden = any(blind.scope == "processes" for blind in snapshot.blind)
+    hidden = any(blind.scope.area is Area.PROCESSES for blind in snapshot.blind)
     since = snapshot.at - config.policy.budget.per_s
     reason = "it is not there any more" if config.instances is None else "it was taken out of the configuration"
 
@@ -172,10 +170,15 @@ def _tell_blind(
 ) -> State:
     """Tell what cannot be seen any more, and what can again: each once, as long as it lasts."""
     of_instances = {one.id: one.blind[0] for one in snapshot.instances if one.blind} | dict(faults)
-    now = frozenset(snapshot.blind) | {Blind(_INSTANCE + id_, why) for id_, why in of_instances.items()}
-    people = {_INSTANCE + id_: _INSTANCE + name for id_, name in names.items() if name}
+    own = {Blindness(Scope(Area.INSTANCE, id_), why) for id_, why in of_instances.items()}
+    now = frozenset(snapshot.blind) | own
     before, scopes = {blind.scope for blind in state.blind}, {blind.scope for blind in now}
-    whys = {blind.scope: blind.why for blind in sorted(now, key=lambda one: (one.scope, one.why), reverse=True)}
-    effects += [Tell(WentBlind(people.get(scope, scope), whys[scope])) for scope in sorted(scopes - before)]
-    effects += [Tell(SeeingAgain(people.get(scope, scope))) for scope in sorted(before - scopes)]
+    whys = {blind.scope: blind.why for blind in sorted(now, key=lambda one: one.why, reverse=True)}
+
+    def named(scope: Scope) -> str:
+        name = names.get(InstanceId(scope.of)) if scope.area is Area.INSTANCE else None
+        return str(scope._replace(of=name) if name else scope)
+
+    effects += [Tell(WentBlind(named(scope), whys[scope])) for scope in sorted(scopes - before, key=str)]
+    effects += [Tell(SeeingAgain(named(scope))) for scope in sorted(before - scopes, key=str)]
     return replace(state, blind=now)

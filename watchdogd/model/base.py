@@ -13,12 +13,28 @@ Mono = Annotated[float, "CLOCK_MONOTONIC"]
 """Seconds of CLOCK_MONOTONIC. Annotated so that codec.py finds every such time and moves it to another boot's clock."""
 
 
-Incarnation = NewType("Incarnation", str)
-"""One life of a member: its process id, or `ADDRESS@SECONDS` of the last DOWN -> UP where the server gives none
-(mongod 4.2, proxies), `ADDRESS@start` where that was before the daemon began. Two names of one mongod share it."""
+class Incarnation(str):
+    """One life of a member: its process id, or its address with the second of the last DOWN -> UP where the server
+    gives none (mongod 4.2, proxies), or with `start` where that was before the daemon began. Two names of one mongod
+    share it.
+    """
 
+    __slots__ = ()
 
-BEFORE_US = "@start"
+    @classmethod
+    def of_address(cls, address: str, up_at: Mono | None) -> Incarnation:
+        """Return the life of a server without a process id. `up_at` None: it came up before we looked."""
+        return cls(f"{address}@start" if up_at is None else f"{address}@{up_at:.3f}")
+
+    @property
+    def address(self) -> str | None:
+        """Whose life it is, where the address is all that is known; else None."""
+        return self.rpartition("@")[0] or None
+
+    @property
+    def began_before_us(self) -> bool:
+        """Whether its beginning was before this daemon's."""
+        return self.endswith("@start")
 
 
 class Command(enum.Enum):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from watchdogd.model.base import Command, Incarnation, InstanceId, Mono, ProcessId
-from watchdogd.model.seen import Blind
+from watchdogd.model.seen import Blindness
 from watchdogd.model.text import NOTHING_SAID, Outside
 
 
@@ -180,5 +180,5 @@ class State:
     instances: Mapping[InstanceId, InstanceState] = field(default_factory=dict)
     unclaimed: Mapping[str, InstanceState] = field(default_factory=dict)
     paused: Pause | None = None
-    blind: frozenset[Blind] = frozenset()
+    blind: frozenset[Blindness] = frozenset()
     serial: int = 0

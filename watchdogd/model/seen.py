@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from watchdogd.model.base import Endpoint, Incarnation, InstanceId, Interval, MemberId, Mono, ProcessId
 from watchdogd.model.done import Outcome
@@ -159,13 +160,44 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Blind:
-    """A read that failed: never an empty list.
+    """A read that failed: never an empty list. `why` ends with the mend."""
 
-    `scope`: `sockets`, `processes` or `state` (everybody is blind), `instance ID`, `deployment NAME`, or `member
-    HOST:PORT` or `sink NAME`, which are told and block nothing. `why` ends with the mend.
-    """
+    why: str
 
-    scope: str
+
+class Area(enum.Enum):
+    """What cannot be seen. With the first five nobody can be judged; the others concern one alone, or nobody."""
+
+    SOCKETS = "sockets"
+    PROCESSES = "processes"
+    STATE = "state"
+    RESOLVER = "resolver"
+    HEARTBEATS = "heartbeats"
+    DEPLOYMENT = "deployment"
+    INSTANCE = "instance"
+    MASTER = "instance of master"
+    MEMBER = "member"
+    SINK = "sink"
+
+
+EVERYBODYS = frozenset({Area.SOCKETS, Area.PROCESSES, Area.STATE, Area.RESOLVER, Area.HEARTBEATS})
+
+
+class Scope(NamedTuple):
+    """What cannot be seen, and of which one: a deployment's name, an instance's identity, a member's address."""
+
+    area: Area
+    of: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.area.value} {Outside(self.of)}" if self.of else self.area.value
+
+
+@dataclass(frozen=True, slots=True)
+class Blindness:
+    """Something that cannot be seen now. `why` ends with the mend."""
+
+    scope: Scope
     why: str
 
 
@@ -200,7 +232,7 @@ class Snapshot:
     members: Mapping[MemberId, Member] = field(default_factory=dict)
     instances: tuple[Instance, ...] = ()
     connections: tuple[Connection, ...] = ()
-    blind: tuple[Blind, ...] = ()
+    blind: tuple[Blindness, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
     requests: tuple[Request, ...] = ()
     news: tuple[Tell, ...] = ()

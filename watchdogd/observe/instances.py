@@ -13,7 +13,7 @@ from pathlib import Path
 
 from watchdogd.config import Config, InstanceConfig, distinct_names, found_instance
 from watchdogd.model.base import Endpoint, Incarnation, InstanceId, MemberId, Mono, ProcessId
-from watchdogd.model.seen import Blind, Connection, Instance, Member, Role, SocketsFrom, Tcp
+from watchdogd.model.seen import Area, Blind, Blindness, Connection, Instance, Member, Role, Scope, SocketsFrom, Tcp
 from watchdogd.model.text import Outside, fault
 from watchdogd.observe.mongod.members import outage_starts
 from watchdogd.observe.processes import Processes
@@ -67,7 +67,7 @@ class Instances:
         self._outdated = False
         self._latched: tuple[tuple[Connection, ...], Mapping[MemberId, Member], list[ProcessId]] | None = None
         self.not_covered: tuple[str, ...] = ()
-        self.blind: tuple[Blind, ...] = ()
+        self.blind: tuple[Blindness, ...] = ()
 
     def reconfigure(self, config: Config) -> None:
         """Take another configuration; what is known of instances that stay is kept."""
@@ -237,9 +237,9 @@ class Instances:
         try:
             masters = self._uwsgi.discover()
         except Exception as error:  # noqa: BLE001 - the instances that are known go on being read
-            masters = Blind("", fault(error))
+            masters = Blind(fault(error))
         if isinstance(masters, Blind):
-            self.blind = (Blind("processes", masters.why),)
+            self.blind = (Blindness(Scope(Area.PROCESSES), masters.why),)
             return {}
         watched = {master.id for master in self.masters()}
         found: dict[InstanceId, Master] = {}
@@ -254,7 +254,7 @@ class Instances:
             elif master.id not in watched and master.fifo not in self._sites and self._config is not None:
                 self._add_found(Path(master.fifo), self._config)
         hidden = [one for one in masters if one.fifo_problem and not one.fifo and one.id not in watched]
-        self.blind = tuple([Blind(f"instance of master {one.id.pid}", one.fifo_problem or "") for one in hidden])
+        self.blind = tuple([Blindness(Scope(Area.MASTER, str(one.id.pid)), one.fifo_problem or "") for one in hidden])
         self.not_covered = (*not_covered(masters), *second)
         return found
 

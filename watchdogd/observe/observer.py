@@ -15,7 +15,21 @@ from functools import partial
 from watchdogd.config import Config
 from watchdogd.model.base import Endpoint, InstanceId, MemberId, Mono
 from watchdogd.model.done import Outcome, Result, SendFifo
-from watchdogd.model.seen import OUT, Backend, Blind, Connection, Instance, Member, Request, Role, Snapshot, SocketsFrom
+from watchdogd.model.seen import (
+    OUT,
+    Area,
+    Backend,
+    Blind,
+    Blindness,
+    Connection,
+    Instance,
+    Member,
+    Request,
+    Role,
+    Scope,
+    Snapshot,
+    SocketsFrom,
+)
 from watchdogd.model.text import fault
 from watchdogd.model.told import SocketsFromProc, Tell
 from watchdogd.observe.instances import Instances
@@ -62,7 +76,7 @@ class Observer:
         self._connections = Connections()
         self._full_at: Mono = -math.inf
         self._outages: frozenset[tuple[MemberId, Mono]] = frozenset()
-        self._blind: tuple[Blind, ...] = ()
+        self._blind: tuple[Blindness, ...] = ()
         self._members: Mapping[MemberId, Member] = {}
         self._endpoints: frozenset[Endpoint] = frozenset()
         self._out = False
@@ -88,7 +102,7 @@ class Observer:
         """Return the ended connections that are still held, to be saved."""
         return self._connections.ended()
 
-    def unheard(self) -> list[Blind]:
+    def unheard(self) -> list[Blindness]:
         """Return what has neither been heard of yet nor said why it cannot be; empty once all has answered."""
         return self._deployments.unheard()
 
@@ -203,7 +217,7 @@ class Observer:
             if isinstance(table, Table):
                 self._connections.fold(table, netns, established=True)
             elif netns == self._netns:
-                self._blind = (Blind("sockets", table.why),)
+                self._blind = (Blindness(Scope(Area.SOCKETS), table.why),)
             else:
                 self._instances.hide(netns, table.why)
 
@@ -248,14 +262,14 @@ def _read(reader: Callable[[], Sockets], endpoints: frozenset[Endpoint], *, esta
     try:
         return reader().read(endpoints, established=established)
     except Exception as error:  # noqa: BLE001 - a reader that fails makes us blind, not dead
-        return Blind("sockets", fault(error))
+        return Blind(fault(error))
 
 
 def _look_up(reader: Callable[[], Sockets], cookies: Iterable[int]) -> Mapping[int, Row | None] | Blind:
     try:
         return reader().look_up(cookies)
     except Exception as error:  # noqa: BLE001 - same
-        return Blind("sockets", fault(error))
+        return Blind(fault(error))
 
 
 def open_edges(wake: Callable[[], None]) -> Edges:

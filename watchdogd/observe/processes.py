@@ -53,7 +53,7 @@ class ProcProcesses:
         try:
             found = [_process(pid, master) for pid in (master.pid, *sorted(procfs.children(master.pid)))]
         except PermissionError as error:
-            return Blind("", procfs.blindness() or f"{error.filename}: {error.strerror}")
+            return Blind(procfs.blindness() or f"{error.filename}: {error.strerror}")
         if found[0] is None or found[0].id != master:
             return ()
         return tuple([process for process in found if process])
@@ -66,7 +66,7 @@ class ProcProcesses:
             return {}
         except PermissionError as error:
             why = procfs.refusal(pid, error)
-            return Blind("", why) if why else {}
+            return Blind(why) if why else {}
 
     def still(self, pid: int, fd: int, inode: int) -> bool:
         """See Processes.still. 4 us."""

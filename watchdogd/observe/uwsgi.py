@@ -94,7 +94,7 @@ class ProcUwsgi:
         if isinstance(led, Blind):
             return led
         if led.found and (objection := paths.objection(led, led.found.st_uid, trusted)):
-            return Blind("", objection)
+            return Blind(objection)
         found: Master | Blind | None = None
         for pid in _masters(_handlers()):
             fifos = _fifos(pid)
@@ -106,7 +106,7 @@ class ProcUwsgi:
                 master = _master(pid, fifo, read, trusted)
                 # Again, of who was found: its FIFO may have come to be there since, which each command makes anew.
                 if master and (objection := paths.objection(led, master.uid, trusted)):
-                    found = found or Blind("", objection)
+                    found = found or Blind(objection)
                 elif master and master.fifo_problem is None:
                     return master
                 else:
@@ -252,7 +252,7 @@ def _fifos(pid: int) -> list[_Fifo] | Blind:
         return []
     except PermissionError as error:
         why = procfs.refusal(pid, error)
-        return Blind("", why) if why else []
+        return Blind(why) if why else []
     return found
 
 
@@ -274,7 +274,7 @@ def _follow(path: str) -> Led | Blind:
     try:
         return follow(path)
     except paths.LedAstrayError as error:
-        return Blind("", error.sentence(path))
+        return Blind(error.sentence(path))
     except OSError:
         return Led(path, (), None)
 
@@ -330,4 +330,4 @@ def _problem(master: Master, read: _Fifo) -> str | None:
 
 def _blind() -> Blind | None:
     why = procfs.blindness()
-    return Blind("", why) if why else None
+    return Blind(why) if why else None

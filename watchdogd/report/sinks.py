@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from watchdogd.model.seen import Blind
+from watchdogd.model.seen import Area, Blindness, Scope
 from watchdogd.model.text import fault
 from watchdogd.model.told import Tell
 
@@ -40,6 +40,6 @@ class Sinks:
             else:
                 self._failed.pop(sink.name, None)
 
-    def blind(self) -> tuple[Blind, ...]:
+    def blind(self) -> tuple[Blindness, ...]:
         """Return each sink that did not take the last event, and why; nothing is blocked by it."""
-        return tuple([Blind(f"sink {name}", why) for name, why in self._failed.items()])
+        return tuple([Blindness(Scope(Area.SINK, name), why) for name, why in self._failed.items()])

@@ -56,7 +56,7 @@ def document(
             for instance in snapshot.instances
         ],
         not_covered=snapshot.not_covered,
-        blind=snapshot.blind,
+        blind=[{"scope": str(one.scope), "why": one.why} for one in snapshot.blind],
         sockets=_sockets(snapshot.sockets),
     )
     shown: Document = tree(encode(seen))
@@ -84,7 +84,7 @@ def line(snapshot: Snapshot, decision: Decision) -> str:
     names = {one.id: one.name for one in snapshot.instances}
     phases = [(names.get(id_, id_), outlook.phase.value) for id_, outlook in decision.outlooks.items()]
     busy = [f"{name} {phase.replace('_', ' ')}" for name, phase in phases if phase not in _QUIET]
-    blind = [one.scope for one in snapshot.blind]
+    blind = [str(one.scope) for one in snapshot.blind]
     blind += [one.name for one in snapshot.instances if one.blind or one.id in decision.faults]
     parts = [f"watching {count(len(snapshot.instances), 'instance')}: {_some(busy) or 'nothing to do'}"]
     parts += [f"blind: {_some(blind)}"] if blind else []

@@ -21,7 +21,7 @@ from watchdogd.model.base import Mono
 from watchdogd.model.decided import Answer, Effect
 from watchdogd.model.done import Outcome, SendFifo
 from watchdogd.model.remembered import State
-from watchdogd.model.seen import Blind
+from watchdogd.model.seen import Area, Blindness, Scope
 from watchdogd.model.text import fault
 from watchdogd.model.told import ConfigRejected, ConfigReloaded, SeeingAgain, Stopping, Tell, WentBlind, What
 from watchdogd.observe.observer import Observer
@@ -109,12 +109,12 @@ class Daemon:
         if deaf := self.sinks.blind():
             snapshot = replace(snapshot, blind=(*snapshot.blind, *deaf))
         if problem := self.store.problem():  # of what was saved: reloads are blocked while there is one
-            snapshot = replace(snapshot, blind=(*snapshot.blind, Blind("state", problem)))
+            snapshot = replace(snapshot, blind=(*snapshot.blind, Blindness(Scope(Area.STATE), problem)))
         findings, decision = self._conclusions.draw(self.state, snapshot, self.config)
         try:
             self.store.save(decision.state, self.observer.ended(), snapshot.at, snapshot.wall)
         except StoreError as error:  # decided again with that as a blindness: then nothing is sent
-            snapshot = replace(snapshot, blind=(*snapshot.blind, Blind("state", str(error))))
+            snapshot = replace(snapshot, blind=(*snapshot.blind, Blindness(Scope(Area.STATE), str(error))))
             decision = decide(self.state, findings, snapshot, self.config)
         self.state = decision.state
         performed = map(self._perform, (*snapshot.news, *decision.effects))

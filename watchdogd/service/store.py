@@ -178,17 +178,17 @@ def _by_name(document: Document) -> Document:
     state = document.get("state")
     if not isinstance(state, dict):
         return document
-    blind = state.get("blind", [])
-    if isinstance(blind, list):
-        blind = [one for one in blind if not _is_of_an_instance(one)]
     return {
         **document,
-        "state": {**state, "instances": {}, "unclaimed": state.get("instances", {}), "blind": blind},
+        "state": {**state, "instances": {}, "unclaimed": state.get("instances", {})},
     }
 
 
 def _with_standings(document: Document) -> Document:
-    """Read flags as the standing that they meant. What is not as it was written then is left for `decode` to refuse."""
+    """Read flags as the standing that they meant. What is not as it was written then is left for `decode` to refuse.
+
+    What could not be seen is told anew, if that is still so.
+    """
     state = document.get("state")
     if not isinstance(state, dict):
         return document
@@ -198,7 +198,7 @@ def _with_standings(document: Document) -> Document:
         for kind, those in kinds.items()
         if isinstance(those, dict)
     }
-    return {**document, "state": {**state, **read}}
+    return {**document, "state": {**state, **read, "blind": []}}
 
 
 def _with_standing(instance: Document) -> Document:
@@ -212,10 +212,6 @@ def _with_standing(instance: Document) -> Document:
     elif instance.get("escalate"):
         standing = {"stand": Stand.ESCALATING.value}
     return {**rest, "standing": standing}
-
-
-def _is_of_an_instance(blind: object) -> bool:
-    return isinstance(blind, dict) and str(blind.get("scope")).startswith("instance ")
 
 
 def _replaced(instance: InstanceState) -> InstanceState:

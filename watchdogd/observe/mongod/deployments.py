@@ -13,7 +13,7 @@ from functools import partial
 from watchdogd.config import DeploymentConfig
 from watchdogd.config.addresses import parse_endpoint
 from watchdogd.model.base import Endpoint, MemberId, Mono
-from watchdogd.model.seen import OUT, Blind, Member, MemberState
+from watchdogd.model.seen import OUT, Area, Blindness, Member, MemberState, Scope
 from watchdogd.model.text import fault
 from watchdogd.model.told import Tell
 from watchdogd.observe.mongod.heartbeats import Heartbeat, Heartbeats
@@ -47,10 +47,10 @@ class Deployments:
         self._unresolved: dict[Place, str] = {}
         self._asked_at: dict[Place, Mono] = {}
         self._watched: dict[MemberId, Mapping[str, object]] = {}
-        self._faults: dict[str, str] = {}  # edge -> why it raised at the last look
+        self._faults: dict[Area, str] = {}  # edge -> why it raised at the last look
         self._in_use: frozenset[Endpoint] = frozenset()
         self._idle_until: Mono = -math.inf
-        self._blind: tuple[Blind, ...] | None = None
+        self._blind: tuple[Blindness, ...] | None = None
 
     def reconfigure(self, configs: Iterable[DeploymentConfig]) -> None:
         """Make the set of deployments exactly this; members that stay keep what is known of them."""
@@ -68,21 +68,21 @@ class Deployments:
         """Return what the members have to tell, once."""
         return self._members.take_news()
 
-    def unheard(self) -> list[Blind]:
+    def unheard(self) -> list[Blindness]:
         """Return what has neither been heard of yet nor said why it cannot be; empty once all has answered."""
         members = self.members
         silent = [
-            Blind(f"deployment {name}", "its URI has not been resolved yet")
+            Blindness(Scope(Area.DEPLOYMENT, name), "its URI has not been resolved yet")
             for name, one in self._deployments.items()
             if not one.error and not any(key.deployment == name for key in members)
         ]
         silent += [
-            Blind(f"member {key.address}", "it has neither answered nor failed yet")
+            Blindness(Scope(Area.MEMBER, key.address), "it has neither answered nor failed yet")
             for key, member in members.items()
             if member.state is MemberState.UNKNOWN
         ]
         for place in self._places() - self._resolved.keys() - self._unresolved.keys():
-            silent.append(Blind(f"member {Endpoint(*place)}", "its name has not been resolved yet"))
+            silent.append(Blindness(Scope(Area.MEMBER, str(Endpoint(*place))), "its name has not been resolved yet"))
         return silent
 
     def hear(self, at: Mono, in_use: frozenset[Endpoint]) -> None:
@@ -90,8 +90,8 @@ class Deployments:
         self._faults = {}
         answers: list[Seeds | Addresses] = []
         beats: list[Heartbeat] = []
-        drained = self._try("resolver", lambda: answers.extend(self._resolver.drain()))
-        drained &= self._try("heartbeats", lambda: beats.extend(self._heartbeats.drain()))
+        drained = self._try(Area.RESOLVER, lambda: answers.extend(self._resolver.drain()))
+        drained &= self._try(Area.HEARTBEATS, lambda: beats.extend(self._heartbeats.drain()))
         self._take(answers)
         before = self.members
         was = {key: member.state for key, member in before.items()} if beats else {}
@@ -111,20 +111,20 @@ class Deployments:
                 back.add(place)
         self._ask(at, back)
         if wanted != self._watched:
-            self._try("heartbeats", partial(self._watch, wanted))
+            self._try(Area.HEARTBEATS, partial(self._watch, wanted))
         # What has just changed may change more: where a member is decides whether another one is kept.
         settled = self.members is before and not self._faults
         asked = [*self._asked_at.values(), *(one.asked_at for one in self._deployments.values())]
         self._idle_until = min(asked, default=at) + RESOLVE_EVERY_S if settled else -math.inf
 
-    def blind(self) -> tuple[Blind, ...]:
+    def blind(self) -> tuple[Blindness, ...]:
         """Return which deployments cannot be seen at all, which members of others, and which edge raised."""
         if self._blind is None:
             self._blind = (*self._blindness(),)
         return self._blind
 
-    def _blindness(self) -> list[Blind]:
-        blind = [Blind(scope, why) for scope, why in self._faults.items()]
+    def _blindness(self) -> list[Blindness]:
+        blind = [Blindness(Scope(area), why) for area, why in self._faults.items()]
         for name, deployment in self._deployments.items():
             own = [member for key, member in self.members.items() if key.deployment == name]
             unreachable = [member for member in own if member.state is MemberState.UNREACHABLE]
@@ -132,14 +132,14 @@ class Deployments:
             if unreachable and not any(member.state in {MemberState.UP, *OUT} for member in own):
                 why = why or f"{unreachable[0].id.address}: {unreachable[0].detail}"
             if why:
-                blind.append(Blind(f"deployment {name}", why))
+                blind.append(Blindness(Scope(Area.DEPLOYMENT, name), why))
             else:
-                blind += [Blind(f"member {member.id.address}", member.detail) for member in unreachable]
+                blind += [Blindness(Scope(Area.MEMBER, member.id.address), member.detail) for member in unreachable]
         known = {one.scope for one in blind}
         for place, error in self._unresolved.items():
-            scope = f"member {Endpoint(*place)}"
+            scope = Scope(Area.MEMBER, str(Endpoint(*place)))
             if place not in self._resolved and scope not in known:
-                blind.append(Blind(scope, error))
+                blind.append(Blindness(scope, error))
         return blind
 
     def _wanted(self) -> dict[MemberId, Mapping[str, object]]:
@@ -154,12 +154,12 @@ class Deployments:
         """Have URIs and names resolved that are due: every 60 s, and when a member is back."""
         for deployment in self._deployments.values():
             due = at - deployment.asked_at >= RESOLVE_EVERY_S
-            if due and self._try("resolver", partial(self._resolver.seeds, deployment.config)):
+            if due and self._try(Area.RESOLVER, partial(self._resolver.seeds, deployment.config)):
                 deployment.asked_at = at
         places = self._places()
         for place in places:
             due = place in back or at - self._asked_at.get(place, -math.inf) >= RESOLVE_EVERY_S
-            if due and self._try("resolver", partial(self._resolver.addresses, *place)):
+            if due and self._try(Area.RESOLVER, partial(self._resolver.addresses, *place)):
                 self._asked_at[place] = at
         for known in (self._asked_at, self._resolved, self._unresolved):
             for place in known.keys() - places:
@@ -198,7 +198,7 @@ class Deployments:
         places = known.config.endpoints if known else ()
         return frozenset().union(*[self._resolved.get(place, frozenset()) for place in places])
 
-    def _try(self, edge: str, call: Callable[[], object]) -> bool:
+    def _try(self, edge: Area, call: Callable[[], object]) -> bool:
         """Do it; where it raises, say False and be blind for what that edge shows, until it works again."""
         try:
             call()

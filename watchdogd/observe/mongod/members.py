@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from watchdogd.model.base import BEFORE_US, Endpoint, Incarnation, Interval, MemberId, Mono
+from watchdogd.model.base import Endpoint, Incarnation, Interval, MemberId, Mono
 from watchdogd.model.seen import OUT, Member, MemberState
 from watchdogd.model.told import MemberDown, MemberRestarted, MemberUp, Tell, What
 from watchdogd.observe.mongod.heartbeats import Heartbeat
@@ -157,8 +157,8 @@ class Members:
         if beat.process_id is not None:
             return Incarnation(beat.process_id)
         if ended:
-            return Incarnation(f"{old.id.address}@{beat.at:.3f}")
-        return old.incarnation or Incarnation(old.id.address + BEFORE_US)
+            return Incarnation.of_address(old.id.address, beat.at)
+        return old.incarnation or Incarnation.of_address(old.id.address, None)
 
     def _not_up(self, track: _Track, beat: Heartbeat) -> None:
         old = track.member

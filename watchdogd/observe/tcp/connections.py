@@ -218,7 +218,7 @@ def _descriptors(edge: Processes, pid: int) -> dict[int, int] | Blind:
     try:
         return edge.descriptors(pid)
     except Exception as error:  # noqa: BLE001 - one process that cannot be read must not hide the others
-        return Blind("", fault(error))
+        return Blind(fault(error))
 
 
 def _connection(row: Row, moment: Interval, since: Interval, before: Mono) -> Connection:

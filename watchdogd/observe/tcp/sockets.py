@@ -153,7 +153,7 @@ class SockDiag:
         except OSError as error:
             # The rest of this answer may still come, and until then a further question is refused (EBUSY).
             self.close()
-            return Blind("sockets", f"the kernel's socket table cannot be read: {_explained(error, _WAIT)}")
+            return Blind(f"the kernel's socket table cannot be read: {_explained(error, _WAIT)}")
         if len(endpoints) > MAX_FILTERED:
             wanted = {Endpoint(printed(packed(host)), port) for host, port in endpoints}
             rows = (row for row in rows if row.remote in wanted)
@@ -168,7 +168,7 @@ class SockDiag:
                 found.update(self._look_up(asked[begin : begin + _AT_ONCE]))
         except OSError as error:
             self.close()
-            return Blind("sockets", f"the kernel cannot be asked for known sockets: {_explained(error, _WAIT)}")
+            return Blind(f"the kernel cannot be asked for known sockets: {_explained(error, _WAIT)}")
         return found
 
     def _look_up(self, asked: Sequence[int]) -> Iterator[tuple[int, Row | None]]:
@@ -249,7 +249,7 @@ class ProcNetTcp:
             rows = {row.inode: row for name in ("tcp", "tcp6") for row in self._rows(name, established=established)}
         except OSError as error:
             mend = "it needs the process to live and a /proc with ProcSubset=all"
-            return Blind("sockets", f"{self._folder}/tcp cannot be read: {error.strerror}; {mend}")
+            return Blind(f"{self._folder}/tcp cannot be read: {error.strerror}; {mend}")
         return Table(at, tuple(rows.values()), time.monotonic() - at, time.thread_time() - cpu)
 
     def look_up(self, cookies: Iterable[int]) -> Mapping[int, Row | None] | Blind:  # noqa: ARG002
@@ -312,11 +312,11 @@ class NoSockets:
 
     def read(self, endpoints: frozenset[Endpoint], *, established: bool) -> Table | Blind:  # noqa: ARG002
         """See Sockets.read."""
-        return Blind("sockets", self.why)
+        return Blind(self.why)
 
     def look_up(self, cookies: Iterable[int]) -> Mapping[int, Row | None] | Blind:  # noqa: ARG002
         """See Sockets.look_up."""
-        return Blind("sockets", self.why)
+        return Blind(self.why)
 
     def close(self) -> None:
         """Nothing is open."""
