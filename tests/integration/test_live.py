@@ -261,6 +261,23 @@ def test_check_names_every_problem(site: Site) -> None:
     assert ran.returncode == 1
 
 
+def test_check_tells_two_masters_on_one_path_by_who_has_it(site: Site) -> None:
+    mongod = site.mongod()
+    shop = site.app(app=App.NO_CLIENT, name="shop")
+    other = site.app(app=App.NO_CLIENT, name="other", extra=[f"master-fifo = {shop.fifo}"])
+    site.configure(mongod.uri, shop)
+    other.send(b"1")  # it goes to the second one of its FIFOs
+    reads = f"{shop.fifo} that is gone, since master {other.master} has made its own there"
+
+    def told() -> str:
+        ran = site.run("check", "--live")
+        return ran.stdout if reads in ran.stdout else ""
+
+    said = wait_for(told, "the one that no command reaches", within=WITHIN_S)
+    assert said.count(f"not covered: uWSGI master {shop.master} reads a FIFO {reads}") == 1
+    assert f"ok: shop: master {other.master}, " in said
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to run it as another user than uWSGI")
 def test_check_says_that_a_fifo_may_not_be_written_where_everything_may_be_seen(site: Site) -> None:
     rights = (f"--inh-caps={WHO_SEES}", f"--ambient-caps={WHO_SEES}")

@@ -1,12 +1,14 @@
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
 
@@ -17,8 +19,10 @@ from rig.netns import Namespace
 from rig.ports import free_port
 from rig.processes import Process as Started
 from rig.processes import stat_fields, wait_for
+from rig.traffic import Traffic
 from rig.uwsgi import WEB, App
 from rig.uwsgi import Uwsgi as RigUwsgi
+from tests.integration.masters import Watch, entry
 from tests.integration.nobody import as_nobody, needs_root
 from tests.world.processes import FakeProcess
 from tests.world.uwsgi import FakeUwsgi
@@ -26,6 +30,7 @@ from watchdogd.model.base import ProcessId
 from watchdogd.model.seen import Blind, Role
 from watchdogd.observe import procfs
 from watchdogd.observe.processes import Process, Processes, ProcProcesses
+from watchdogd.observe.roles import role
 from watchdogd.observe.uwsgi import Master, ProcUwsgi, Uwsgi
 
 WITHIN_S = 20.0
@@ -73,11 +78,11 @@ class RealInstance:
 
     def renew_fifo(self) -> None:
         """By the mend that the problem names."""
-        found = ProcUwsgi().find(self.fifo, ROOTS_OWN)
-        assert isinstance(found, Master)
-        subprocess.run(["sh", "-c", mend(found)], check=True, timeout=WITHIN_S)
-        wait_for(self.rig.fifo.is_fifo, "the FIFO is there again", within=WITHIN_S)
-        wait_for(lambda: problem_of(ProcUwsgi().find(self.fifo, ROOTS_OWN)) is None, "it is read", within=WITHIN_S)
+        before = self.rig.workers()
+        (mend,) = mends(ProcUwsgi().find(self.fifo, ROOTS_OWN))
+        run(mend)
+        self.rig.wait_ready(other_than=before)
+        wait_for(lambda: reader(self.fifo) == self.pid, "the FIFO at the path is read", within=WITHIN_S)
 
     def begin_restart(self) -> None:
         self.rig.send(b"r")
@@ -197,10 +202,22 @@ def problem_of(found: Master | Blind | None) -> str | None:
     return found.fifo_problem
 
 
-def mend(master: Master) -> str:
-    """The command that a problem names."""
-    assert master.fifo_problem is not None
-    return master.fifo_problem.split("`")[1]
+def mends(found: Master | Blind | None) -> list[str]:
+    """The commands that a problem names, none of which writes into /proc."""
+    problem = problem_of(found)
+    assert problem is not None
+    assert "/proc" not in problem
+    return re.findall("`(kill [^`]*)`", problem)
+
+
+def reader(fifo: str | Path) -> int | None:
+    """The pid of the master that a byte at this path reaches, where that is certain."""
+    found = ProcUwsgi().find(str(fifo), ROOTS_OWN)
+    return found.id.pid if isinstance(found, Master) and found.fifo_problem is None else None
+
+
+def run(command: str) -> None:
+    subprocess.run(["sh", "-c", command], check=True, timeout=WITHIN_S)
 
 
 # -- what the fake and the real one share
@@ -364,7 +381,7 @@ def test_io_moves_with_the_worker_that_serves_and_with_no_other(
 
 
 def test_workers_that_a_master_has_just_forked_are_loading_and_no_masters(tmp_path: Path) -> None:
-    """Before it comes to run, a worker has its master's handlers and FIFO; here it never does."""
+    """Before it comes to run, a worker has its master's handlers and FIFO; here it never does, and becomes a rival."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     with Started([sys.executable, "-c", IMITATION, str(fifo)], log=tmp_path / "log") as started:
@@ -378,7 +395,7 @@ def test_workers_that_a_master_has_just_forked_are_loading_and_no_masters(tmp_pa
         assert born is not None
         if procfs.age_s(born.start_ticks) < 2:  # a slow machine may see only what is no newborn any more
             assert (seen, listed) == (Role.LOADING, False)
-        wait_for(lambda: roles_of(master)[child] is Role.OTHER, "it is older", within=WITHIN_S)
+        wait_for(lambda: roles_of(master)[child] is Role.MASTER, "it is older", within=WITHIN_S)
 
 
 IMITATION = """
@@ -406,7 +423,7 @@ def test_a_file_in_place_of_the_fifo_is_a_problem_with_a_mend_that_works(
     assert "is no FIFO any more" in (problem_of(found) or "")
     assert ProcUwsgi().find(str(rig.fifo), ROOTS_OWN) == found
     RealInstance(rig).renew_fifo()
-    assert ProcUwsgi().find(str(rig.fifo), ROOTS_OWN) == master
+    assert master_of(ProcUwsgi(), rig.fifo).id == master.id
 
 
 def test_a_fifo_is_found_through_a_link_to_its_folder(start: Callable[..., RigUwsgi], tmp_path: Path) -> None:
@@ -456,6 +473,160 @@ def test_a_pipe_at_the_standard_input_is_no_master_fifo(tmp_path: Path) -> None:
         os.close(descriptor)
         assert ProcUwsgi().find(str(fifo), ROOTS_OWN) is None
         assert started.pid not in masters_of(ProcUwsgi())
+
+
+# -- two masters
+
+
+@contextmanager
+def forked(rig: RigUwsgi) -> Iterator[int]:
+    """The pid of the master that `f` forks, in a session of its own, once it has the FIFO at the path."""
+    rig.send(b"f")
+    try:
+        # Until it executes uWSGI anew it has what its parent has.
+        wait_for(lambda: reads(rig.fifo, [rig.master]) is None, "the path is not the old one's", within=WITHIN_S)
+        yield wait_for(lambda: reads(rig.fifo, procfs.children(rig.master)), "another master", within=WITHIN_S)
+    finally:
+        for pid in sessions_of(rig):
+            os.killpg(pid, signal.SIGKILL)
+        wait_for(lambda: not sessions_of(rig), "the end of the master that was forked", within=WITHIN_S)
+
+
+def sessions_of(rig: RigUwsgi) -> list[int]:
+    """The leaders of sessions but its own in its folder, where all of it is."""
+    leaders = [pid for pid in procfs.pids() if pid != rig.master and (stat_fields(pid) or [""] * 4)[3] == str(pid)]
+    return [pid for pid in leaders if (stat_fields(pid) or ["Z"])[0] != "Z" and folder_of(pid) == str(rig.folder)]
+
+
+def folder_of(pid: int) -> str | None:
+    try:
+        return str(Path(f"/proc/{pid}/cwd").readlink())
+    except OSError:
+        return None
+
+
+def reads(fifo: Path, pids: Iterable[int]) -> int | None:
+    """Which of these processes has the FIFO at this path open."""
+    return next((pid for pid in pids if str(fifo) in dict(procfs.links(pid)).values()), None)
+
+
+def found_two(workers: set[int]) -> set[int] | None:
+    return workers if len(workers) == 2 else None
+
+
+def workers_of(master: int) -> set[int]:
+    return {pid for pid in procfs.children(master) if role(procfs.caught(procfs.status(pid))) is Role.READY}
+
+
+def test_of_two_masters_the_one_that_hears_the_byte_is_found_and_the_other_one_is_told(
+    start: Callable[..., RigUwsgi],
+) -> None:
+    rig = start(processes=2)
+    edge, old = ProcUwsgi(), rig.master
+    before = master_of(edge, rig.fifo)
+    with forked(rig) as new:
+        found = master_of(edge, rig.fifo)  # at once, though it is younger than NEWBORN_S
+        assert (found.id.pid, [one.pid for one in found.rivals]) == (new, [old])
+        said = f"two masters: {rig.fifo} is read by master {new}, which master {old} forked on the FIFO command `f`"
+        assert (problem_of(found) or "").startswith(said)
+        assert edge.check(found) == found
+        assert replace(found, trusted=None) == masters_of(edge)[new]
+        assert (problem_of(edge.check(before)) or "").startswith("deleted: ")
+
+        wait_for(lambda: len(workers_of(new)) == 2, "its workers", within=WITHIN_S)
+        others, its = workers_of(old), workers_of(new)
+        rig.send(b"w")
+        wait_for(lambda: len(workers_of(new) - its) == 2, "its new workers", within=WITHIN_S)
+        assert workers_of(old) == others
+
+
+def test_what_is_named_brings_two_masters_back_to_one_and_no_request_is_lost(start: Callable[..., RigUwsgi]) -> None:
+    pid_file = "pidfile = master.pid"
+    rig = start(processes=2, extra=[pid_file, "socket = other.sock"])
+    old = rig.master
+    with forked(rig) as new, Traffic(rig.address, rate=20, path="/healthz") as traffic:
+        wait_for(lambda: len(workers_of(new)) == 2, "its workers", within=WITHIN_S)
+        give_back, *end = mends(ProcUwsgi().find(str(rig.fifo), ROOTS_OWN))
+        assert give_back == f"kill -HUP {old}"
+        run(give_back)
+
+        def back() -> Master | None:
+            """The new one, which reads a FIFO that is gone, may be a worker for the first 2 s of its life."""
+            one = ProcUwsgi().find(str(rig.fifo), ROOTS_OWN)
+            return one if isinstance(one, Master) and (one.id.pid, len(one.rivals)) == (old, 1) else None
+
+        found = wait_for(back, "the path is the old one's", within=WITHIN_S)
+        said = f"two masters: {rig.fifo} is read by master {old}; master {new}, which it forked"
+        assert (problem_of(found) or "").startswith(said)
+        assert mends(found) == end == [f"kill -TSTP {new}", f"kill -INT {new}"]
+
+        old_ones = wait_for(lambda: found_two(workers_of(old)), "the old one's new workers", within=WITHIN_S)
+        run(end[0])
+        last = 20  # in a row: those of the other one have answered what they had
+        wait_for(
+            lambda: len(done := traffic.requests[-last:]) == last and {one.worker for one in done} <= old_ones,
+            "the old one's workers serve alone",
+            within=WITHIN_S,
+        )
+        run(end[1])
+        wait_for(lambda: reader(rig.fifo) == old, "the only one", within=WITHIN_S)
+        assert not sessions_of(rig)
+    assert all(one.status == HTTPStatus.OK for one in traffic.requests)
+    assert (rig.folder / "master.pid").read_text().strip() == str(old)
+    assert (rig.folder / "other.sock").is_socket()
+
+
+def test_a_forked_master_that_cannot_start_leaves_a_path_that_nobody_reads_until_it_is_mended(
+    start: Callable[..., RigUwsgi],
+) -> None:
+    """It makes the FIFO first, and ends where the port of the statistics is in use, which the old one has."""
+    rig = start(processes=1, extra=[f"stats = 127.0.0.1:{free_port()}"])
+    rig.send(b"f")
+    wait_for(lambda: "exited with code 1" in rig.log.read_text(), "its end", within=WITHIN_S, log=rig.log)
+    found = ProcUwsgi().find(str(rig.fifo), ROOTS_OWN)
+    assert (problem_of(found) or "").startswith(f"deleted: {rig.fifo} is another FIFO")
+    RealInstance(rig).renew_fifo()
+
+
+def test_a_master_that_lost_its_path_to_a_stranger_is_told_with_who_has_it(start: Callable[..., RigUwsgi]) -> None:
+    first = start("first", processes=1)
+    second = start("second", processes=1, extra=[f"master-fifo = {first.fifo}"])
+    second.send(b"1")  # the second one of its FIFOs
+    wait_for(lambda: reads(first.fifo, [second.master]), "the path is another's", within=WITHIN_S)
+    found = master_of(ProcUwsgi(), first.fifo)
+    assert (found.id.pid, found.fifo_problem) == (second.master, None)  # which is certain
+    assert [one.pid for one in found.rivals] == [first.master]
+    watch = Watch((entry("shop", first.fifo),))
+    (told,) = watch.look().not_covered
+    assert told.startswith(
+        f"uWSGI master {first.master} reads a FIFO {first.fifo} that is gone, since master {second.master}"
+    )
+    first.kill()
+    checked = ProcUwsgi().check(found)
+    assert isinstance(checked, Master)
+    assert checked.rivals == ()
+    assert watch.look().not_covered == ()
+
+
+def test_two_that_have_the_very_same_fifo_are_told_since_nobody_knows_who_hears(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    script = IMITATION.replace("os.fork()", "")
+    with ExitStack() as stack:
+        both = [
+            stack.enter_context(Started([sys.executable, "-c", script, str(fifo)], log=tmp_path / name))
+            for name in ("first", "second")
+        ]
+        one, other = sorted(each.pid for each in both)
+        edge = ProcUwsgi()
+
+        def told() -> bool:
+            found = edge.find(str(fifo), ROOTS_OWN)
+            return isinstance(found, Master) and f"two masters: {one} and {other} both read" in (
+                found.fifo_problem or ""
+            )
+
+        wait_for(told, "both are told", within=WITHIN_S)
 
 
 # -- other instances on the host

@@ -211,6 +211,44 @@ def test_two_masters_at_one_fifo_are_one_instance(host: Host) -> None:
     assert instance(watcher).master == new.id
 
 
+@pytest.mark.parametrize("fifos", [(FIFO,), ()], ids=["configured", "found"])
+def test_while_two_masters_live_nothing_is_sent_and_the_one_at_the_path_is_shown(
+    host: Host, fifos: tuple[str, ...]
+) -> None:
+    watcher = Watcher(host, config_of(*fifos))
+    old, _ = stuck_app(host, watcher)
+    new = host.uwsgi.fork_master(old)
+    watcher.tick(60)
+    seen = instance(watcher)
+    assert (seen.master, seen.others) == (new.id, ())
+    assert (seen.fifo_problem or "").startswith("two masters:")
+    assert (found(watcher), watcher.snapshot.not_covered, watcher.sent) == ({"shop": FIFO}, (), [])
+    host.processes.end(new)
+    watcher.tick(11)
+    assert (instance(watcher).master, instance(watcher).others) == (old.id, ())
+    assert (instance(watcher).fifo_problem or "").startswith("deleted:")
+    host.uwsgi.renew_fifo(old)
+    watcher.until(lambda: watcher.sent)
+
+
+@pytest.mark.parametrize("fifos", [(FIFO,), ()], ids=["configured", "found"])
+def test_a_master_that_has_its_path_again_is_told_beside_the_one_that_it_forked(
+    host: Host, fifos: tuple[str, ...]
+) -> None:
+    """It took it between two looks."""
+    old, _ = host.app()
+    watcher = Watcher(host, config_of(*fifos))
+    watcher.tick(11)
+    new = host.uwsgi.fork_master(old)
+    host.uwsgi.take_path(old, new)
+    watcher.tick(22)
+    assert instance(watcher).master == old.id
+    assert (instance(watcher).fifo_problem or "").startswith("two masters:")
+    host.processes.end(new)
+    watcher.tick(11)
+    assert instance(watcher).fifo_problem is None
+
+
 def test_one_that_disappears_is_shown_as_absent(host: Host) -> None:
     master, _ = host.app()
     watcher = Watcher(host, config_of())

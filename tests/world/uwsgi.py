@@ -25,7 +25,7 @@ class FakeUwsgi:
     def masters(self) -> dict[ProcessId, Master]:
         """Those that have not ended."""
         alive = {process.id for process in self.processes.alive.values()}
-        return {id_: one for id_, one in self._started.items() if id_ in alive}
+        return {id_: _alone(one, alive) for id_, one in self._started.items() if id_ in alive}
 
     def start(
         self,
@@ -42,6 +42,23 @@ class FakeUwsgi:
         for _ in range(workers):
             self.processes.fork(process, role)
         return process
+
+    def fork_master(self, master: FakeProcess, workers: int = 2) -> FakeProcess:
+        """What the FIFO command `f` does: another master, the child of this one, makes the FIFO at the path anew."""
+        forked = self.processes.fork(master, Role.MASTER)
+        self._started[forked.id] = replace(self.masters[master.id], id=forked.id)
+        for _ in range(workers):
+            self.processes.fork(forked)
+        self.take_path(forked, master)
+        return forked
+
+    def take_path(self, master: FakeProcess, other: FakeProcess) -> None:
+        """One of two masters makes the FIFO at the path of both anew."""
+        self.remove_fifo(other)
+        self.renew_fifo(master)
+        fifo = self.masters[master.id].fifo
+        problem = f"two masters: {fifo} is read by master {master.id.pid}, and not by {other.id.pid}"
+        self._started[master.id] = replace(self._started[master.id], fifo_problem=problem, rivals=(other.id,))
 
     def restart(self, master: FakeProcess) -> None:
         """What `r` begins: the master executes itself, with no child, socket or FIFO until `started`."""
@@ -68,7 +85,7 @@ class FakeUwsgi:
 
     def _change(self, master: FakeProcess, *, fifo_problem: str | None, link: str, fd: int = 21) -> None:
         known = self._started[master.id]
-        self._started[master.id] = replace(known, fifo_problem=fifo_problem, link=link, fd=fd)
+        self._started[master.id] = replace(known, fifo_problem=fifo_problem, link=link, fd=fd, rivals=())
 
     # -- the edge
 
@@ -76,7 +93,8 @@ class FakeUwsgi:
         refusals = {master: self.processes.alive[master.pid].refused for master in self.masters}
         reading = [one for one in self.masters.values() if one.fifo == fifo and one.link and not refusals[one.id]]
         if reading:
-            return replace(min(reading, key=lambda master: master.fifo_problem is not None), trusted=trusted)
+            best = min(reading, key=lambda one: one.fifo_problem is not None and not one.rivals)
+            return replace(best, trusted=trusted)
         why = next(filter(None, refusals.values()), self.processes.blind)
         return Blind(why) if why else None
 
@@ -98,5 +116,10 @@ class FakeUwsgi:
             if refused := self.processes.alive[master.id.pid].refused:
                 found.append(replace(master, fifo="", fifo_problem=f"unreadable: {refused}", fd=-1, link=""))
             elif master.link or not master.fifo:
-                found.append(master)
+                found.append(replace(master, here=not master.link.endswith("(deleted)")))
         return Blind(self.processes.blind) if self.processes.blind and not found else tuple(found)
+
+
+def _alone(master: Master, alive: set[ProcessId]) -> Master:
+    """Of two masters, one has ended."""
+    return replace(master, fifo_problem=None, rivals=()) if master.rivals and not alive & {*master.rivals} else master

@@ -91,7 +91,8 @@ def check(config: Config) -> int:
     for sentence in _from_proc(snapshot):
         say(f"note: {sentence}")
     masters = edges.uwsgi.discover()
-    for sentence in () if isinstance(masters, Blind) else not_covered(masters):
+    others = () if isinstance(masters, Blind) else not_covered(masters)
+    for sentence in dict.fromkeys((*snapshot.not_covered, *others)):
         say(f"not covered: {sentence}")
     if not snapshot.instances:
         problems += 1

@@ -15,6 +15,7 @@ from watchdogd.config import Config, InstanceConfig, distinct_names, found_insta
 from watchdogd.model.base import Endpoint, Incarnation, InstanceId, MemberId, Mono, ProcessId
 from watchdogd.model.seen import Area, Blind, Blindness, Connection, Instance, Member, Role, Scope, SocketsFrom, Tcp
 from watchdogd.model.text import Outside, fault
+from watchdogd.observe import two_masters
 from watchdogd.observe.mongod.members import outage_starts
 from watchdogd.observe.processes import Processes
 from watchdogd.observe.tcp.connections import Connections
@@ -37,6 +38,7 @@ class _Site:
     connected_at: Mono | None = None
     blind: tuple[str, ...] = ()
     sockets: SocketsFrom | None = None
+    has_forked: bool = False  # a child of the master is a master
 
     @property
     def id(self) -> InstanceId:
@@ -47,6 +49,7 @@ class _Site:
         """Begin anew: with another master, or with none, nothing that was seen of the last one is true."""
         self.workers, self.others, self.seen_at = Workers(), (), at
         self.held_by_master, self.connected, self.connected_at = frozenset(), False, None
+        self.has_forked = False
 
     def processes(self) -> list[ProcessId]:
         """Return the master and everything that it started."""
@@ -56,7 +59,7 @@ class _Site:
 
 
 class Instances:
-    """All instances. `not_covered`: uWSGI masters that nothing can reload, each with the line that would mend it."""
+    """All instances."""
 
     def __init__(self, uwsgi: Uwsgi, processes: Processes) -> None:
         self._uwsgi = uwsgi
@@ -66,7 +69,7 @@ class Instances:
         self._now: tuple[Instance, ...] = ()
         self._outdated = False
         self._latched: tuple[tuple[Connection, ...], Mapping[MemberId, Member], list[ProcessId]] | None = None
-        self.not_covered: tuple[str, ...] = ()
+        self._not_covered: tuple[str, ...] = ()
         self.blind: tuple[Blindness, ...] = ()
 
     def reconfigure(self, config: Config) -> None:
@@ -88,6 +91,12 @@ class Instances:
             now = tuple([_instance(site) for site in self._sites.values()])
             self._now, self._outdated = self._now if now == self._now else now, False
         return self._now
+
+    @property
+    def not_covered(self) -> tuple[str, ...]:
+        """Return a sentence, with the line that would mend it, for each uWSGI master that nothing can reload."""
+        beside = [_strangers(master) for master in self.masters() if master.rivals and not master.fifo_problem]
+        return (*self._not_covered, *beside)
 
     def masters(self) -> list[Master]:
         """Return the masters that are there."""
@@ -177,7 +186,7 @@ class Instances:
         elif found is None and masters is not None:
             found = masters.get(site.id)
         elif isinstance(found, Master):
-            found = self._successor(site, found, masters) or found
+            found = self._in_truth(site, found, masters) or found
         if isinstance(found, Blind):
             site.blind = (found.why,)
             if known is None:  # it has ended, whatever keeps us from seeing who came after it
@@ -188,18 +197,18 @@ class Instances:
             site.forget(at)
         site.master = found
 
-    def _successor(self, site: _Site, held: Master, masters: Mapping[InstanceId, Master] | None) -> Master | None:
-        """Return who is at this path in truth, where the master that is known is not there any more, or never was.
+    def _in_truth(self, site: _Site, held: Master, masters: Mapping[InstanceId, Master] | None) -> Master | None:
+        """Return who is at this path in truth, where the master that is known is not there any more, or not alone.
 
         A name is all that an old one has whose FIFO was replaced, and who has a file system of his own can have any.
         """
-        if masters is None and held.fifo_problem is None:
+        if masters is None and held.fifo_problem is None and not site.has_forked:
             return None
         fifo, trusted = str(site.limits.master_fifo), site.limits.trust_owners
         found = self._uwsgi.find(fifo, trusted) if masters is None else masters.get(site.id)
-        if not isinstance(found, Master) or found.id == held.id or found.fifo_problem is not None or not found.here:
+        if not isinstance(found, Master) or not found.here or (found.fifo_problem is not None and not found.rivals):
             return None
-        return found if held.fifo_problem is not None or not held.here else None
+        return found if found.id == held.id or held.fifo_problem is not None or not held.here else None
 
     def _refuse_second_names(self, held: Mapping[ProcessId, InstanceId], at: Mono) -> None:
         """Leave each master to one instance: to the one that had it in the last look, else to the first."""
@@ -230,6 +239,7 @@ class Instances:
             site.blind += (processes.why,)
             return
         site.others = tuple([process.id for process in processes if process.role is Role.OTHER])
+        site.has_forked = any(process.role is Role.MASTER for process in processes[1:])
         site.workers.fold(processes, at, outage_starts(members, site.limits.deployments))
 
     def _found_masters(self) -> dict[InstanceId, Master]:
@@ -249,13 +259,15 @@ class Instances:
             if not master.fifo:
                 continue
             first = found.setdefault(InstanceId(master.fifo), master)
+            if master.id in first.rivals:  # which is told where `first` is
+                continue
             if first is not master:
                 second.append(_same_name(master, first))
             elif master.id not in watched and master.fifo not in self._sites and self._config is not None:
                 self._add_found(Path(master.fifo), self._config)
         hidden = [one for one in masters if one.fifo_problem and not one.fifo and one.id not in watched]
         self.blind = tuple([Blindness(Scope(Area.MASTER, str(one.id.pid)), one.fifo_problem or "") for one in hidden])
-        self.not_covered = (*not_covered(masters), *second)
+        self._not_covered = (*not_covered(masters), *second)
         return found
 
     def _add_found(self, fifo: Path, config: Config, site: _Site | None = None) -> None:
@@ -283,6 +295,10 @@ def _not_covered(master: Master) -> str:
         f"uWSGI master {master.id.pid} has no master FIFO, so nobody can reload just its workers; "
         "add `master-fifo = /run/uwsgi/app/NAME/fifo` to its configuration"
     )
+
+
+def _strangers(master: Master) -> str:
+    return two_masters.strangers(Outside(master.fifo), master.id.pid, master.rivals[0].pid)
 
 
 def _same_name(master: Master, first: Master) -> str:

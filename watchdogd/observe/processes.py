@@ -33,7 +33,10 @@ class Processes(Protocol):
     """The edge to processes. A Blind of it has no scope: the caller knows whose it is."""
 
     def of(self, master: ProcessId) -> tuple[Process, ...] | Blind:
-        """Return the master and its children, the master first; nothing when it is gone. Zombies are gone."""
+        """Return the master and its children, the master first; nothing when it is gone. Zombies are gone.
+
+        A child that is a master too is another instance: the FIFO command `f` has forked it.
+        """
 
     def descriptors(self, pid: int) -> dict[int, int] | Blind:
         """Return the inode of each socket that the process holds, by descriptor."""
@@ -91,5 +94,6 @@ def _process(pid: int, master: ProcessId) -> Process | None:
     if known.ppid != master.pid:  # another process by now
         return None
     caught = procfs.caught(status)
-    newborn = is_master(caught) and procfs.age_s(known.start_ticks) < NEWBORN_S
-    return process._replace(role=Role.LOADING if newborn else role(caught))
+    if is_master(caught):
+        return process._replace(role=Role.LOADING if procfs.age_s(known.start_ticks) < NEWBORN_S else Role.MASTER)
+    return process._replace(role=role(caught))
