@@ -76,6 +76,7 @@ class _Masters:
 
     def __init__(self, uwsgi: Uwsgi) -> None:
         self.find, self.discover, self.descriptor = uwsgi.find, uwsgi.discover, uwsgi.descriptor
+        self.no_restart = uwsgi.no_restart
         self._uwsgi = uwsgi
         self.took_s = 0.0
 

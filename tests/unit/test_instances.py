@@ -84,6 +84,34 @@ def test_a_problem_with_the_fifo_is_shown_and_blocks(host: Host) -> None:
     watcher.until(lambda: watcher.sent)
 
 
+def test_why_a_master_may_never_be_restarted_is_asked_once_of_each(host: Host) -> None:
+    master, _ = host.app()
+    host.uwsgi.handed[master.id] = "it is a zergling"
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(11)
+    assert instance(watcher).no_restart == "it is a zergling"
+    host.uwsgi.handed.clear()  # its server has ended
+    watcher.tick(22)
+    assert instance(watcher).no_restart == "it is a zergling"
+    assert host.spied["uwsgi"].names.count("no_restart") == 1
+    host.processes.end(master)
+    again, _ = host.app()
+    watcher.tick(11)
+    assert (instance(watcher).master, instance(watcher).no_restart) == (again.id, None)
+
+
+def test_where_that_cannot_be_asked_the_instance_is_blind_and_it_is_asked_again(host: Host) -> None:
+    master, _ = host.app()
+    host.uwsgi.handed[master.id] = "it is a zergling"
+    watcher = Watcher(host, config_of(FIFO))
+    host.spied["uwsgi"].broken.add("no_restart")
+    watcher.tick(11)
+    assert "no_restart is broken" in watcher.blind()["instance shop"]
+    host.spied["uwsgi"].broken.clear()
+    watcher.tick(11)
+    assert (instance(watcher).no_restart, watcher.blind()) == ("it is a zergling", {})
+
+
 def test_what_the_master_was_seen_to_hold_is_remembered(host: Host) -> None:
     master, _ = host.app()
     socket = host.connect(master)

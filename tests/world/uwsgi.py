@@ -4,6 +4,7 @@ It stands for `watchdogd.observe.uwsgi.ProcUwsgi`; tests/integration/test_uwsgi.
 """
 
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ class FakeUwsgi:
     """All uWSGI instances of a host, among its processes."""
 
     processes: FakeProcesses = field(default_factory=FakeProcesses)
+    handed: dict[ProcessId, str] = field(default_factory=dict)  # why these may not be restarted
     _started: dict[ProcessId, Master] = field(default_factory=dict)
 
     @property
@@ -118,6 +120,9 @@ class FakeUwsgi:
             elif master.link or not master.fifo:
                 found.append(replace(master, here=not master.link.endswith("(deleted)")))
         return Blind(self.processes.blind) if self.processes.blind and not found else tuple(found)
+
+    def no_restart(self, masters: Iterable[ProcessId]) -> Mapping[ProcessId, str]:
+        return {one: self.handed[one] for one in masters if one in self.handed}
 
 
 def _alone(master: Master, alive: set[ProcessId]) -> Master:

@@ -135,7 +135,8 @@ class Instance:
     `master` None: nobody has the FIFO open. `held_by_master`: deployments a connection of which the master was ever
     seen to hold; `master_connected_at`: when it was last seen to hold an ESTABLISHED one to a serving member.
     `fifo_problem`: why a byte would not arrive. `blind`: what could not be read, which blocks every reload.
-    `sockets`: how those of its network namespace are read, None where that is the daemon's own.
+    `sockets`: how those of its network namespace are read, None where that is the daemon's own. `no_restart`: why this
+    master may never be sent `r`, which would end it; None where nothing speaks against it.
     """
 
     name: str
@@ -151,6 +152,7 @@ class Instance:
     blind: tuple[str, ...] = ()
     uid: int | None = None  # effective uid of the master: who must own the FIFO
     sockets: SocketsFrom | None = None
+    no_restart: str | None = None
 
     @property
     def id(self) -> InstanceId:

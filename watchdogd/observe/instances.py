@@ -39,6 +39,8 @@ class _Site:
     blind: tuple[str, ...] = ()
     sockets: SocketsFrom | None = None
     has_forked: bool = False  # a child of the master is a master
+    no_restart: str | None = None
+    asked: ProcessId | None = None  # of whom that was asked
 
     @property
     def id(self) -> InstanceId:
@@ -49,7 +51,7 @@ class _Site:
         """Begin anew: with another master, or with none, nothing that was seen of the last one is true."""
         self.workers, self.others, self.seen_at = Workers(), (), at
         self.held_by_master, self.connected, self.connected_at = frozenset(), False, None
-        self.has_forked = False
+        self.has_forked, self.no_restart, self.asked = False, None, None
 
     def processes(self) -> list[ProcessId]:
         """Return the master and everything that it started."""
@@ -111,6 +113,7 @@ class Instances:
             site.blind = ()
             self._guarded(site, partial(self._find, site, at, masters))
         self._refuse_second_names(held, at)
+        self._ask_for_restarts()
         for site in self._sites.values():
             self._guarded(site, partial(self._read, site, at, members))
 
@@ -209,6 +212,20 @@ class Instances:
         if not isinstance(found, Master) or not found.here or (found.fifo_problem is not None and not found.rivals):
             return None
         return found if found.id == held.id or held.fifo_problem is not None or not held.here else None
+
+    def _ask_for_restarts(self) -> None:
+        """Ask, of every master that is new, whether it may be restarted."""
+        new = {site.master.id: site for site in self._sites.values() if site.master and site.master.id != site.asked}
+        if not new:
+            return
+        try:
+            reasons = self._uwsgi.no_restart(new)
+        except Exception as error:  # noqa: BLE001 - as in _guarded: of these nothing is known, which is asked again
+            for site in new.values():
+                site.blind += (fault(error),)
+            return
+        for master, site in new.items():
+            site.no_restart, site.asked = reasons.get(master), master
 
     def _refuse_second_names(self, held: Mapping[ProcessId, InstanceId], at: Mono) -> None:
         """Leave each master to one instance: to the one that had it in the last look, else to the first."""
@@ -347,4 +364,5 @@ def _instance(site: _Site) -> Instance:
         blind=site.blind,
         uid=master.uid if master else None,
         sockets=site.sockets,
+        no_restart=site.no_restart,
     )

@@ -7,6 +7,7 @@ a link. This module must never read a command line: a process can make the reade
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -133,6 +134,27 @@ def link(pid: int, fd: int) -> str | None:
         return os.readlink(f"/proc/{pid}/fd/{fd}")
     except GONE:
         return None
+
+
+def listening(pid: int) -> frozenset[int]:
+    """Return the inodes of all sockets, TCP and Unix, that listen in the network namespace of a process.
+
+    They stand in /proc/PID/net (proc_pid_net(5)): every connection of the host is read, 3 to 6 us each.
+    """
+    found = set()
+    for table, column, listens in (("tcp", 9, _tcp_listens), ("tcp6", 9, _tcp_listens), ("unix", 6, _unix_listens)):
+        with contextlib.suppress(*GONE), open(f"/proc/{pid}/net/{table}", "rb") as rows:
+            next(rows, None)  # the names of the columns
+            found.update([int(row[column]) for row in map(bytes.split, rows) if listens(row)])
+    return frozenset(found)
+
+
+def _tcp_listens(row: list[bytes]) -> bool:
+    return row[3] == b"0A"  # TCP_LISTEN, include/net/tcp_states.h
+
+
+def _unix_listens(row: list[bytes]) -> bool:
+    return int(row[3], 16) & 0x10000 != 0  # __SO_ACCEPTCON, include/linux/net.h
 
 
 def refusal(pid: int, error: PermissionError) -> str | None:
