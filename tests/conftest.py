@@ -34,6 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     config.stash[RUN] = f"{os.environ[RUN_MARK]}/{worker}/" if worker else uuid.uuid4().hex
     config.stash[LEFT_BEHIND] = []
+    # A shell starts what runs in its background with SIGINT ignored, and whatever we start would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ[RUN_MARK] = config.stash[RUN]
 
 

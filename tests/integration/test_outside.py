@@ -295,8 +295,9 @@ def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
         if journald:
             environment["JOURNAL_STREAM"] = f"{log.st_dev}:{log.st_ino}"
         command = [*prefix, *PROGRAM, "run", "--config", str(one.config)]
+        said = one.out.notified
         with Process(command, log=one.log, env=environment) as daemon:
-            daemon.wait_until(one.socket.exists, "it listens", within=WITHIN_S)
+            daemon.wait_until(lambda: any(b"READY=1" in one for one in said), "it is ready", within=WITHIN_S)
             everything_happens(one, masters)
             daemon.end(signal.SIGTERM)
         one.saved = json.loads((folder / "state" / "state.json").read_text())

@@ -5,6 +5,7 @@ import pytest
 from tests.world.cases import DOUBTFUL, ESCALATING, NOTHING, SEEN, STUCK, case
 from tests.world.pieces import (
     AT,
+    FIRST,
     config,
     connection,
     down,
@@ -18,7 +19,7 @@ from tests.world.pieces import (
     well,
     worker,
 )
-from watchdogd.core.due import due
+from watchdogd.core.due import due, hopeless, restart_left
 from watchdogd.core.gates import blocked_by
 from watchdogd.core.tick import limits_of
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command
@@ -76,6 +77,14 @@ def test_only_a_restart_ends_what_the_master_has(seen: Snapshot, state: Instance
     assert due(one).command == RESTART
     gates = [blocked.gate for blocked in blocked_by(one, RESTART)]
     assert gates == ([] if RESTART in allowed else ["not_allowed"])
+
+
+def test_who_may_never_be_restarted_is_given_up_instead_and_told_why() -> None:
+    handed = replace(STUCK, no_restart="it was handed its socket")
+    seen = snapshot(handed, leftover(2, 3), members=[member(serving_since=exactly(AT - 120))])
+    assert "a restart would end it: it was handed its socket" in str(hopeless(case(seen, using=config([RESTART]))))
+    assert not restart_left(case(seen, using=config([RESTART])), frozenset({FIRST}))
+    assert restart_left(case(using=config([RESTART])), frozenset({FIRST}))
 
 
 def test_in_doubt_workers_that_work_without_a_connection_choose_the_command_too() -> None:

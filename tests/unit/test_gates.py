@@ -55,6 +55,10 @@ ONE_GATE: dict[str, tuple[Case, float | None]] = {
         None,
     ),
     "fork_unsafe": (case(snapshot(STUCK, leftover(2, 3), connection(1, since=exactly(AT - 0.5)))), AT + 0.5),
+    "no_restart": (
+        case(snapshot(replace(STUCK, no_restart="it was handed its socket"), leftover(1, 2, 3), connection(1))),
+        None,
+    ),
     "not_allowed": (case(snapshot(STUCK, leftover(1, 2, 3), connection(1))), None),
     "cooldown": (case(state=InstanceState(retry_at=AT + 5)), AT + 5),
     "budget": (case(state=InstanceState(spent=SPENT)), AT - 300 + 3600),

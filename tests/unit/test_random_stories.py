@@ -71,6 +71,7 @@ class Stories(RuleBasedStateMachine):
         load_s=st.sampled_from([0.5, 4.0]),
         parallel=st.sampled_from([1, 1, 2]),
         budget=st.sampled_from(BUDGETS),
+        handed=st.sampled_from([False, False, False, True]),
     )
     def begin(
         self,
@@ -84,6 +85,7 @@ class Stories(RuleBasedStateMachine):
         load_s: float,
         parallel: int,
         budget: Budget,
+        handed: bool,
     ) -> None:
         policy = PolicyConfig(
             linger_s, idle, cooldown_s=10, budget=budget, half_open_after_s=120, max_parallel=parallel
@@ -93,7 +95,7 @@ class Stories(RuleBasedStateMachine):
         self.spending, self.endings, self.due = Spending(self.world), Endings(self.world), WhoIsDue(self.world)
         self.world.traffic = dict.fromkeys(self.world.traffic, traffic)
         for app in self.world.apps:
-            app.load_s = load_s
+            app.load_s, app.handed = load_s, handed
         self.world.run(3)
 
     # -- what may happen
@@ -296,6 +298,7 @@ class Stories(RuleBasedStateMachine):
         app = next(app for app in self.world.apps if app.id == effect.instance)
         before, after = turn.before.instances.get(app.id), turn.decision.state.instances[app.id]
         assert self.world.daemon.config.mode is Mode.ACT
+        assert effect.command is not RESTART or not app.handed
         assert turn.decision.state.paused is None
         assert not self.world.daemon.watch.blind & {"sockets", f"instance {app.name}", "deployment main"}
         assert app.server is not None
@@ -396,7 +399,7 @@ class Stories(RuleBasedStateMachine):
         stuck = [worker for worker in app.ready if worker.stranded]
         if app.kind is Kind.HOPELESS and stuck:
             return state.phase is Phase.GAVE_UP or app.name in self.unseen
-        if app.kind is Kind.MASTER_HELD and RESTART not in self.world.reloads and stuck:
+        if app.kind is Kind.MASTER_HELD and (RESTART not in self.world.reloads or app.handed) and stuck:
             return state.phase in {Phase.DUE, Phase.GAVE_UP, Phase.WATCHING, Phase.SETTLING, Phase.VERIFYING}
         if app.name in self.unseen:
             stuck = [worker for worker in stuck if any(one.closed_at for one in app.held(worker))]

@@ -88,6 +88,7 @@ class App:
     workers: list[Process] = field(default_factory=list)
     sockets: list[Socket] = field(default_factory=list)
     executed: list[Command] = field(default_factory=list)
+    handed: bool = False  # its socket, by another master: a restart would end it
     lose: int = 0  # so many bytes get lost after they were written
     _chain: list[Process] = field(default_factory=list)
     _exec_until: Mono | None = None

@@ -31,6 +31,7 @@ ENDINGS_OF_A_RELOAD = {
     Event.ENDED_BY_US,
 }
 ENDINGS_OF_AN_INCIDENT = {Event.HEALED, Event.RECOVERED, Event.GAVE_UP, Event.REPLACED, Event.ENDED_BY_US}
+WAITS_FOR_ITS_USER = {"not_allowed", "no_restart"}
 MARGIN_S = 5.0  # two looks, and what the daemon gives a request to show its connection
 
 
@@ -93,7 +94,11 @@ class Endings:
     @property
     def open(self) -> list[str]:
         """What has had no ending. What waits for its user, who was told what to allow, goes on."""
-        waits = [id_ for id_, tell in self.incidents.items() if "not_allowed" not in str(tell.fields.get("blocked_by"))]
+        waits = [
+            id_
+            for id_, tell in self.incidents.items()
+            if not WAITS_FOR_ITS_USER & {*str(tell.fields.get("blocked_by")).split(",")}
+        ]
         return [*waits, *self.reloads.values()]
 
 

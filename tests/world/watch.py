@@ -121,6 +121,7 @@ class Watch:
             seen_at=latches.seen_at,
             held_by_master=latches.held,
             master_connected_at=latches.connected_at,
+            no_restart="it was handed its socket" if app.handed else None,
             fifo_problem=None if app.fifo.exists and not app.executing else "closed, or deleted",
             uid=UID,
         )

@@ -67,8 +67,8 @@ def wanted(c: Case, reload: Reload) -> bool:
 
 
 def restart_left(c: Case, lives: frozenset[Incarnation]) -> bool:
-    """Say whether a restart is allowed, and was not sent yet against these lives of MongoDB."""
-    return RESTART in c.limits.reloads and not lives <= c.state.restarted
+    """Say whether a restart is allowed, would not end it, and was not sent yet against these lives of MongoDB."""
+    return RESTART in c.limits.reloads and c.instance.no_restart is None and not lives <= c.state.restarted
 
 
 def hopeless(c: Case) -> str | None:
@@ -84,7 +84,9 @@ def hopeless(c: Case) -> str | None:
         or restart_left(c, c.finding.incarnations)
     ):
         return None
-    return (
-        f"{c.finding.fork.unsafe} for {FORK_UNSAFE_FOR_S:.0f} s, so every worker it forks would be stuck too; "
-        "add `restart` to `reloads`, or give uWSGI `enable-threads` and `lazy-apps`"
-    )
+    mend = "give uWSGI `enable-threads` and `lazy-apps`"
+    if c.instance.no_restart:
+        mend = f"a restart would end it: {c.instance.no_restart}; {mend}"
+    elif RESTART not in c.limits.reloads:
+        mend = f"add `restart` to `reloads`, or {mend}"
+    return f"{c.finding.fork.unsafe} for {FORK_UNSAFE_FOR_S:.0f} s, so every worker it forks would be stuck too; {mend}"

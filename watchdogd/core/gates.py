@@ -62,8 +62,14 @@ def _fork_unsafe(c: Case, command: Command) -> Blocked | None:
     return Blocked("fork_unsafe", f"a fork is not safe: {c.finding.fork.unsafe}", c.finding.fork.safe_at)
 
 
+def _no_restart(c: Case, command: Command) -> Blocked | None:
+    if command is not RESTART or c.instance.no_restart is None:
+        return None
+    return Blocked("no_restart", f"{why_restart(c)}, and that would end it: {c.instance.no_restart}")
+
+
 def _not_allowed(c: Case, command: Command) -> Blocked | None:
-    if command in c.limits.reloads:
+    if command in c.limits.reloads or (command is RESTART and c.instance.no_restart):
         return None
     return Blocked(
         "not_allowed", f"{why_restart(c)}; add `{command.word}` to `reloads` of {c.instance.name} to allow it"
@@ -123,6 +129,7 @@ GATES: tuple[tuple[str, Callable[[Case, Command], Blocked | None]], ...] = (
     ("fifo", _fifo),
     ("not_ready", _not_ready),
     ("fork_unsafe", _fork_unsafe),
+    ("no_restart", _no_restart),
     ("not_allowed", _not_allowed),
     ("cooldown", _cooldown),
     ("budget", _budget),
