@@ -1,5 +1,6 @@
 from rig.processes import wait_for
 from rig.traffic import Traffic
+from rig.uwsgi import WEB
 from tests.stories.stage import LINGER_S, Stage, all_good, respawned, strand
 
 
@@ -110,3 +111,21 @@ def test_a_reload_that_an_operator_asks_for_is_verified_like_every_other(stage: 
         ]
     assert respawned(app) == len(old)
     assert set(app.ready_workers()).isdisjoint(old)
+
+
+def test_a_reload_that_ends_uwsgi_since_its_app_does_not_load_any_more_is_told_as_what_it_is(stage: Stage) -> None:
+    mongod = stage.mongod()
+    code = stage.folder / "code.py"
+    code.write_text(WEB.read_text())
+    app = stage.app(mongod.uri, wsgi_file=code, lazy_apps=True, extra=("need-app = true",))
+    watchdog = stage.watchdog(mongod.uri, app)
+    with Traffic(app.address):
+        wait_for(lambda: watchdog.run("reload", "shop").returncode == 0, "a reload", within=30, log=watchdog.log)
+        watchdog.wait_event("recovered", within=60)
+    code.write_text("raise RuntimeError('a release that does not load')\n")
+    wait_for(lambda: watchdog.run("reload", "shop").returncode == 0, "a reload", within=90, log=watchdog.log)
+    ended = watchdog.wait_event("ended_by_us", within=30)
+    assert "uWSGI of shop is gone: it ended while a" in ended.sentence
+    watchdog.wait_state("absent", within=10)
+    assert watchdog.instance()["last_reload"]["outcome"] == "ended_by_us"
+    assert not watchdog.order("replaced", "gave_up")
