@@ -11,7 +11,7 @@ from tests.world.schemas import strict
 from tests.world.values import values
 from watchdogd import __version__
 from watchdogd.config import Config, DeploymentConfig, Mode
-from watchdogd.model.base import WORKERS, InstanceId, Interval, MemberId, ProcessId
+from watchdogd.model.base import WORKERS, Endpoint, InstanceId, Interval, MemberId, ProcessId
 from watchdogd.model.decided import Blocked, Decision, Outlook
 from watchdogd.model.found import Finding, Verdict
 from watchdogd.model.remembered import Incident, InstanceState, LastReload, Pause, Phase, ReloadOutcome, State
@@ -92,6 +92,7 @@ def test_the_document_is_what_section_8_of_the_design_says() -> None:
                         "since": "2026-11-22T09:59:00.000Z",
                         "restarts": 1,
                         "detail": None,
+                        "learned": [],
                     }
                 ],
             }
@@ -347,3 +348,10 @@ def test_systemd_shows_one_line() -> None:
 def test_of_many_instances_in_trouble_only_some_are_named() -> None:
     decision = Decision(State(), (), None, {InstanceId(f"app{number}"): HELD for number in range(9)})
     assert line(seen(), decision).endswith(": app0 due, app1 due, app2 due, app3 due, app4 due and 4 more")
+
+
+def test_people_see_where_else_a_member_was_found() -> None:
+    also = frozenset({Endpoint("::1", 27017), Endpoint("10.0.0.7", 27017)})
+    text = render(shown(seen(SHOP, members={MAIN: dataclasses.replace(UP, learned=also)}), decided()))
+    told = "127.0.0.1:27017 is also at 10.0.0.7:27017, [::1]:27017 (the same process answers there)"
+    assert told in text.splitlines()

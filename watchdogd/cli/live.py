@@ -20,7 +20,7 @@ from watchdogd.observe.instances import not_covered
 from watchdogd.observe.observer import Edges, Observer, open_edges
 from watchdogd.observe.processes import Processes
 from watchdogd.report.say import say, say_json
-from watchdogd.report.words import from_proc
+from watchdogd.report.words import also_at, from_proc
 from watchdogd.service import rights
 
 HEARD_WITHIN_S = 5.0
@@ -49,7 +49,7 @@ def connections(config: Config, *, as_json: bool) -> int:
     lines = sorted(found, key=lambda one: (one.instance, one.role, one.pid or 0, one.remote))
     blind = [one.why for one in snapshot.blind] + [why for one in snapshot.instances for why in one.blind]
     if as_json:
-        say_json(CONNECTIONS.document(connections=encode(lines), blind=blind))
+        say_json(CONNECTIONS.document(connections=encode(lines), blind=blind, learned=list(_also_at(snapshot))))
     else:
         rows: list[tuple[str, ...]] = [("INSTANCE", "ROLE", "PID", "LOCAL", "REMOTE", "STATE", "AGE", "VERDICT")]
         rows += [_row(line) for line in lines]
@@ -57,7 +57,8 @@ def connections(config: Config, *, as_json: bool) -> int:
         for row in rows if lines else ():
             say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         fifos = sorted({(line.instance, line.fifo) for line in lines if line.fifo})
-        say(*(["", *[f"{name} is {fifo}" for name, fifo in fifos]] if fifos else ()))
+        rest = [f"{name} is {fifo}" for name, fifo in fifos] + list(_also_at(snapshot))
+        say(*(["", *rest] if rest else ()))
         if not lines and not blind:
             say("no connections to the configured MongoDB members")
         say(*[f"blind: {why}" for why in blind], file=sys.stderr)
@@ -75,6 +76,8 @@ def check(config: Config) -> int:
             ("up, serving" if member.serving else "up, not serving") if up else f"{member.state.value}: {member.detail}"
         )
         say(f"{'ok' if up else 'problem'}: {member.id.deployment}: {member.id.address}: {what}")
+    for sentence in _also_at(snapshot):
+        say(f"note: {sentence}")
     for instance in snapshot.instances:
         objections = list(_objections(instance, findings[instance.id]))
         problems += bool(objections)
@@ -136,6 +139,13 @@ def _lines(snapshot: Snapshot, findings: dict[InstanceId, Finding], processes: P
                 _verdict(one, findings[instance.id], holder, worker),
                 str(instance.fifo),  # whole
             )
+
+
+def _also_at(snapshot: Snapshot) -> Iterator[str]:
+    """Yield a sentence for each member that was found at another address than those that name it."""
+    for member in snapshot.members.values():
+        if member.learned:
+            yield also_at(member.id.address, sorted(str(one) for one in member.learned))
 
 
 def _roles(instance: Instance) -> Iterator[tuple[ProcessId, tuple[Instance, str, Worker | None]]]:

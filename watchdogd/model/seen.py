@@ -31,7 +31,9 @@ class Member:
 
     `serving`: an UP standalone, primary or mongos. `serving_since`: since when it has been so without a break.
     `born`: the birth of the process that answers. `outages`: the last outages that we watched, newest last, each from
-    the last good heartbeat to the first good one after it (infinity while it goes on).
+    the last good heartbeat to the first good one after it (infinity while it goes on). `identity`: what tells its
+    process from every other one, at whatever address that answers; None: nothing does (mongod 4.2 alone). `learned`:
+    those of `endpoints` that nobody named and at which this process was found to answer.
     """
 
     id: MemberId
@@ -47,6 +49,8 @@ class Member:
     restarts: int = 0
     endpoints: frozenset[Endpoint] = frozenset()
     detail: str = ""  # why it is not UP
+    identity: str | None = None
+    learned: frozenset[Endpoint] = frozenset()
 
 
 class Tcp(enum.Enum):

@@ -93,6 +93,10 @@ class Instances:
         """Return the masters that are there."""
         return [site.master for site in self._sites.values() if site.master]
 
+    def processes(self) -> list[ProcessId]:
+        """Return the processes of all instances."""
+        return [process for site in self._sites.values() for process in site.processes()]
+
     def read(self, at: Mono, members: Mapping[MemberId, Member]) -> None:
         """Read masters and processes."""
         self._outdated = True
@@ -121,7 +125,7 @@ class Instances:
     def attribute(self, connections: Connections, members: Mapping[MemberId, Member], at: Mono) -> None:
         """Find who holds which connection, and latch what that says of workers and masters."""
         self._outdated = True
-        every = [process for site in self._sites.values() for process in site.processes()]
+        every = self.processes()
         unreadable = connections.attribute(every, self._processes)
         for site in self._sites.values() if unreadable else ():
             own = set(site.processes())

@@ -19,7 +19,7 @@ from watchdogd.model.decided import Blocked, Decision, Outlook
 from watchdogd.model.found import Finding
 from watchdogd.model.remembered import InstanceState, LastReload, Phase
 from watchdogd.model.seen import Backend, Instance, Member, MemberState, Snapshot, SocketsFrom
-from watchdogd.report.words import COMMANDS, count, duration, from_proc, plain, timestamp, tree
+from watchdogd.report.words import COMMANDS, also_at, count, duration, from_proc, plain, timestamp, tree
 
 _QUIET = frozenset({Phase.WATCHING.value, Phase.ABSENT.value})
 
@@ -127,6 +127,7 @@ def _member(snapshot: Snapshot, member: Member) -> Document:
         "since": _wall(snapshot, member.since),
         "restarts": member.restarts,
         "detail": member.detail or None,
+        "learned": sorted(str(one) for one in member.learned),
     }
 
 
@@ -192,7 +193,7 @@ def render(document: Document, instance: str | None = None) -> str:
     if paused := document["paused"]:
         until = _when(document, paused["until"])
         lines.append(f"paused{f' until {until}' if until else ''}: {paused['reason'] or 'no reason given'}")
-    lines += ["", *_table(_member_rows(document))]
+    lines += ["", *_table(_member_rows(document)), *_learned_lines(document)]
     for one in instances:
         lines += ["", *_instance_lines(document, one)]
     if not instances:
@@ -228,6 +229,12 @@ def _member_rows(document: Document) -> Iterator[tuple[str, ...]]:
                 str(member["restarts"]),
                 f"{process}  {member['detail']}" if member["detail"] else process,
             )
+
+
+def _learned_lines(document: Document) -> Iterator[str]:
+    for member in (member for deployment in document["deployments"] for member in deployment["members"]):
+        if member["learned"]:
+            yield also_at(member["address"], member["learned"])
 
 
 def _instance_lines(document: Document, one: Document) -> Iterator[str]:

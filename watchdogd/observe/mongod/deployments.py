@@ -21,6 +21,8 @@ from watchdogd.observe.mongod.members import Members
 from watchdogd.observe.mongod.resolve import Addresses, Resolver, Seeds
 
 RESOLVE_EVERY_S = 60.0
+NOWHERE: frozenset[Endpoint] = frozenset()
+NOTHING_LEARNED: Mapping[MemberId, frozenset[Endpoint]] = {}
 Place = tuple[str, int]
 
 
@@ -48,7 +50,8 @@ class Deployments:
         self._asked_at: dict[Place, Mono] = {}
         self._watched: dict[MemberId, Mapping[str, object]] = {}
         self._faults: dict[str, str] = {}  # edge -> why it raised at the last look
-        self._in_use: frozenset[Endpoint] = frozenset()
+        self._in_use: frozenset[Endpoint] = NOWHERE
+        self._learned = NOTHING_LEARNED
         self._idle_until: Mono = -math.inf
         self._blind: tuple[Blind, ...] | None = None
 
@@ -85,8 +88,20 @@ class Deployments:
             silent.append(Blind(f"member {Endpoint(*place)}", "its name has not been resolved yet"))
         return silent
 
-    def hear(self, at: Mono, in_use: frozenset[Endpoint]) -> None:
-        """Take what the threads have put on their queues, and ask for what is due; an edge may raise."""
+    def options(self) -> dict[str, Mapping[str, object]]:
+        """Return the TLS options of the URI of each deployment that has been resolved."""
+        return {name: one.options for name, one in self._deployments.items() if one.seeds}
+
+    def hear(
+        self,
+        at: Mono,
+        in_use: frozenset[Endpoint],
+        learned: Mapping[MemberId, frozenset[Endpoint]] = NOTHING_LEARNED,
+    ) -> None:
+        """Take what the threads have put on their queues, and ask for what is due; an edge may raise.
+
+        `learned`: further addresses of members, the same mapping as long as nothing has changed.
+        """
         self._faults = {}
         answers: list[Seeds | Addresses] = []
         beats: list[Heartbeat] = []
@@ -96,17 +111,19 @@ class Deployments:
         before = self.members
         was = {key: member.state for key, member in before.items()} if beats else {}
         self._members.fold(beats)
-        if self.members is before and in_use is self._in_use and drained and not answers and at < self._idle_until:
+        same = self.members is before and in_use is self._in_use and learned is self._learned
+        if same and drained and not answers and at < self._idle_until:
             return
-        self._in_use, self._blind = in_use, None
+        self._in_use, self._learned, self._blind = in_use, learned, None
         wanted = self._wanted()
         self._members.expect(wanted, in_use, at)
         back = set()
         for key, member in self.members.items():
             wanted.setdefault(key, self._deployments[key.deployment].options)  # in use: whether it lives still matters
             place = parse_endpoint(key.address)
-            if place in self._resolved:
-                self._members.locate(key, self._resolved[place] | self._further(key.deployment), in_use)
+            if place in self._resolved or key in learned:
+                resolved = self._resolved.get(place, NOWHERE) | self._further(key.deployment)
+                self._members.locate(key, resolved, in_use, learned.get(key, NOWHERE))
             if member.state is MemberState.UP and was.get(key) in OUT:  # it may have come back at another address
                 back.add(place)
         self._ask(at, back)

@@ -77,13 +77,21 @@ class Members:
                 del self._tracks[key]
                 self._now = None
 
-    def locate(self, key: MemberId, resolved: frozenset[Endpoint], in_use: frozenset[Endpoint]) -> None:
+    def locate(
+        self,
+        key: MemberId,
+        resolved: frozenset[Endpoint],
+        in_use: frozenset[Endpoint],
+        learned: frozenset[Endpoint] = frozenset(),
+    ) -> None:
         """Set the addresses of a member; one that a connection still leads to is never dropped."""
         track = self._tracks.get(key)
         if track is not None:
-            endpoints = resolved | (track.member.endpoints & in_use)
-            if endpoints != track.member.endpoints:
-                track.member = replace(track.member, endpoints=endpoints)
+            kept = track.member.endpoints & in_use
+            endpoints = resolved | learned | kept
+            learned = (learned | (track.member.learned & kept)) - resolved
+            if (endpoints, learned) != (track.member.endpoints, track.member.learned):
+                track.member = replace(track.member, endpoints=endpoints, learned=learned)
                 self._now = None
 
     def fold(self, heartbeats: Iterable[Heartbeat]) -> None:
@@ -137,6 +145,7 @@ class Members:
             state=MemberState.UP,
             serving=beat.serving,
             process_id=beat.process_id,
+            identity=beat.identity or beat.process_id,
             incarnation=self._incarnation(old, beat, ended=ended),
             born=born,
             up_since=up_since,

@@ -1,0 +1,96 @@
+"""The app reaches MongoDB by another address than the daemon: it is the same mongod all the same."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from rig.traffic import Traffic
+from rig.uwsgi import IMPORT_PAUSE_S, WEB, App
+from tests.stories.stage import (
+    HEARTBEAT_MS,
+    LINGER_S,
+    RUNS,
+    Stage,
+    all_good,
+    cured_once,
+    eventually,
+    left_alone,
+    strand,
+)
+
+HOST = "127.0.0.1"
+ALSO = "127.0.0.2"  # all of 127.0.0.0/8 is this host
+V6 = "[::1]"
+# Its client of the listed address is made before the fork and used by nobody; each worker has one of its own.
+TWO_CLIENTS = f"""
+import runpy, sys, time
+from pymongo import MongoClient
+unused = MongoClient(sys.argv[1], heartbeatFrequencyMS={HEARTBEAT_MS})
+unused.admin.command("ping")
+application = runpy.run_path(sys.argv[2])["application"]
+time.sleep({IMPORT_PAUSE_S})
+"""
+
+
+def own_name() -> str:
+    """The name of this host, which is another address than 127.0.0.1 on most (127.0.1.1 on Debian)."""
+    name = socket.gethostname()
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        return "localhost"
+    return name
+
+
+def address_of(name: str) -> list[str]:
+    """What mongod must listen on to be reached by that name."""
+    found = {str(where[0]) for *_, where in socket.getaddrinfo(name.strip("[]"), None, type=socket.SOCK_STREAM)}
+    return sorted(found - {HOST})
+
+
+@pytest.mark.parametrize(
+    ("named_by_app", "named_by_daemon"),
+    [
+        *[(ALSO, HOST)] * max(1, RUNS),
+        (V6, HOST),
+        (HOST, V6),
+        (own_name(), HOST),
+        (ALSO, own_name()),
+    ],
+)
+def test_a_stuck_app_that_names_another_address_of_mongod_is_cured(
+    stage: Stage, named_by_app: str, named_by_daemon: str
+) -> None:
+    """It was told `healed`, while 71 of 71 requests failed."""
+    also = sorted({one for name in (named_by_app, named_by_daemon) for one in address_of(name)})
+    mongod = stage.mongod(also=also)
+    app = stage.app(f"mongodb://{named_by_app}:{mongod.port}/")
+    watchdog = stage.watchdog(f"mongodb://{named_by_daemon}:{mongod.port}/", app)
+    strand(mongod, app)
+    with Traffic(app.address):
+        cured_once(watchdog, app)
+
+
+def test_a_healthy_app_with_its_own_connections_on_an_unlisted_address_is_left_alone(stage: Stage) -> None:
+    """Its leftover is on a listed address. It was given up, and restarted where that was allowed."""
+    mongod = stage.mongod(also=[ALSO])
+    wsgi_file = Path(stage.folder / "two_clients.py")
+    wsgi_file.write_text(TWO_CLIENTS)
+    app = stage.app(
+        f"mongodb://{ALSO}:{mongod.port}/",
+        app=App.FIRST_REQUEST,
+        wsgi_file=wsgi_file,
+        extra=[f"pyargv = {mongod.uri} {WEB}"],
+    )
+    watchdog = stage.watchdog(mongod.uri, app, limits={"reloads": ["workers", "chain", "restart"]})
+    traffic = stage.stack.enter_context(Traffic(app.address))
+    workers = app.workers()
+    strand(mongod, app)
+
+    watchdog.wait_event("healed", within=LINGER_S + 30)
+    eventually(lambda: traffic.all_good_for(3), "only good requests for 3 s", within=20)
+    assert {one["verdict"] for one in watchdog.instance()["workers"]} == {"reconnected"}
+    assert watchdog.tells_none("reload_due", "gave_up", seconds=2 * LINGER_S)
+    left_alone(watchdog, app, workers)
+    assert not all_good(app)
