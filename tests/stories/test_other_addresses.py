@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rig.mongod import Mongod
 from rig.traffic import Traffic
 from rig.uwsgi import IMPORT_PAUSE_S, WEB, App
 from tests.stories.stage import (
@@ -47,6 +48,41 @@ def address_of(name: str) -> list[str]:
     """What mongod must listen on to be reached by that name."""
     found = {str(where[0]) for *_, where in socket.getaddrinfo(name.strip("[]"), None, type=socket.SOCK_STREAM)}
     return sorted(found - {HOST})
+
+
+class OnAnotherAddress(Mongod):
+    """The same port, which may be asked, on another address of this host."""
+
+    @property
+    def host(self) -> str:
+        return ALSO
+
+
+def test_an_app_that_talks_to_another_mongod_than_its_deployment_is_told_and_never_touched(stage: Stage) -> None:
+    """It was told `healed` after each outage of either."""
+    mongod = stage.mongod()
+    other = stage.stack.enter_context(OnAnotherAddress(stage.folder / "other", port=mongod.port))
+    app = stage.app(other.uri)
+    watchdog = stage.watchdog(mongod.uri, app)
+    told = watchdog.wait_event("blind", within=20)
+    words = (
+        f"shop talks to {ALSO}:{mongod.port}, where another mongod answers; its deployment is main at "
+        f"{HOST}:{mongod.port}"
+    )
+    assert words in told.sentence
+    assert words in watchdog.instance()["blind"][0]
+    assert watchdog.run("status").returncode == 1
+    live = watchdog.run("check", "--live")
+    assert f"problem: shop: {words}" in live.stdout
+    assert live.returncode == 1
+
+    workers = app.workers()
+    mongod.restart()
+    strand(other, app)
+    with Traffic(app.address):
+        assert watchdog.tells_none("healed", "seeing_again", "reload_due", seconds=3 * LINGER_S)
+    left_alone(watchdog, app, workers)
+    assert watchdog.run("status").returncode == 1
 
 
 @pytest.mark.parametrize(

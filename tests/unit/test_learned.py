@@ -238,6 +238,152 @@ def test_an_edge_that_fails_makes_nothing_else_blind(host: Host) -> None:
     assert {one.scope for one in watcher.snapshot.blind} <= {"member addresses"}
 
 
+# -- an instance that talks elsewhere
+
+MEND = "Mend the `uri` of that deployment, or name under `uwsgi:` the one that it uses"
+
+
+def told(watcher: Watcher) -> str:
+    """What is said of whom it talks to; the same stands in `blind`, which holds every reload."""
+    (shop,) = watcher.snapshot.instances
+    assert shop.blind == ((shop.elsewhere,) if shop.elsewhere else ())
+    return shop.elsewhere
+
+
+@pytest.mark.parametrize(
+    ("process", "words"),
+    [
+        ("somebody else", "where another mongod answers"),
+        ("", "which could not be asked: Connection refused"),
+        (None, "where a mongod without a process id answers (before 4.4): if it leads to this deployment, "),
+    ],
+)
+def test_a_named_instance_that_talks_only_to_others_is_told(host: Host, process: str | None, words: str) -> None:
+    if process != "":
+        answers(host, process)
+    watcher, _ = talking(host)
+    assert told(watcher).startswith(f"shop talks to 192.168.7.1:27017, {words}")
+    assert told(watcher).endswith(f"; its deployment is main at {ADDRESS}. {MEND}")
+    assert watcher.scopes(Event.BLIND) == ["instance shop"]
+    watcher.tick(100)
+    assert len(watcher.scopes(Event.BLIND)) == 1
+
+
+def test_a_proxy_is_told_with_the_line_that_helps(host: Host) -> None:
+    answers(host, life(host), "another")
+    watcher, _ = talking(host)
+    words = "where several mongods answer (a proxy): if it leads to this deployment, name it under `endpoints`"
+    assert words in told(watcher)
+
+
+def test_an_address_that_may_not_be_asked_is_told_with_the_reason(host: Host) -> None:
+    watcher, _ = talking(host, Endpoint("8.8.8.8", 27017))
+    assert told(watcher).startswith("shop talks to 8.8.8.8:27017, which may not be asked: its address is public; ")
+
+
+def test_with_learning_turned_off_it_is_told_too(host: Host) -> None:
+    _, (worker, _) = host.app()
+    host.connect(worker, to=ALSO)
+    off = DeploymentConfig(MAIN, f"mongodb://{ADDRESS}", learn_addresses=False)
+    watcher = Watcher(host, config_of(FIFO, deployments=(off,)))
+    watcher.tick(15)
+    assert f"{ALSO}, which may not be asked (`learn_addresses: false`)" in told(watcher)
+
+
+def test_it_is_never_healed_and_nothing_is_sent(host: Host) -> None:
+    answers(host, "somebody else")
+    watcher, workers = talking(host)
+    host.stop_mongod()
+    watcher.tick(10)
+    host.start_mongod()
+    for _ in range(100):
+        for worker in workers:
+            worker.io += 1
+        watcher.tick()
+    assert told(watcher)
+    assert watcher.sent == []
+    assert watcher.events(Event.HEALED, Event.RELOAD_DUE, Event.LEFTOVERS_FOUND) == []
+
+
+def test_it_is_not_told_before_the_answer_is_known(host: Host) -> None:
+    _, (worker, _) = host.app()
+    host.connect(worker, to=ALSO)
+    host.spied["asker"].broken = {"drain"}
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(30)
+    assert told(watcher) == ""
+
+
+def test_one_that_was_seen_with_its_own_deployment_may_talk_to_whom_it_likes(host: Host) -> None:
+    answers(host, "somebody else")
+    _, (worker, _) = host.app()
+    own = host.connect(worker)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(5)
+    host.hang_up(own, worker)
+    host.connect(worker, to=ALSO)
+    watcher.tick(30)
+    assert told(watcher) == ""
+
+
+def test_it_is_over_when_a_connection_to_its_deployment_is_seen(host: Host) -> None:
+    answers(host, "somebody else")
+    watcher, (worker, _) = talking(host)
+    assert told(watcher)
+    host.connect(worker)
+    watcher.tick(15)
+    assert told(watcher) == ""
+    assert watcher.scopes(Event.SEEING_AGAIN) == ["instance shop"]
+
+
+def test_it_goes_on_while_it_has_no_connection_at_all(host: Host) -> None:
+    answers(host, "somebody else")
+    watcher, workers = talking(host)
+    before = told(watcher)
+    for worker in workers:
+        for inode in tuple(worker.sockets.values()):
+            worker.lets_go(inode)
+    for socket in host.sockets.sockets:
+        socket.closes()
+    watcher.tick(30)
+    assert told(watcher) == before != ""
+
+
+def test_the_members_of_another_deployment_are_others_too(host: Host) -> None:
+    host.start_mongod("10.0.0.2:27017", deployment="archive")
+    _, (worker, _) = host.app()
+    host.connect(worker, to=Endpoint("10.0.0.2", 27017))
+    both = (DeploymentConfig(MAIN, f"mongodb://{ADDRESS}"), DeploymentConfig("archive", "mongodb://10.0.0.2"))
+    watcher = Watcher(host, config_of(FIFO, deployments=both))
+    watcher.tick(15)
+    assert told(watcher).startswith("shop talks to 10.0.0.2:27017, which is deployment archive; ")
+
+
+def test_a_found_instance_that_talks_elsewhere_is_no_alarm_and_gets_no_incident(host: Host) -> None:
+    answers(host, "somebody else")
+    _, (worker, _) = host.app()
+    host.connect(worker, to=ALSO)
+    watcher = Watcher(host, config_of())
+    watcher.tick(15)
+    host.stop_mongod()
+    watcher.tick(10)
+    assert told(watcher) == ""
+    assert all(one.incident is None for one in watcher.state.instances.values())
+    host.start_mongod()
+    watcher.tick(60)
+    assert watcher.events(Event.HEALED, Event.BLIND) == []
+
+
+def test_a_found_instance_that_was_seen_to_use_mongodb_has_its_incident(host: Host) -> None:
+    _, (worker, _) = host.app()
+    host.connect(worker)
+    watcher = Watcher(host, config_of())
+    watcher.tick(15)
+    host.stop_mongod()
+    watcher.tick(5)
+    assert [bool(one.incident) for one in watcher.state.instances.values()] == [True]
+
+
 # -- the tracker alone
 
 

@@ -355,3 +355,13 @@ def test_people_see_where_else_a_member_was_found() -> None:
     text = render(shown(seen(SHOP, members={MAIN: dataclasses.replace(UP, learned=also)}), decided()))
     told = "127.0.0.1:27017 is also at 10.0.0.7:27017, [::1]:27017 (the same process answers there)"
     assert told in text.splitlines()
+
+
+def test_whom_an_instance_talks_to_instead_stands_in_the_line_of_systemctl_and_is_a_problem() -> None:
+    elsewhere = "shop talks to 127.0.0.1:27018, where another mongod answers; its deployment is main at 127.0.0.1:27017"
+    wrong = dataclasses.replace(SHOP, blind=(elsewhere,), elsewhere=elsewhere)
+    assert line(seen(wrong), decided()) == f"watching 1 instance: nothing to do; {elsewhere}"
+    assert exit_code(shown(seen(wrong), decided())) == 1
+    assert f"  blind: {elsewhere}" in render(shown(seen(wrong), decided())).splitlines()
+    worse = dataclasses.replace(wrong, blind=("a process hides its descriptors", elsewhere))
+    assert line(seen(worse), decided()).endswith(f"{elsewhere}; blind: shop")

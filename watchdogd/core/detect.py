@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from watchdogd.config import Cause, Config, Idle, PolicyConfig
+from watchdogd.config import Cause, Config, Idle
 from watchdogd.model.base import Endpoint, Incarnation, InstanceId, Mono, ProcessId
 from watchdogd.model.found import Finding, Verdict
 from watchdogd.model.seen import OUT, Connection, Instance, Member, MemberState, Snapshot, Tcp, Worker
@@ -32,7 +32,7 @@ def detect(snapshot: Snapshot, config: Config) -> dict[InstanceId, Finding]:
 
 def _found(snapshot: Snapshot, config: Config, instance: Instance, held: Iterable[Connection]) -> Finding:
     try:
-        return _Look(snapshot, config.policy, instance, held).finding()
+        return _Look(snapshot, config, instance, held).finding()
     except Exception as error:  # noqa: BLE001 - same
         return Finding(instance.id, fault=fault(error))
 
@@ -97,10 +97,10 @@ class _Left:
 class _Look:
     """One instance's part of one Snapshot, indexed. `held`: the connections that its processes hold."""
 
-    def __init__(
-        self, snapshot: Snapshot, policy: PolicyConfig, instance: Instance, held: Iterable[Connection]
-    ) -> None:
-        self.at, self.policy, self.instance = snapshot.at, policy, instance
+    def __init__(self, snapshot: Snapshot, config: Config, instance: Instance, held: Iterable[Connection]) -> None:
+        self.at, self.policy, self.instance = snapshot.at, config.policy, instance
+        # Of one that was found nobody has said that it uses MongoDB: an outage concerns it once it was seen to.
+        self.uses = instance.met if config.instances is None else frozenset(instance.deployments)
         self.members: dict[str, list[Member]] = {name: [] for name in instance.deployments}
         for member in snapshot.members.values():
             if member.id.deployment in self.members:
@@ -142,7 +142,7 @@ class _Look:
             ),
             serves=self.serves,
             served_since=self.served_since,
-            outage=any(self._is_out(name) for name in self.members),
+            outage=any(self._is_out(name) for name in self.members if name in self.uses),
             incarnations=frozenset().union(*self.served.values()),
             served=self.served,
             concerned=frozenset(left.deployment for left in of_due),

@@ -138,7 +138,9 @@ class Instance:
     `master` None: nobody has the FIFO open. `held_by_master`: deployments a connection of which the master was ever
     seen to hold; `master_connected_at`: when it was last seen to hold an ESTABLISHED one to a serving member.
     `fifo_problem`: why a byte would not arrive. `blind`: what could not be read, which blocks every reload.
-    `sockets`: how those of its network namespace are read, None where that is the daemon's own.
+    `sockets`: how those of its network namespace are read, None where that is the daemon's own. `met`: the deployments
+    to which a process of it was ever seen connected. `elsewhere`: whom it talks to, where that is only others than the
+    members of its deployments; then it is a part of `blind` too.
     """
 
     name: str
@@ -154,6 +156,8 @@ class Instance:
     blind: tuple[str, ...] = ()
     uid: int | None = None  # effective uid of the master: who must own the FIFO
     sockets: SocketsFrom | None = None
+    met: frozenset[str] = frozenset()
+    elsewhere: str = ""
 
     @property
     def id(self) -> InstanceId:

@@ -128,6 +128,7 @@ class Observer:
             if walk:
                 talks = self._others.attribute(self._instances.processes(), self._edges.processes)
                 self._learned.see(talks, self._connections.in_use(), at)
+                self._instances.judge(talks, self._learned.words, members)
         self._ask(at, members)
         instances = self._instances.now()
         return Snapshot(

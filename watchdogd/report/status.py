@@ -85,8 +85,14 @@ def line(snapshot: Snapshot, decision: Decision) -> str:
     phases = [(names.get(id_, id_), outlook.phase.value) for id_, outlook in decision.outlooks.items()]
     busy = [f"{name} {phase.replace('_', ' ')}" for name, phase in phases if phase not in _QUIET]
     blind = [one.scope for one in snapshot.blind]
-    blind += [one.name for one in snapshot.instances if one.blind or one.id in decision.faults]
+    elsewhere = [one.elsewhere for one in snapshot.instances if one.elsewhere]
+    blind += [
+        one.name
+        for one in snapshot.instances
+        if (one.blind and one.blind != (one.elsewhere,)) or one.id in decision.faults
+    ]
     parts = [f"watching {count(len(snapshot.instances), 'instance')}: {_some(busy) or 'nothing to do'}"]
+    parts += [_some(elsewhere, most=1)] if elsewhere else []
     parts += [f"blind: {_some(blind)}"] if blind else []
     deaf = [
         names.get(id_, id_) for id_, one in decision.outlooks.items() if any(b.gate == "fifo" for b in one.blocked_by)
@@ -291,6 +297,6 @@ def _table(rows: Iterator[tuple[str, ...]] | list[tuple[str, ...]]) -> list[str]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def _some(names: list[str]) -> str:
-    more = len(names) - _NAMED_AT_MOST
-    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+def _some(names: list[str], *, most: int = _NAMED_AT_MOST) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

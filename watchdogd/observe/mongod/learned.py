@@ -128,6 +128,23 @@ class Learned:
             return "may not be asked: its address is public"
         return ""
 
+    def words(self, place: Place, talk: Talk) -> str | None:
+        """Say who is at a place that is no member's; None while that is not known yet."""
+        if objection := self.objection(place, talk):
+            return f"{place.remote}, which {objection}"
+        known = self._known.get(place.remote)
+        heard = known.heard if known and not known.asking else None
+        if heard is None:
+            return None
+        if heard.said is Said.A_PROCESS:
+            return f"{place.remote}, where another mongod answers"
+        if heard.said is Said.NOTHING:
+            return f"{place.remote}, which could not be asked: {heard.why}"
+        kind = "a mongod without a process id answers (before 4.4)"
+        if heard.said is Said.SEVERAL:
+            kind = "several mongods answer (a proxy)"
+        return f"{place.remote}, where {kind}: if it leads to this deployment, name it under `endpoints`"
+
     def fold(self, answers: Iterable[Heard]) -> None:
         """Take what came of the questions."""
         for heard in answers:
