@@ -29,7 +29,7 @@ SMALL = (
 class Mongod:
     """One mongod with its data in a folder; as a context manager it starts it and kills it.
 
-    `also`: further addresses that it listens on, beside its `host`.
+    `also`: further addresses that it listens on, beside its `host`. `prefix` goes before the command, and executes it.
     """
 
     def __init__(  # noqa: PLR0913 - settings by keyword
@@ -41,6 +41,7 @@ class Mongod:
         replica_set: str | None = None,
         also: Sequence[str] = (),
         extra: Sequence[str] = (),
+        prefix: Sequence[str] = (),
     ) -> None:
         self.port = port if port is not None else free_port()
         self.folder = folder
@@ -52,7 +53,7 @@ class Mongod:
         place = ("--dbpath", str(data), "--bind_ip", ",".join(self.addresses), "--port", str(self.port))
         extra = ("--ipv6", *extra) if any(":" in one for one in also) else extra
         member = () if replica_set is None else ("--replSet", replica_set, "--oplogSize", "16")
-        argv = [str(binary.path), *place, *SMALL, *member, *extra]
+        argv = [*prefix, str(binary.path), *place, *SMALL, *member, *extra]
         self._process = Process(argv, log=self.log, env=binary.env)
 
     def __enter__(self) -> Self:

@@ -1,10 +1,12 @@
 """The app reaches MongoDB by another address than the daemon: it is the same mongod all the same."""
 
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from rig import wire
 from rig.mongod import Mongod
 from rig.traffic import Traffic
 from rig.uwsgi import IMPORT_PAUSE_S, WEB, App
@@ -130,3 +132,40 @@ def test_a_healthy_app_with_its_own_connections_on_an_unlisted_address_is_left_a
     assert watchdog.tells_none("reload_due", "gave_up", seconds=2 * LINGER_S)
     left_alone(watchdog, app, workers)
     assert not all_good(app)
+
+
+def known_inside(folder: Path, name: str) -> list[str]:
+    """What makes a name of this host known to one command alone; skips where that cannot be."""
+    hosts = folder / "hosts"
+    hosts.write_text(f"{HOST} localhost {name}\n")
+    prefix = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(hosts)]
+    tried = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False, timeout=20)
+    if tried.returncode != 0:
+        pytest.skip(f"no file system of its own can be made here: {tried.stderr.strip()}")
+    return prefix
+
+
+def test_a_set_whose_members_have_names_inside_another_network_is_no_alarm_and_its_app_is_cured(stage: Stage) -> None:
+    """It was blind, with exit code 1 and a mend that pointed at the URI, for ever."""
+    name = "mongo.inside"
+    mongod = stage.mongod(replica_set="rig", prefix=known_inside(stage.folder, name))
+    settings = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 500}
+    members = [{"_id": 0, "host": f"{name}:{mongod.port}"}]
+    mongod.command("replSetInitiate", {"_id": "rig", "members": members, "settings": settings})
+    eventually(lambda: bool(wire.hello(mongod.address)["ismaster"]), "a primary", within=60, log=mongod.log)
+
+    uri = f"{mongod.uri}?directConnection=true"
+    app = stage.app(uri)
+    watchdog = stage.watchdog(uri, app)
+    (inside,) = [one for one in watchdog.status()["deployments"][0]["members"] if one["state"] != "up"]
+    assert inside["address"] == f"{name}:{mongod.port}"
+    assert inside["detail"].startswith("no alarm: its replica set names it so")
+    assert watchdog.run("status").returncode == 0
+    live = watchdog.run("check", "--live")
+    assert f"note: main: {name}:{mongod.port}: unreachable, and no alarm: " in live.stdout
+    assert (live.returncode, "problem" in live.stdout) == (0, False)
+    assert not watchdog.events("blind")
+
+    strand(mongod, app)
+    with Traffic(app.address):
+        cured_once(watchdog, app)

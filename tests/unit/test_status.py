@@ -365,3 +365,11 @@ def test_whom_an_instance_talks_to_instead_stands_in_the_line_of_systemctl_and_i
     assert f"  blind: {elsewhere}" in render(shown(seen(wrong), decided())).splitlines()
     worse = dataclasses.replace(wrong, blind=("a process hides its descriptors", elsewhere))
     assert line(seen(worse), decided()).endswith(f"{elsewhere}; blind: shop")
+
+
+def test_a_member_that_is_not_needed_is_shown_with_that() -> None:
+    inside = MemberId("main", "mongo:27017")
+    away = Member(inside, MemberState.UNREACHABLE, detail="DNS: mongo; mend the URI", unneeded="main serves without it")
+    made = shown(seen(SHOP, members={MAIN: UP, inside: away}), decided())
+    assert made["deployments"][0]["members"][1]["detail"] == "no alarm: main serves without it"
+    assert exit_code(made) == 0

@@ -15,7 +15,7 @@ from watchdogd.config import Config, InstanceConfig
 from watchdogd.core.detect import detect, endpoint_map
 from watchdogd.model.base import InstanceId, Mono, ProcessId
 from watchdogd.model.found import Finding, Verdict
-from watchdogd.model.seen import Backend, Blind, Connection, Instance, MemberState, Snapshot, Tcp, Worker
+from watchdogd.model.seen import Backend, Blind, Connection, Instance, Member, MemberState, Snapshot, Tcp, Worker
 from watchdogd.observe.instances import not_covered
 from watchdogd.observe.observer import Edges, Observer, open_edges
 from watchdogd.observe.processes import Processes
@@ -70,12 +70,9 @@ def check(config: Config) -> int:
     snapshot, findings, edges = _look(config)
     problems = 0
     for member in snapshot.members.values():
-        up = member.state is MemberState.UP
-        problems += not up
-        what = (
-            ("up, serving" if member.serving else "up, not serving") if up else f"{member.state.value}: {member.detail}"
-        )
-        say(f"{'ok' if up else 'problem'}: {member.id.deployment}: {member.id.address}: {what}")
+        verdict, what = _state_of(member)
+        problems += verdict == "problem"
+        say(f"{verdict}: {member.id.deployment}: {member.id.address}: {what}")
     for sentence in _also_at(snapshot):
         say(f"note: {sentence}")
     for instance in snapshot.instances:
@@ -98,6 +95,15 @@ def check(config: Config) -> int:
         problems += 1
         say("problem: no uWSGI instance with a master FIFO was found")
     return 1 if problems else 0
+
+
+def _state_of(member: Member) -> tuple[str, str]:
+    """Return whether a member is a problem, and how it is."""
+    if member.state is MemberState.UP:
+        return "ok", "up, serving" if member.serving else "up, not serving"
+    if member.unneeded:
+        return "note", f"{member.state.value}, and no alarm: {member.unneeded}"
+    return "problem", f"{member.state.value}: {member.detail}"
 
 
 def _look(config: Config) -> tuple[Snapshot, dict[InstanceId, Finding], Edges]:

@@ -33,7 +33,8 @@ class Member:
     `born`: the birth of the process that answers. `outages`: the last outages that we watched, newest last, each from
     the last good heartbeat to the first good one after it (infinity while it goes on). `identity`: what tells its
     process from every other one, at whatever address that answers; None: nothing does (mongod 4.2 alone). `learned`:
-    those of `endpoints` that nobody named and at which this process was found to answer.
+    those of `endpoints` that nobody named and at which this process was found to answer. `unneeded`: why it is no alarm
+    that it cannot be reached; empty where it is one.
     """
 
     id: MemberId
@@ -51,6 +52,7 @@ class Member:
     detail: str = ""  # why it is not UP
     identity: str | None = None
     learned: frozenset[Endpoint] = frozenset()
+    unneeded: str = ""
 
 
 class Tcp(enum.Enum):

@@ -132,7 +132,7 @@ def _member(snapshot: Snapshot, member: Member) -> Document:
         "process_id": member.process_id,
         "since": _wall(snapshot, member.since),
         "restarts": member.restarts,
-        "detail": member.detail or None,
+        "detail": (member.unneeded and f"no alarm: {member.unneeded}") or member.detail or None,
         "learned": sorted(str(one) for one in member.learned),
     }
 

@@ -126,6 +126,7 @@ class Deployments:
                 self._members.locate(key, resolved, in_use, learned.get(key, NOWHERE))
             if member.state is MemberState.UP and was.get(key) in OUT:  # it may have come back at another address
                 back.add(place)
+        self._members.excuse(self._unneeded())
         self._ask(at, back)
         if wanted != self._watched:
             self._try("heartbeats", partial(self._watch, wanted))
@@ -144,20 +145,52 @@ class Deployments:
         blind = [Blind(scope, why) for scope, why in self._faults.items()]
         for name, deployment in self._deployments.items():
             own = [member for key, member in self.members.items() if key.deployment == name]
-            unreachable = [member for member in own if member.state is MemberState.UNREACHABLE]
+            unreachable = [one for one in own if one.state is MemberState.UNREACHABLE and not one.unneeded]
             why = deployment.error if not deployment.seeds else ""
             if unreachable and not any(member.state in {MemberState.UP, *OUT} for member in own):
-                why = why or f"{unreachable[0].id.address}: {unreachable[0].detail}"
+                why = why or f"{unreachable[0].id.address}: {self._why(unreachable[0])}"
             if why:
                 blind.append(Blind(f"deployment {name}", why))
             else:
-                blind += [Blind(f"member {member.id.address}", member.detail) for member in unreachable]
+                blind += [Blind(f"member {member.id.address}", self._why(member)) for member in unreachable]
         known = {one.scope for one in blind}
+        known |= {f"member {key.address}" for key, member in self.members.items() if member.unneeded}
         for place, error in self._unresolved.items():
             scope = f"member {Endpoint(*place)}"
             if place not in self._resolved and scope not in known:
                 blind.append(Blind(scope, error))
         return blind
+
+    def _unneeded(self) -> dict[MemberId, str]:
+        """Return the members whose name has no address here, and without which their deployment is seen to serve.
+
+        Only those that are named by `hello` alone: a replica set in containers names its members as they are known to
+        each other, and a host that reaches one by a published port needs none of these names. What the configuration
+        names must be found.
+        """
+        serves = {key.deployment for key, one in self.members.items() if one.serving and one.state is MemberState.UP}
+        return {
+            key: f"its replica set names it so, no name server here knows it, and {key.deployment} serves without it"
+            for key, one in self.members.items()
+            if one.state in {MemberState.UNKNOWN, MemberState.UNREACHABLE}
+            if key.deployment in serves and self._is_inside(key)
+        }
+
+    def _is_inside(self, key: MemberId) -> bool:
+        """Say whether it is named by `hello` alone, and that name has had no address here yet.
+
+        Whether a heartbeat or our own resolver says so first is chance.
+        """
+        place = parse_endpoint(key.address)
+        deployment = self._deployments[key.deployment]
+        named = {*deployment.seeds, *deployment.config.endpoints}
+        return place not in self._resolved and place not in named
+
+    def _why(self, member: Member) -> str:
+        if not self._is_inside(member.id):
+            return member.detail
+        cause = self._unresolved.get(parse_endpoint(member.id.address), member.detail).partition(";")[0]
+        return f"{cause}; its replica set names it so: make the name known here (/etc/hosts, say)"
 
     def _wanted(self) -> dict[MemberId, Mapping[str, object]]:
         """Return every member to watch with its connect options: the seeds of each deployment, and whom they name."""

@@ -94,6 +94,14 @@ class Members:
                 track.member = replace(track.member, endpoints=endpoints, learned=learned)
                 self._now = None
 
+    def excuse(self, unneeded: Mapping[MemberId, str]) -> None:
+        """Take of which members it is no alarm that they cannot be reached, and why; of all others it is."""
+        for key, track in self._tracks.items():
+            why = unneeded.get(key, "")
+            if why != track.member.unneeded:
+                track.member = replace(track.member, unneeded=why)
+                self._now = None
+
     def fold(self, heartbeats: Iterable[Heartbeat]) -> None:
         """Take heartbeats in the order in which they were received."""
         for heartbeat in heartbeats:
@@ -103,6 +111,8 @@ class Members:
             if heartbeat.state is MemberState.UP and heartbeat.says_the_same(track.last):
                 track.good_at = heartbeat.at
                 continue
+            if heartbeat.state is MemberState.UNREACHABLE and _repeats(heartbeat, track.last):
+                continue  # for good, where its name is known inside another network alone
             track.last, self._now = heartbeat, None
             before = track.member.state
             if heartbeat.state is MemberState.UP:
@@ -188,6 +198,10 @@ class Members:
 
     def _tell(self, event: Event, member: Member, **fields: str | float | bool | None) -> None:
         self._news.append(Tell(event, member=member.id.address, fields={"deployment": member.id.deployment, **fields}))
+
+
+def _repeats(heartbeat: Heartbeat, last: Heartbeat | None) -> bool:
+    return last is not None and heartbeat.says_the_same(last) and heartbeat.detail == last.detail
 
 
 def outage_starts(members: Mapping[MemberId, Member], deployments: Iterable[str]) -> frozenset[tuple[MemberId, Mono]]:
