@@ -114,8 +114,8 @@ class Observer:
         members = self._hear(at)
         if members is not self._members:
             full |= self._take(members)
-        walk = full or self._out or at >= self._walk_at
         full = full or self._out or at - self._full_at >= FULL_EVERY_S
+        walk = full or at >= self._walk_at
         if full or not self._is_quiet(walk=walk):
             self._full_at = at
             # Masters first: theirs are the network namespaces whose sockets there are to be read.
