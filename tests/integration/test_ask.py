@@ -5,7 +5,7 @@ import socketserver
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,10 @@ from rig.mongod import Mongod, ReplicaSet
 from rig.ports import free_port
 from rig.processes import wait_for
 from tests.world.asker import FakeAsker
-from watchdogd.model.base import Endpoint
+from watchdogd.model.base import Endpoint, MemberId
 from watchdogd.observe.mongod import ask
 from watchdogd.observe.mongod.ask import Asker, Heard, Question, Said, SocketAsker, answer
+from watchdogd.observe.mongod.heartbeats import PymongoHeartbeats
 from watchdogd.observe.mongod.resolve import Pool
 
 WITHIN_S = 20.0
@@ -86,12 +87,19 @@ def test_4_2_alone_answers_and_tells_no_identity(tmp_path: Path) -> None:
         assert asked(real(), Question(endpoint(mongod))).said is Said.NO_NAME
 
 
-def test_4_2_in_a_set_is_known_by_the_set_and_its_name_in_it(tmp_path: Path) -> None:
-    with ReplicaSet(tmp_path, members=1, version="4.2.6") as rig:
+@pytest.mark.parametrize("version", ["4.2.6", "6.0.27"])
+def test_a_heartbeat_of_a_member_names_the_same_identity_whatever_the_version(tmp_path: Path, version: str) -> None:
+    """4.2 has no process id: there it is the set with the name that the member has in it."""
+    heartbeats = PymongoHeartbeats(lambda: None, Pool().submit)
+    with ReplicaSet(tmp_path, members=1, version=version) as rig, closing(heartbeats):
         (mongod,) = rig.members
+        heartbeats.watch({MemberId("main", f"localhost:{mongod.port}"): {}})
+        (beat, *_) = wait_for(heartbeats.drain, "a heartbeat", within=WITHIN_S)
         heard = asked(real(), Question(endpoint(mongod)))
+        process_id = mongod.process_id()
     name = f"127.0.0.1:{mongod.port}"
-    assert (heard.said, heard.identity) == (Said.A_PROCESS, f"rig/{name} of {name}")
+    assert heard.said is Said.A_PROCESS
+    assert heard.identity == beat.identity == (process_id or f"rig/{name} of {name}")
 
 
 @contextmanager

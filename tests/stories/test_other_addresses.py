@@ -1,15 +1,21 @@
 """The app reaches MongoDB by another address than the daemon: it is the same mongod all the same."""
 
+import contextlib
+import itertools
 import socket
+import socketserver
 import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
-from rig import wire
+from rig import nat, wire
 from rig.mongod import Mongod
 from rig.traffic import Traffic
-from rig.uwsgi import IMPORT_PAUSE_S, WEB, App
+from rig.uwsgi import HOLD, IMPORT_PAUSE_S, WEB, App
 from tests.stories.stage import (
     HEARTBEAT_MS,
     LINGER_S,
@@ -18,6 +24,7 @@ from tests.stories.stage import (
     all_good,
     cured_once,
     eventually,
+    fail_a_request_of,
     left_alone,
     strand,
 )
@@ -50,6 +57,73 @@ def address_of(name: str) -> list[str]:
     """What mongod must listen on to be reached by that name."""
     found = {str(where[0]) for *_, where in socket.getaddrinfo(name.strip("[]"), None, type=socket.SOCK_STREAM)}
     return sorted(found - {HOST})
+
+
+def known_inside(folder: Path, name: str, *addresses: str) -> list[str]:
+    """What makes a name known to one command alone, with these addresses; skips where that cannot be."""
+    hosts = folder / "hosts"
+    hosts.write_text(f"{HOST} localhost\n" + "".join(f"{address} {name}\n" for address in addresses))
+    prefix = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(hosts)]
+    tried = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False, timeout=20)
+    if tried.returncode != 0:
+        pytest.skip(f"no file system of its own can be made here: {tried.stderr.strip()}")
+    return prefix
+
+
+@contextmanager
+def serving_on(port: int, handle: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A server of this thread's network namespace that does this with each connection, in a thread of its own."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            handle(self.request)
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address = daemon_threads = True
+        block_on_close = False
+
+    with Server((HOST, port), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield port
+        finally:
+            server.shutdown()
+            thread.join(20)
+
+
+def relay(port: int, choose: Callable[[], tuple[str, int]]) -> AbstractContextManager[int]:
+    """A proxy: each connection goes to the address that is chosen then."""
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    def handle(client: socket.socket) -> None:
+        with contextlib.suppress(OSError), socket.create_connection(choose()) as server:
+            back = threading.Thread(target=pump, args=(server, client), daemon=True)
+            back.start()
+            pump(client, server)
+            back.join()
+
+    return serving_on(port, handle)
+
+
+def counting(port: int, asked: dict[int, list[bytes]]) -> AbstractContextManager[int]:
+    """A service that says nothing and keeps what it is told, connection by connection."""
+    asked[port] = []
+
+    def handle(client: socket.socket) -> None:
+        number = len(asked[port])
+        asked[port].append(b"")
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                asked[port][number] += data
+
+    return serving_on(port, handle)
 
 
 class OnAnotherAddress(Mongod):
@@ -134,21 +208,10 @@ def test_a_healthy_app_with_its_own_connections_on_an_unlisted_address_is_left_a
     assert not all_good(app)
 
 
-def known_inside(folder: Path, name: str) -> list[str]:
-    """What makes a name of this host known to one command alone; skips where that cannot be."""
-    hosts = folder / "hosts"
-    hosts.write_text(f"{HOST} localhost {name}\n")
-    prefix = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(hosts)]
-    tried = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False, timeout=20)
-    if tried.returncode != 0:
-        pytest.skip(f"no file system of its own can be made here: {tried.stderr.strip()}")
-    return prefix
-
-
 def test_a_set_whose_members_have_names_inside_another_network_is_no_alarm_and_its_app_is_cured(stage: Stage) -> None:
     """It was blind, with exit code 1 and a mend that pointed at the URI, for ever."""
     name = "mongo.inside"
-    mongod = stage.mongod(replica_set="rig", prefix=known_inside(stage.folder, name))
+    mongod = stage.mongod(replica_set="rig", prefix=known_inside(stage.folder, name, HOST))
     settings = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 500}
     members = [{"_id": 0, "host": f"{name}:{mongod.port}"}]
     mongod.command("replSetInitiate", {"_id": "rig", "members": members, "settings": settings})
@@ -169,3 +232,90 @@ def test_a_set_whose_members_have_names_inside_another_network_is_no_alarm_and_i
     strand(mongod, app)
     with Traffic(app.address):
         cured_once(watchdog, app)
+
+
+def test_a_mongod_that_was_started_anew_under_another_address_is_the_same_member(stage: Stage) -> None:
+    """As a container that is made anew: the app's name for it leads elsewhere, and the daemon's does not."""
+    before, after = "127.0.0.2", "127.0.0.3"
+    mongod = stage.mongod(also=[before])
+    prefix = known_inside(stage.folder, "mongo", before, after)
+    app = stage.app(f"mongodb://mongo:{mongod.port}/", prefix=prefix)
+    watchdog = stage.watchdog(mongod.uri, app)
+    mongod.stop()
+    fail_a_request_of(app)
+    again = Mongod(mongod.folder, port=mongod.port, also=[after])
+    stage.stack.enter_context(again)
+    with Traffic(app.address):
+        cured_once(watchdog, app)
+    (member,) = watchdog.status()["deployments"][0]["members"]
+    assert f"{after}:{mongod.port}" in member["learned"]
+
+
+@pytest.mark.usefixtures("namespace")
+@pytest.mark.parametrize("of_the_daemon", ["published", "own"])
+def test_a_published_port_and_the_address_behind_it_are_one_member(stage: Stage, of_the_daemon: str) -> None:
+    """`check --live` said ok and the event `healed`, while 80 of 80 requests failed."""
+    mongod = stage.mongod(port=27017)
+    published = ("127.0.0.9", 27018)
+    nat.publish(published, mongod.address)
+    uris = {"own": mongod.uri, "published": "mongodb://{}:{}/".format(*published)}
+    app = stage.app(uris["own" if of_the_daemon == "published" else "published"])
+    watchdog = stage.watchdog(uris[of_the_daemon], app)
+    strand(mongod, app)
+    with Traffic(app.address):
+        cured_once(watchdog, app)
+
+
+def test_a_mongod_without_a_process_id_is_told_and_cured_once_its_address_is_named(stage: Stage) -> None:
+    mongod = stage.mongod(version="4.2.6", also=[ALSO])
+    app = stage.app(f"mongodb://{ALSO}:{mongod.port}/")
+    watchdog = stage.watchdog(mongod.uri, app)
+    told = watchdog.wait_event("blind", within=20)
+    words = (
+        f"shop talks to {ALSO}:{mongod.port}, where a mongod without a process id answers (before 4.4): if it leads to "
+    )
+    assert words + "this deployment, name it under `endpoints`" in told.sentence
+    assert watchdog.run("status").returncode == 1
+
+    watchdog.write(mongodb=[{"name": "main", "uri": mongod.uri, "endpoints": [f"{ALSO}:{mongod.port}"]}])
+    assert watchdog.run("reconfigure").returncode == 0
+    watchdog.wait_event("seeing_again", within=20)
+    strand(mongod, app)
+    with Traffic(app.address):
+        cured_once(watchdog, app)
+
+
+@pytest.mark.usefixtures("namespace")
+def test_a_proxy_in_front_of_two_is_told_and_never_taken_for_one_of_them(stage: Stage) -> None:
+    mongods = [stage.mongod(port=port) for port in (27017, 27018)]
+    turns = itertools.cycle([one.address for one in mongods])
+    port = stage.stack.enter_context(relay(27019, lambda: next(turns)))
+    app = stage.app(f"mongodb://{HOST}:{port}/", app=App.FIRST_REQUEST)
+    watchdog = stage.watchdog(f"mongodb://{HOST}:27017,{HOST}:27018/", app)
+    told = watchdog.wait_event("blind", within=20)
+    assert f"shop talks to {HOST}:27019, where several mongods answer (a proxy)" in told.sentence
+    workers = app.workers()
+    mongods[0].restart()
+    assert watchdog.tells_none("healed", "reload_due", seconds=2 * LINGER_S)
+    left_alone(watchdog, app, workers)
+    assert all(not one["learned"] for one in watchdog.status()["deployments"][0]["members"])
+
+
+@pytest.mark.usefixtures("namespace")
+def test_no_other_port_than_those_of_mongodb_is_ever_asked_and_a_stranger_there_once(stage: Stage) -> None:
+    mongod = stage.mongod(port=27018)
+    asked: dict[int, list[bytes]] = {}
+    held = [f"{port} 1" for port in (6379, 443, 27017) if stage.stack.enter_context(counting(port, asked))]
+    app = stage.app(
+        "", app=App.NO_CLIENT, wsgi_file=HOLD, processes=1, lazy_apps=True, extra=[f"pyargv = 0 {' '.join(held)}"]
+    )
+    watchdog = stage.watchdog(mongod.uri, app)
+    told = watchdog.wait_event("blind", within=20)
+    assert f"shop talks to {HOST}:27017, which could not be asked: " in told.sentence
+    assert watchdog.tells_none("healed", "seeing_again", seconds=12)
+    assert asked[6379] == asked[443] == [b""]  # the app's own connection
+    assert sum(b"mongo-watchdog" in said for said in asked[27017]) == 1
+    mongod.restart()  # another process among the members: the one reason to ask once more
+    assert watchdog.tells_none("healed", "seeing_again", seconds=12)
+    assert asked[6379] == asked[443] == [b""]
+    assert sum(b"mongo-watchdog" in said for said in asked[27017]) == 2

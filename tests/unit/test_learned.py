@@ -208,6 +208,32 @@ def test_a_leftover_on_an_address_that_was_learned_is_one(host: Host) -> None:
     assert master.id not in finding.verdicts
 
 
+def test_a_leftover_there_is_still_known_after_a_restart_of_the_daemon(host: Host) -> None:
+    """What was learned is not saved: the same address is asked again, since its leftover is held."""
+    answers(host, life(host))
+    _, workers = host.app()
+    shared = host.connect(*workers, to=ALSO)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(15)
+    host.stop_mongod()
+    shared.is_left()
+    watcher.tick(3)
+    again = Watcher(host, config_of(FIFO))
+    again.observer.restore(watcher.observer.ended())
+    host.start_mongod()
+    answers(host, life(host))
+    again.tick(10)
+    (finding,) = again.findings.values()
+    assert finding.leftovers == {shared.cookie}
+
+
+def test_the_address_of_a_set_that_gives_no_process_id_is_found_by_the_set(host: Host) -> None:
+    host.say(process_id=None, born=None, identity="rs0/10.0.0.1:27017 of 10.0.0.1:27017")
+    answers(host, "rs0/10.0.0.1:27017 of 10.0.0.1:27017")
+    watcher, _ = talking(host)
+    assert learned(watcher) == {ALSO}
+
+
 def test_what_is_loopback_in_a_container_is_asked_by_nobody_out_here(host: Host) -> None:
     answers(host, life(host), at=LOOPBACK)
     host.namespace(CONTAINER)

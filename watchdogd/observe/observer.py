@@ -111,7 +111,8 @@ class Observer:
     def look(self, *, full: bool, outcomes: tuple[Outcome, ...] = (), requests: tuple[Request, ...] = ()) -> Snapshot:
         """Read everything that is due and return what is known now. An edge that fails makes that part blind."""
         at = self._edges.clock()
-        members = self._hear(at)
+        answered, members = self._hear(at)
+        full |= answered
         if members is not self._members:
             full |= self._take(members)
         full = full or self._out or at - self._full_at >= FULL_EVERY_S
@@ -145,16 +146,19 @@ class Observer:
             sockets=self._sockets,
         )
 
-    def _hear(self, at: Mono) -> Mapping[MemberId, Member]:
-        """Take what members, name servers and other addresses have said; return the members."""
-        self._deaf = ()
+    def _hear(self, at: Mono) -> tuple[bool, Mapping[MemberId, Member]]:
+        """Take what was said by members, name servers and other addresses; return whether the last did, and members.
+
+        An answer of theirs asks for a full look: only that shows who is connected to whom.
+        """
+        self._deaf, answered = (), False
         try:
-            self._learned.fold(self._edges.asker.drain())
+            answered = self._learned.fold(self._edges.asker.drain())
         except Exception as error:  # noqa: BLE001 - what is known of the members goes on counting
             self._deaf = (Blind(_ADDRESSES, fault(error)),)
         learned = self._learned.addresses(self._deployments.members)
         self._deployments.hear(at, self._connections.in_use(), learned)
-        return self._deployments.members
+        return answered, self._deployments.members
 
     def _ask(self, at: Mono, members: Mapping[MemberId, Member]) -> None:
         """Have the address asked that is due."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from watchdogd.config import DeploymentConfig
 from watchdogd.config.addresses import parse_endpoint
-from watchdogd.model.base import Endpoint, MemberId, Mono
+from watchdogd.model.base import Endpoint, Incarnation, MemberId, Mono
 from watchdogd.model.seen import Member, MemberState
 from watchdogd.observe.mongod.ask import Heard, Question, Said
 from watchdogd.observe.tcp.others import Place, Talk
@@ -62,12 +62,12 @@ def _is_private(endpoint: Endpoint) -> bool:
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of one address. `of`: the identities of the members when it was asked last.
+    """What is known of one address. `of`: the processes of the members that were up when it was asked last.
 
     `members`: whose address it is; what was true of an older process of them stays until the next answer.
     """
 
-    of: frozenset[str] = frozenset()
+    of: frozenset[Incarnation] = frozenset()
     heard: Heard | None = None
     asking: bool = False
     asked_at: Mono = -math.inf
@@ -145,8 +145,9 @@ class Learned:
             kind = "several mongods answer (a proxy)"
         return f"{place.remote}, where {kind}: if it leads to this deployment, name it under `endpoints`"
 
-    def fold(self, answers: Iterable[Heard]) -> None:
-        """Take what came of the questions."""
+    def fold(self, answers: Iterable[Heard]) -> bool:
+        """Take what came of the questions; say whether anything did."""
+        before = self._changes
         for heard in answers:
             known = self._known.get(heard.remote)
             if known is not None:
@@ -154,6 +155,7 @@ class Learned:
                 known.heard = heard
                 if heard.said is not Said.NOTHING:
                     known.members = frozenset()
+        return self._changes != before
 
     def question(
         self, members: Mapping[MemberId, Member], options: Mapping[str, Mapping[str, object]], at: Mono
@@ -172,8 +174,9 @@ class Learned:
                 hosts[one.identity] = hosts.get(one.identity, frozenset()) | {host}
         ways = [dict(way) for name, way in options.items() if name in self._on]
         known = self._known[due]
-        known.tries = 1 if known.of != frozenset(hosts) else known.tries + 1
-        known.asking, known.of, known.asked_at, self._asked_at = True, frozenset(hosts), at, at
+        lives = _lives(ours)
+        known.tries = known.tries + 1 if lives <= known.of else 1
+        known.asking, known.of, known.asked_at, self._asked_at = True, lives, at, at
         return Question(due, tuple([way for i, way in enumerate(ways) if way not in ways[:i]]), hosts)
 
     def _due(self, members: Mapping[MemberId, Member], at: Mono) -> list[Endpoint]:
@@ -181,15 +184,16 @@ class Learned:
         ours = [one for key, one in members.items() if key.deployment in self._on]
         if any(one.state is MemberState.UNKNOWN for one in ours):
             return []  # what is heard of them in a moment would ask for the same again
-        identities = {one.identity for one in ours if one.identity and one.state is MemberState.UP}
-        if not identities:
+        lives = _lives(ours)
+        if not lives:
             return []
+        identities = {one.identity for one in ours if one.identity}
         held = {place.remote for place, talk in self._talks.items() if not self.objection(place, talk)}
         held |= {endpoint for endpoint, one in self._known.items() if one.members}
         return [
             endpoint
             for endpoint, one in self._known.items()
-            if endpoint in held and not one.asking and (not identities <= one.of or _again(one, at))
+            if endpoint in held and not one.asking and (not lives <= one.of or _again(one, at))
             if not (one.heard and one.heard.identity in identities)
         ]
 
@@ -218,6 +222,11 @@ class Learned:
             matching = [key for key, one in members.items() if one.identity == identity]
             known.members = frozenset(matching) or known.members
         return [key for key in known.members if key.deployment in self._on]
+
+
+def _lives(members: Iterable[Member]) -> frozenset[Incarnation]:
+    up = (one.incarnation for one in members if one.state is MemberState.UP)
+    return frozenset(one for one in up if one is not None)
 
 
 def _again(known: _Known, at: Mono) -> bool:
