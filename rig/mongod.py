@@ -27,26 +27,33 @@ SMALL = (
 
 
 class Mongod:
-    """One mongod with its data in a folder; as a context manager it starts it and kills it."""
+    """One mongod with its data in a folder; as a context manager it starts it and kills it.
 
-    def __init__(
+    `also`: further addresses that it listens on, beside its `host`. `prefix` goes before the command, and executes it.
+    """
+
+    def __init__(  # noqa: PLR0913 - settings by keyword
         self,
         folder: Path,
         *,
         port: int | None = None,
         version: str = fetch.DEFAULT_MONGOD,
         replica_set: str | None = None,
+        also: Sequence[str] = (),
         extra: Sequence[str] = (),
+        prefix: Sequence[str] = (),
     ) -> None:
         self.port = port if port is not None else free_port()
         self.folder = folder
+        self.also = also
         self.log = folder / "mongod.log"
         binary = fetch.mongod(version)
         data = folder / "data"
         data.mkdir(parents=True, exist_ok=True)
         place = ("--dbpath", str(data), "--bind_ip", ",".join(self.addresses), "--port", str(self.port))
+        extra = ("--ipv6", *extra) if any(":" in one for one in also) else extra
         member = () if replica_set is None else ("--replSet", replica_set, "--oplogSize", "16")
-        argv = [str(binary.path), *place, *SMALL, *member, *extra]
+        argv = [*prefix, str(binary.path), *place, *SMALL, *member, *extra]
         self._process = Process(argv, log=self.log, env=binary.env)
 
     def __enter__(self) -> Self:
@@ -66,7 +73,7 @@ class Mongod:
     @property
     def addresses(self) -> Sequence[str]:
         """All addresses that it listens on."""
-        return [self.host]
+        return [self.host, *self.also]
 
     @property
     def address(self) -> tuple[str, int]:

@@ -87,6 +87,8 @@ class Uwsgi:
     wsgi_file: Path = WEB
     # More lines for the ini file.
     extra: Sequence[str] = ()
+    # Goes before the command, and executes it.
+    prefix: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +99,7 @@ class Uwsgi:
         command = fetch.uwsgi(self.version)
         self.ini.write_text("\n".join(["[uwsgi]", *self._options(python=command[0]), *self.extra, ""]))
         self._process = Process(
-            [*command, "--ini", str(self.ini)], log=self.log, cwd=self.folder, env=self._environment()
+            [*self.prefix, *command, "--ini", str(self.ini)], log=self.log, cwd=self.folder, env=self._environment()
         )
 
     def __enter__(self) -> Self:

@@ -27,7 +27,7 @@ from watchdogd.model.remembered import State
 from watchdogd.model.seen import Blind, Snapshot, Tcp
 from watchdogd.observe.observer import Observer, open_edges
 from watchdogd.observe.processes import Process, Processes
-from watchdogd.observe.tcp.sockets import Row, Sockets, Table
+from watchdogd.observe.tcp.sockets import NO_PORTS, Row, Sockets, Table
 from watchdogd.observe.uwsgi import Master, Uwsgi
 
 SIZES = (100, 1_000, 10_000, 50_000, 200_000)
@@ -56,11 +56,13 @@ class _Depth:
         self.full = False
         self.reads = 0
 
-    def read(self, endpoints: frozenset[Endpoint], *, established: bool) -> Table | Blind:
+    def read(
+        self, endpoints: frozenset[Endpoint], *, established: bool, ports: frozenset[int] = NO_PORTS
+    ) -> Table | Blind:
         """See Sockets.read."""
         self.full |= established
         self.reads += 1
-        return self._sockets.read(endpoints, established=established)
+        return self._sockets.read(endpoints, established=established, ports=ports)
 
     def look_up(self, cookies: Iterable[int]) -> Mapping[int, Row | None] | Blind:
         """See Sockets.look_up."""

@@ -323,3 +323,17 @@ def lists(site: Site, pid: int) -> str | None:
     """What `check --live` says, once it names this process: uWSGI sets its handlers some time after its start."""
     said = site.run("check", "--live").stdout
     return said if f" {pid} " in said else None
+
+
+def test_an_address_of_mongod_that_only_the_app_names_is_found_and_shown(site: Site) -> None:
+    mongod = site.at_end.enter_context(Mongod(site.folder / "mongod", also=["127.0.0.2"]))
+    app = site.app(f"mongodb://127.0.0.2:{mongod.port}/")
+    site.configure(mongod.uri, app)
+    told = f"127.0.0.1:{mongod.port} is also at 127.0.0.2:{mongod.port} (the same process answers there)"
+    document = site.connections()
+    assert shown(document) == in_truth(app, mongod.port)
+    assert document["learned"] == [told]
+    assert site.run("connections").stdout.splitlines()[-1] == told
+    ran = site.run("check", "--live")
+    assert f"note: {told}" in ran.stdout.splitlines()
+    assert ran.returncode == 0

@@ -213,6 +213,17 @@ def test_an_established_connection_is_left_out_of_a_quiet_look(place: Place) -> 
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+def test_with_a_port_every_address_on_it_is_shown_and_no_other(place: Place, host: str) -> None:
+    line, listed, stranger = place.connect(host), place.connect(), place.connect()
+    asked = frozenset({listed.remote})
+    table = place.sockets.read(asked, established=True, ports=frozenset({line.remote.port}))
+    assert isinstance(table, Table)
+    assert {row.inode: row.remote for row in table.rows} == {line.inode: line.remote, listed.inode: listed.remote}
+    assert stranger.inode not in {row.inode for row in table.rows}
+    assert {row.inode for row in rows(place.sockets, listed.remote)} == {listed.inode}  # and without it as before
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
 def test_the_other_sides_close_makes_it_close_wait(place: Place, host: str) -> None:
     line = place.connect(host)
     line.is_left()

@@ -107,6 +107,7 @@ mongodb:
   - name: main
     uri: mongodb://a.example.org:1,b.example.org:2/?replicaSet=rs0
     endpoints: [proxy:27018, "[::1]:27019"]
+    learn_addresses: false
   - {name: archive, uri: mongodb+srv://archive.example.org/}
 uwsgi:
   - name: shop
@@ -131,6 +132,7 @@ control_socket: /tmp/control.sock
                 "main",
                 "mongodb://a.example.org:1,b.example.org:2/?replicaSet=rs0",
                 (("proxy", 27018), ("::1", 27019)),
+                learn_addresses=False,
             ),
             DeploymentConfig("archive", "mongodb+srv://archive.example.org/"),
         ),
@@ -276,6 +278,19 @@ def test_a_byte_order_mark_is_no_mistake() -> None:
 )  # fmt: skip
 def test_a_mistake_is_told_with_its_place_and_the_mend(text: str | bytes, told: str) -> None:
     assert told in only_mistake(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("yes", "`yes` is read by YAML as the boolean true; expected `true` or `false`, without quotes"),
+        ('"true"', "`true` is none of its values; expected `true` or `false`, without quotes"),
+        ("1", "`1` is read by YAML as the number 1; expected `true` or `false`, without quotes"),
+    ],
+)
+def test_a_flag_is_true_or_false_and_nothing_else(value: str, told: str) -> None:
+    text = f"mongodb: [{{uri: 'mongodb://a/', learn_addresses: {value}}}]"
+    assert only_mistake(text).endswith(f"mongodb[0].learn_addresses: {told}")
 
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:

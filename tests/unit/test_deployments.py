@@ -10,6 +10,7 @@ from watchdogd.config import DeploymentConfig
 from watchdogd.model.base import Endpoint, MemberId
 from watchdogd.model.seen import Member, MemberState
 from watchdogd.observe.mongod.deployments import RESOLVE_EVERY_S, Deployments
+from watchdogd.observe.mongod.heartbeats import Heartbeat
 from watchdogd.observe.mongod.resolve import Seeds
 
 NOBODY: frozenset[Endpoint] = frozenset()
@@ -265,6 +266,57 @@ def test_what_no_member_and_no_endpoint_needs_is_not_asked_for_any_more(host: Ho
     watch.hear(2, every=RESOLVE_EVERY_S)
     asked = {call.arguments for call in host.spied["resolver"].calls if call.name == "addresses"}
     assert asked == {("10.0.0.1", 27017)}
+
+
+# -- names that are known inside another network alone
+
+
+def inside_set(host: Host, *, serving: bool = True) -> Watch:
+    """A replica set in containers, of which one member is published."""
+    host.start_mongod(serving=serving, peers=frozenset({"mongo:27017", "mongo2:27017"}))
+    watch = Watch(host, one())
+    watch.hear()
+    for name in ("mongo", "mongo2"):
+        said = Heartbeat(MemberId(MAIN, f"{name}:27017"), host.clock.now, MemberState.UNREACHABLE, detail="DNS: no")
+        host.heartbeats.say(said)
+    watch.hear()
+    return watch
+
+
+def test_a_name_that_only_the_set_knows_is_no_alarm_while_the_deployment_serves(host: Host) -> None:
+    watch = inside_set(host)
+    assert watch.blind() == {}
+    why = f"its replica set names it so, no name server here knows it, and {MAIN} serves without it"
+    assert {address: one.unneeded for address, one in watch.members.items()} == {
+        ADDRESS: "",
+        "mongo:27017": why,
+        "mongo2:27017": why,
+    }
+
+
+def test_it_is_one_with_the_mend_while_the_deployment_is_not_seen_to_serve(host: Host) -> None:
+    watch = inside_set(host, serving=False)
+    mend = "its replica set names it so: make the name known here (/etc/hosts, say)"
+    assert watch.blind() == {
+        f"member {name}:27017": f"DNS: {name}: not in the world of this test; {mend}" for name in ("mongo", "mongo2")
+    }
+    host.say(serving=True)
+    watch.hear()
+    assert watch.blind() == {}
+
+
+def test_at_rest_it_changes_nothing_that_it_cannot_be_reached(host: Host) -> None:
+    watch = inside_set(host)
+    before = watch.deployments.members
+    watch.hear(5)
+    assert watch.deployments.members is before
+
+
+def test_a_name_of_the_configuration_must_be_found_though_the_deployment_serves(host: Host) -> None:
+    host.start_mongod()
+    watch = Watch(host, one("mongodb://10.0.0.1,mongo", MAIN, ("proxy", 27100)))
+    watch.hear()
+    assert set(watch.blind()) == {"member mongo:27017", "member proxy:27100"}
 
 
 # -- blindness of members

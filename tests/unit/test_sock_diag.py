@@ -72,7 +72,8 @@ def kernel_lets_pass(code: bytes, family: int, address: bytes, port: int) -> boo
             wanted = code[at + 12 : at + 12 + prefix // 8]
             mapped = of_family == socket.AF_INET and family == socket.AF_INET6 and address.startswith(MAPPED)
             seen = address[12:] if mapped else address
-            holds = (of_family == family or mapped) and of_port == port and seen == wanted
+            anybody = of_family == socket.AF_UNSPEC and prefix == 0
+            holds = of_port == port and (anybody or ((of_family == family or mapped) and seen == wanted))
         else:
             assert kind == 1  # INET_DIAG_BC_JMP: always on to `no`
         step = yes if holds else no
@@ -102,6 +103,16 @@ def test_the_filter_lets_exactly_the_endpoints_pass(asked: set[Endpoint], other:
         assert kernel_lets_pass(code, family, address, one.port) == (one in asked)
         if len(address) == 4:
             assert kernel_lets_pass(code, socket.AF_INET6, MAPPED + address, one.port) == (one in asked)
+
+
+@given(st.sets(endpoints, min_size=1, max_size=5), st.sets(st.integers(1, 65535), max_size=5), endpoints)
+def test_with_ports_every_address_on_one_of_them_passes(asked: set[Endpoint], ports: set[int], other: Endpoint) -> None:
+    code = bytecode(asked, ports)
+    assert kernel_accepts(code)
+    for one in asked | {other} | {other._replace(port=port) for port in ports}:
+        address = packed(one.host)
+        family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+        assert kernel_lets_pass(code, family, address, one.port) == (one in asked or one.port in ports)
 
 
 def test_the_question_of_one_endpoint_is_the_one_that_the_kernel_knows() -> None:

@@ -11,7 +11,7 @@ from tests.world.schemas import strict
 from tests.world.values import values
 from watchdogd import __version__
 from watchdogd.config import Config, DeploymentConfig, Mode
-from watchdogd.model.base import WORKERS, InstanceId, Interval, MemberId, ProcessId
+from watchdogd.model.base import WORKERS, Endpoint, InstanceId, Interval, MemberId, ProcessId
 from watchdogd.model.decided import Blocked, Decision, Outlook
 from watchdogd.model.found import Finding, Verdict
 from watchdogd.model.remembered import Incident, InstanceState, LastReload, Pause, Phase, ReloadOutcome, State
@@ -103,6 +103,7 @@ def test_the_document_is_what_section_8_of_the_design_says() -> None:
                         "since": "2026-11-22T09:59:00.000Z",
                         "restarts": 1,
                         "detail": None,
+                        "learned": [],
                     }
                 ],
             }
@@ -358,3 +359,28 @@ def test_systemd_shows_one_line() -> None:
 def test_of_many_instances_in_trouble_only_some_are_named() -> None:
     decision = Decision(State(), (), None, {InstanceId(f"app{number}"): HELD for number in range(9)})
     assert line(seen(), decision).endswith(": app0 due, app1 due, app2 due, app3 due, app4 due and 4 more")
+
+
+def test_people_see_where_else_a_member_was_found() -> None:
+    also = frozenset({Endpoint("::1", 27017), Endpoint("10.0.0.7", 27017)})
+    text = render(shown(seen(SHOP, members={MAIN: dataclasses.replace(UP, learned=also)}), decided()))
+    told = "127.0.0.1:27017 is also at 10.0.0.7:27017, [::1]:27017 (the same process answers there)"
+    assert told in text.splitlines()
+
+
+def test_whom_an_instance_talks_to_instead_stands_in_the_line_of_systemctl_and_is_a_problem() -> None:
+    elsewhere = "shop talks to 127.0.0.1:27018, where another mongod answers; its deployment is main at 127.0.0.1:27017"
+    wrong = dataclasses.replace(SHOP, blind=(elsewhere,), elsewhere=elsewhere)
+    assert line(seen(wrong), decided()) == f"watching 1 instance: nothing to do; {elsewhere}"
+    assert exit_code(shown(seen(wrong), decided())) == 1
+    assert f"  blind: {elsewhere}" in render(shown(seen(wrong), decided())).splitlines()
+    worse = dataclasses.replace(wrong, blind=("a process hides its descriptors", elsewhere))
+    assert line(seen(worse), decided()).endswith(f"{elsewhere}; blind: shop")
+
+
+def test_a_member_that_is_not_needed_is_shown_with_that() -> None:
+    inside = MemberId("main", "mongo:27017")
+    away = Member(inside, MemberState.UNREACHABLE, detail="DNS: mongo; mend the URI", unneeded="main serves without it")
+    made = shown(seen(SHOP, members={MAIN: UP, inside: away}), decided())
+    assert made["deployments"][0]["members"][1]["detail"] == "no alarm: main serves without it"
+    assert exit_code(made) == 0

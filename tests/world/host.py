@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.world.asker import FakeAsker
 from tests.world.clock import Clock
 from tests.world.heartbeats import FakeHeartbeats
 from tests.world.processes import OUR_NETNS, FakeProcess, FakeProcesses
@@ -84,6 +85,7 @@ class Host:
         self.uwsgi = FakeUwsgi(self.processes)
         self.heartbeats = FakeHeartbeats(self.wake)
         self.resolver = FakeResolver(self.wake)
+        self.asker = FakeAsker(self.wake)
         self.sockets = (
             FakeSockets(self.clock, backend=Backend.PROC, why="netlink is forbidden")
             if self.fallback
@@ -92,7 +94,7 @@ class Host:
         self.tables = {OUR_NETNS: self.sockets}
         self.lives: Counter[str] = Counter()
         self.births: dict[str, Interval] = {}
-        edges = ("heartbeats", "resolver", "sockets", "uwsgi", "processes")
+        edges = ("heartbeats", "resolver", "asker", "sockets", "uwsgi", "processes")
         self.spied |= {name: Spied(getattr(self, name)) for name in edges}
 
     def edges(self) -> Edges:
@@ -100,6 +102,7 @@ class Host:
         return Edges(
             heartbeats=spied["heartbeats"],
             resolver=spied["resolver"],
+            asker=spied["asker"],
             sockets=spied["sockets"],
             uwsgi=spied["uwsgi"],
             processes=spied["processes"],

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from watchdogd.model.base import Endpoint, Mono
 from watchdogd.model.seen import Backend, Blind
 from watchdogd.observe.tcp.sock_diag import packed, printed
-from watchdogd.observe.tcp.sockets import Row, Table
+from watchdogd.observe.tcp.sockets import NO_PORTS, Row, Table
 
 
 @dataclass(eq=False)
@@ -80,13 +80,16 @@ class FakeSockets:
 
     # -- the edge
 
-    def read(self, endpoints: frozenset[Endpoint], *, established: bool) -> Table | Blind:
+    def read(
+        self, endpoints: frozenset[Endpoint], *, established: bool, ports: frozenset[int] = NO_PORTS
+    ) -> Table | Blind:
         wanted = {Endpoint(printed(packed(host)), port) for host, port in endpoints}
         self.reads += 1
         if wanted and self.blind is not None:
             return Blind(self.blind)
         at = self.clock()
-        shown = [one for one in self.sockets if not one.dead and not one.closed and one.remote in wanted]
+        held = [one for one in self.sockets if not one.dead and not one.closed]
+        shown = [one for one in held if one.remote in wanted or one.remote.port in ports]
         rows = (_row(one, at) for one in shown if one.close_wait or established)
         shown_rows = tuple(rows if self.backend is Backend.SOCK_DIAG else map(_as_of_proc, rows))
         return Table(at, shown_rows, cpu_s=self.cpu_s)

@@ -17,12 +17,23 @@ from watchdogd.core.look import endpoint_map
 from watchdogd.core.outlook import NO_DEPLOYMENT
 from watchdogd.model.base import InstanceId, Mono, ProcessId
 from watchdogd.model.found import Finding, Verdict
-from watchdogd.model.seen import Backend, Blind, Blindness, Connection, Instance, MemberState, Snapshot, Tcp, Worker
+from watchdogd.model.seen import (
+    Backend,
+    Blind,
+    Blindness,
+    Connection,
+    Instance,
+    Member,
+    MemberState,
+    Snapshot,
+    Tcp,
+    Worker,
+)
 from watchdogd.observe.instances import not_covered
 from watchdogd.observe.observer import Edges, Observer, open_edges
 from watchdogd.observe.processes import Processes
 from watchdogd.report.say import say, say_json
-from watchdogd.report.words import from_proc
+from watchdogd.report.words import also_at, from_proc
 from watchdogd.service import rights
 
 HEARD_WITHIN_S = 5.0
@@ -51,7 +62,7 @@ def connections(config: Config, *, as_json: bool) -> int:
     lines = sorted(found, key=lambda one: (one.instance, one.role, one.pid or 0, one.remote))
     blind = [one.why for one in snapshot.blind] + [why for one in snapshot.instances for why in one.blind]
     if as_json:
-        say_json(CONNECTIONS.document(connections=encode(lines), blind=blind))
+        say_json(CONNECTIONS.document(connections=encode(lines), blind=blind, learned=list(_also_at(snapshot))))
     else:
         rows: list[tuple[str, ...]] = [("INSTANCE", "ROLE", "PID", "LOCAL", "REMOTE", "STATE", "AGE", "VERDICT")]
         rows += [_row(line) for line in lines]
@@ -59,7 +70,8 @@ def connections(config: Config, *, as_json: bool) -> int:
         for row in rows if lines else ():
             say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         fifos = sorted({(line.instance, line.fifo) for line in lines if line.fifo})
-        say(*(["", *[f"{name} is {fifo}" for name, fifo in fifos]] if fifos else ()))
+        rest = [f"{name} is {fifo}" for name, fifo in fifos] + list(_also_at(snapshot))
+        say(*(["", *rest] if rest else ()))
         if not lines and not blind:
             say("no connections to the configured MongoDB members")
         say(*[f"blind: {why}" for why in blind], file=sys.stderr)
@@ -71,12 +83,11 @@ def check(config: Config) -> int:
     snapshot, _, edges = _look(config)
     problems = 0
     for member in snapshot.members.values():
-        up = member.state is MemberState.UP
-        problems += not up
-        what = (
-            ("up, serving" if member.serving else "up, not serving") if up else f"{member.state.value}: {member.detail}"
-        )
-        say(f"{'ok' if up else 'problem'}: {member.id.deployment}: {member.id.address}: {what}")
+        verdict, what = _state_of(member)
+        problems += verdict == "problem"
+        say(f"{verdict}: {member.id.deployment}: {member.id.address}: {what}")
+    for sentence in _also_at(snapshot):
+        say(f"note: {sentence}")
     for instance in snapshot.instances:
         objections = list(_objections(instance))
         problems += bool(objections)
@@ -98,6 +109,15 @@ def check(config: Config) -> int:
         problems += 1
         say("problem: no uWSGI instance with a master FIFO was found")
     return 1 if problems else 0
+
+
+def _state_of(member: Member) -> tuple[str, str]:
+    """Return whether a member is a problem, and how it is."""
+    if member.state is MemberState.UP:
+        return "ok", "up, serving" if member.serving else "up, not serving"
+    if member.unneeded:
+        return "note", f"{member.state.value}, and no alarm: {member.unneeded}"
+    return "problem", f"{member.state.value}: {member.detail}"
 
 
 def _look(config: Config) -> tuple[Snapshot, dict[InstanceId, Finding], Edges]:
@@ -139,6 +159,13 @@ def _lines(snapshot: Snapshot, findings: dict[InstanceId, Finding], processes: P
                 _verdict(one, findings[instance.id], holder, worker),
                 str(instance.fifo),  # whole
             )
+
+
+def _also_at(snapshot: Snapshot) -> Iterator[str]:
+    """Yield a sentence for each member that was found at another address than those that name it."""
+    for member in snapshot.members.values():
+        if member.learned:
+            yield also_at(member.id.address, sorted(str(one) for one in member.learned))
 
 
 def _roles(instance: Instance) -> Iterator[tuple[ProcessId, tuple[Instance, str, Worker | None]]]:

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from watchdogd.config.addresses import check_uri, parse_endpoint
-from watchdogd.config.readers import absolute_path, choice, duration, list_of, not_empty, whole_number
+from watchdogd.config.readers import FLAG, absolute_path, choice, duration, list_of, not_empty, whole_number
 from watchdogd.config.strict_yaml import MAX_BYTES, Key, Reader, Spot, Wrong, quoted, section
 from watchdogd.config.values import Budget, Cause, Idle, Mode, PolicyConfig
 from watchdogd.model.base import Command
@@ -173,6 +173,13 @@ DEPLOYMENT = (
         "endpoints",
         list_of("a list of host:port", Reader("host:port", _endpoint)),
         "Further addresses that workers connect to: proxies, load balancers.",
+    ),
+    Key(
+        "learn_addresses",
+        "learn_addresses",
+        FLAG,
+        "Whether to ask by `hello`, once, who answers at another address that workers are connected to.",
+        absent="`true`",
     ),
 )
 INSTANCE = (

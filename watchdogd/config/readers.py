@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from watchdogd.config.durations import format_duration, parse_duration
 from watchdogd.config.strict_yaml import (
+    BOOL,
     FLOAT,
     INT,
     TEXT,
@@ -71,6 +72,17 @@ def choice(values: type[E], word: Callable[[E], str] = _value) -> Reader[E]:
         return members[text]
 
     return Reader(kind, read)
+
+
+def _yes_or_no(spot: Spot) -> bool:
+    text, tag = spot.scalar("`true` or `false`")
+    if tag != BOOL or text not in {"true", "false"}:
+        told = f"{quoted(text)} is none of its values" if tag == TEXT else as_yaml_reads(text, tag)
+        raise Wrong(f"{told}; expected `true` or `false`, without quotes")
+    return text == "true"
+
+
+FLAG = Reader("`true` or `false`", _yes_or_no)
 
 
 def whole_number(lowest: int, highest: int) -> Reader[int]:

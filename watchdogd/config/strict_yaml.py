@@ -32,7 +32,7 @@ TEXT, _LIST, _MAPPING = (
     BaseResolver.DEFAULT_SEQUENCE_TAG,
     BaseResolver.DEFAULT_MAPPING_TAG,
 )
-_NULL, INT, FLOAT, _BOOL, _MERGE = (_YAML + tag for tag in ("null", "int", "float", "bool", "merge"))
+_NULL, INT, FLOAT, BOOL, _MERGE = (_YAML + tag for tag in ("null", "int", "float", "bool", "merge"))
 
 
 class Wrong(ValueError):
@@ -312,7 +312,7 @@ def as_number(text: str) -> float | None:
 
 def as_yaml_reads(text: str, tag: str) -> str:
     """Say how YAML reads a text that a person may have meant otherwise."""
-    if tag == _BOOL:
+    if tag == BOOL:
         value = SafeConstructor.bool_values.get(text.lower())
         return f"{quoted(text)} is read by YAML as the boolean {str(value).lower()}"
     if tag == INT:

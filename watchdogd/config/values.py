@@ -41,6 +41,7 @@ class DeploymentConfig:
     name: str
     uri: str = field(repr=False)
     endpoints: tuple[tuple[str, int], ...] = ()  # further host, port that workers connect to
+    learn_addresses: bool = True
 
 
 @dataclass(frozen=True, slots=True)

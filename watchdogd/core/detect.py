@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from watchdogd.config import Config, PolicyConfig
+from watchdogd.config import Config
 from watchdogd.core.evidence import KINDS
 from watchdogd.core.forks import fork
 from watchdogd.core.look import Look, processes
@@ -21,12 +21,12 @@ from watchdogd.model.text import fault
 def detect(snapshot: Snapshot, config: Config) -> dict[InstanceId, Finding]:
     """Return what each instance's processes and connections mean; a bug in one leaves the others as they are."""
     held = _held(snapshot)
-    return {one.id: _found(snapshot, config.policy, one, held[one.id]) for one in snapshot.instances}
+    return {one.id: _found(snapshot, config, one, held[one.id]) for one in snapshot.instances}
 
 
-def _found(snapshot: Snapshot, policy: PolicyConfig, instance: Instance, held: Iterable[Connection]) -> Finding:
+def _found(snapshot: Snapshot, config: Config, instance: Instance, held: Iterable[Connection]) -> Finding:
     try:
-        return finding(Look(snapshot, policy, instance, held))
+        return finding(Look(snapshot, config, instance, held))
     except Exception as error:  # noqa: BLE001 - same
         return Finding(instance.id, fault=fault(error))
 
@@ -42,7 +42,7 @@ def finding(look: Look) -> Finding:
         evidence=tuple([one for of_kind in KINDS.values() for one in of_kind(look)]),
         is_serving=look.is_serving,
         served_since=look.served_since,
-        outage=any(look.is_out(name) for name in look.members),
+        outage=any(look.is_out(name) for name in look.members if name in look.uses),
         served=look.served,
         fork=fork(look),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from watchdogd.config import Cause, PolicyConfig
+from watchdogd.config import Cause, Config
 from watchdogd.model.base import Endpoint, Incarnation, Mono, ProcessId
 from watchdogd.model.found import Left, Verdict
 from watchdogd.model.seen import OUT, Connection, Instance, Member, MemberState, Snapshot, Tcp, Worker
@@ -55,10 +55,10 @@ def ended_by_outage(connection: Connection, member: Member) -> bool:
 class Look:
     """One instance's part of one Snapshot, indexed. `held`: the connections that its processes hold."""
 
-    def __init__(
-        self, snapshot: Snapshot, policy: PolicyConfig, instance: Instance, held: Iterable[Connection]
-    ) -> None:
-        self.at, self.policy, self.instance = snapshot.at, policy, instance
+    def __init__(self, snapshot: Snapshot, config: Config, instance: Instance, held: Iterable[Connection]) -> None:
+        self.at, self.policy, self.instance = snapshot.at, config.policy, instance
+        # Of one that was found nobody has said that it uses MongoDB: an outage concerns it once it was seen to.
+        self.uses = instance.met if config.instances is None else frozenset(instance.deployments)
         self.members: dict[str, list[Member]] = {name: [] for name in instance.deployments}
         for member in snapshot.members.values():
             if member.id.deployment in self.members:

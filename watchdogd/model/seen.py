@@ -32,7 +32,10 @@ class Member:
 
     `serving`: an UP standalone, primary or mongos. `serving_since`: since when it has been so without a break.
     `born`: the birth of the process that answers. `outages`: the last outages that we watched, newest last, each from
-    the last good heartbeat to the first good one after it (infinity while it goes on).
+    the last good heartbeat to the first good one after it (infinity while it goes on). `identity`: what tells its
+    process from every other one, at whatever address that answers; None: nothing does (mongod 4.2 alone). `learned`:
+    those of `endpoints` that nobody named and at which this process was found to answer. `unneeded`: why it is no alarm
+    that it cannot be reached; empty where it is one.
     """
 
     id: MemberId
@@ -48,6 +51,9 @@ class Member:
     restarts: int = 0
     endpoints: frozenset[Endpoint] = frozenset()
     detail: str = ""  # why it is not UP
+    identity: str | None = None
+    learned: frozenset[Endpoint] = frozenset()
+    unneeded: str = ""
 
 
 class Tcp(enum.Enum):
@@ -136,7 +142,9 @@ class Instance:
     seen to hold; `master_connected_at`: when it was last seen to hold an ESTABLISHED one to a serving member.
     `fifo_problem`: why a byte would not arrive. `blind`: what could not be read, which blocks every reload.
     `sockets`: how those of its network namespace are read, None where that is the daemon's own. `no_restart`: why this
-    master may never be sent `r`, which would end it; None where nothing speaks against it.
+    master may never be sent `r`, which would end it; None where nothing speaks against it. `met`: the deployments to
+    which a process of it was ever seen connected. `elsewhere`: whom it talks to, where that is only others than the
+    members of its deployments; then it is a part of `blind` too.
     """
 
     name: str
@@ -153,6 +161,8 @@ class Instance:
     uid: int | None = None  # effective uid of the master: who must own the FIFO
     sockets: SocketsFrom | None = None
     no_restart: str | None = None
+    met: frozenset[str] = frozenset()
+    elsewhere: str = ""
 
     @property
     def id(self) -> InstanceId:
@@ -179,6 +189,8 @@ class Area(enum.Enum):
     INSTANCE = "instance"
     MASTER = "instance of master"
     MEMBER = "member"
+    ADDRESS = "address"
+    ADDRESSES = "member addresses"  # which these have beside their own
     SINK = "sink"
 
 

@@ -6,7 +6,7 @@ Reads through the edges to uWSGI and to processes, and folds into Workers. An in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,11 @@ from watchdogd.observe import two_masters
 from watchdogd.observe.mongod.members import outage_starts
 from watchdogd.observe.processes import Processes
 from watchdogd.observe.tcp.connections import Connections
+from watchdogd.observe.tcp.others import Place, Talk
 from watchdogd.observe.uwsgi import Master, Uwsgi
 from watchdogd.observe.workers import Workers
+
+NAMED_AT_MOST = 3  # addresses in one sentence
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +44,9 @@ class _Site:
     has_forked: bool = False  # a child of the master is a master
     no_restart: str | None = None
     asked: ProcessId | None = None  # of whom that was asked
+    met: frozenset[str] = frozenset()  # the deployments to which a process of it was ever connected
+    strangers: tuple[str, ...] = ()  # the deployments of others to which a process of it is connected now
+    elsewhere: str = ""
 
     @property
     def id(self) -> InstanceId:
@@ -52,6 +58,7 @@ class _Site:
         self.workers, self.others, self.seen_at = Workers(), (), at
         self.held_by_master, self.connected, self.connected_at = frozenset(), False, None
         self.has_forked, self.no_restart, self.asked = False, None, None
+        self.met, self.strangers, self.elsewhere = frozenset(), (), ""
 
     def processes(self) -> list[ProcessId]:
         """Return the master and everything that it started."""
@@ -104,6 +111,10 @@ class Instances:
         """Return the masters that are there."""
         return [site.master for site in self._sites.values() if site.master]
 
+    def processes(self) -> list[ProcessId]:
+        """Return the processes of all instances."""
+        return [process for site in self._sites.values() for process in site.processes()]
+
     def read(self, at: Mono, members: Mapping[MemberId, Member]) -> None:
         """Read masters and processes."""
         self._outdated = True
@@ -133,7 +144,7 @@ class Instances:
     def attribute(self, connections: Connections, members: Mapping[MemberId, Member], at: Mono) -> None:
         """Find who holds which connection, and latch what that says of workers and masters."""
         self._outdated = True
-        every = [process for site in self._sites.values() for process in site.processes()]
+        every = self.processes()
         unreadable = connections.attribute(every, self._processes)
         for site in self._sites.values() if unreadable else ():
             own = set(site.processes())
@@ -151,6 +162,32 @@ class Instances:
         for site in self._sites.values():
             if site.connected:
                 site.connected_at = at
+
+    def judge(
+        self,
+        talks: Mapping[Place, Talk],
+        words: Callable[[Place, Talk], str | None],
+        members: Mapping[MemberId, Member],
+    ) -> None:
+        """See which instances talk only to others than the members of their deployments.
+
+        Only those that the configuration names: of one that was found nobody has said that it uses MongoDB. `words`:
+        who is at a place; None while that is not known.
+        """
+        if self._config is None or self._config.instances is None:
+            return
+        for site in self._sites.values():
+            own = set(site.processes())
+            others = [words(place, talk) for place, talk in sorted(talks.items()) if talk.holders & own]
+            known = [one for one in others if one is not None]
+            told = site.elsewhere
+            if site.met & set(site.limits.deployments):
+                told = ""
+            elif len(known) == len(others) and (known or site.strangers):
+                # One that has no connection at the moment goes on being told.
+                told = _elsewhere(site, [*site.strangers, *known], members)
+            self._outdated |= told != site.elsewhere
+            site.elsewhere = told
 
     def _latch(self, connections: Iterable[Connection], members: Mapping[MemberId, Member]) -> None:
         by_endpoint: dict[Endpoint, list[Member]] = {}
@@ -333,6 +370,14 @@ def _latch(
 ) -> None:
     known = {one.cookie: one for process in site.processes() for one in held.get(process, ())}.values()
     site.workers.connect(known, by_endpoint, over)
+    reached = {
+        (member.id.deployment, connection.remote)
+        for connection in known
+        for member in by_endpoint.get(connection.remote, ())
+    }
+    site.met |= {name for name, _ in reached}
+    others = {(name, remote) for name, remote in reached if name not in site.limits.deployments}
+    site.strangers = tuple([f"{remote}, which is deployment {name}" for name, remote in sorted(others)])
     _latch_master(site, known, by_endpoint)
 
 
@@ -348,6 +393,25 @@ def _latch_master(site: _Site, connections: Iterable[Connection], members: Mappi
                 site.connected = True
 
 
+def _elsewhere(site: _Site, others: Sequence[str], members: Mapping[MemberId, Member]) -> str:
+    """Say whom an instance talks to, and whom it should."""
+    addresses: dict[str, list[str]] = {name: [] for name in site.limits.deployments}
+    for key in members:
+        if key.deployment in addresses:
+            addresses[key.deployment].append(key.address)
+    at = [f"{name} at {' and '.join(some(ones)) or 'no address yet'}" for name, ones in addresses.items()]
+    return (
+        f"{site.name} talks to {', and to '.join(some(others))}; its deployment is {', and '.join(at)}. "
+        "Mend the `uri` of that deployment, or name under `uwsgi:` the one that it uses"
+    )
+
+
+def some(texts: Sequence[str]) -> list[str]:
+    """Return the first ones, and how many more there are."""
+    more = len(texts) - NAMED_AT_MOST
+    return [*texts[:NAMED_AT_MOST], *([f"{more} more"] if more > 0 else [])]
+
+
 def _instance(site: _Site) -> Instance:
     master = site.master
     return Instance(
@@ -361,8 +425,10 @@ def _instance(site: _Site) -> Instance:
         held_by_master=site.held_by_master,
         master_connected_at=site.connected_at,
         fifo_problem=master.fifo_problem if master else None,
-        blind=site.blind,
+        blind=(*site.blind, site.elsewhere) if site.elsewhere else site.blind,
         uid=master.uid if master else None,
         sockets=site.sockets,
         no_restart=site.no_restart,
+        met=site.met,
+        elsewhere=site.elsewhere,
     )

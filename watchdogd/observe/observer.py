@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from watchdogd.config import Config
@@ -33,13 +33,16 @@ from watchdogd.model.seen import (
 from watchdogd.model.text import fault
 from watchdogd.model.told import SocketsFromProc, Tell
 from watchdogd.observe.instances import Instances
+from watchdogd.observe.mongod.ask import Asker, SocketAsker
 from watchdogd.observe.mongod.deployments import Deployments
 from watchdogd.observe.mongod.heartbeats import Heartbeats, PymongoHeartbeats
+from watchdogd.observe.mongod.learned import PORTS, Learned, is_loopback, ports_of
 from watchdogd.observe.mongod.members import outage_starts
 from watchdogd.observe.mongod.resolve import Pool, PoolResolver, Resolver
 from watchdogd.observe.processes import Processes, ProcProcesses
 from watchdogd.observe.tcp.connections import Connections
-from watchdogd.observe.tcp.sockets import ProcNetTcp, Row, Sockets, Table, open_sockets
+from watchdogd.observe.tcp.others import Others
+from watchdogd.observe.tcp.sockets import NO_PORTS, ProcNetTcp, Row, Sockets, Table, open_sockets
 from watchdogd.observe.uwsgi import Master, ProcUwsgi, Uwsgi
 
 FULL_EVERY_S = 10.0
@@ -56,6 +59,7 @@ class Edges:
 
     heartbeats: Heartbeats
     resolver: Resolver
+    asker: Asker
     sockets: Sockets
     uwsgi: Uwsgi
     processes: Processes
@@ -74,14 +78,19 @@ class Observer:
         self._deployments = Deployments(edges.heartbeats, edges.resolver)
         self._instances = Instances(edges.uwsgi, edges.processes)
         self._connections = Connections()
+        self._others = Others()
         self._full_at: Mono = -math.inf
         self._outages: frozenset[tuple[MemberId, Mono]] = frozenset()
         self._blind: tuple[Blindness, ...] = ()
+        self._deaf: tuple[Blindness, ...] = ()  # for what other addresses answer
         self._members: Mapping[MemberId, Member] = {}
         self._endpoints: frozenset[Endpoint] = frozenset()
+        self._endpoints_elsewhere: frozenset[Endpoint] = frozenset()  # in other network namespaces than ours
+        self._ports = PORTS
         self._out = False
         self._readers: dict[int, Callable[[], Sockets]] = {}
         self._netns = edges.processes.netns()
+        self._learned = Learned(self._netns)
         self._sockets = SocketsFrom(edges.sockets.backend, edges.sockets.why)
         self._told: set[InstanceId | None] = set()  # whose sockets come from /proc; None: those of our own namespace
         self.reconfigure(config)
@@ -90,6 +99,7 @@ class Observer:
         """Take another configuration; what is known of members and instances that stay is kept."""
         self._names = tuple([one.name for one in config.deployments])
         self._deployments.reconfigure(config.deployments)
+        self._learned.reconfigure(config.deployments)
         self._connections.forget_endpoints(self._endpoints - _endpoints(self._deployments.members))
         self._instances.reconfigure(config)
         self._full_at = -math.inf
@@ -104,17 +114,22 @@ class Observer:
 
     def unheard(self) -> list[Blindness]:
         """Return what has neither been heard of yet nor said why it cannot be; empty once all has answered."""
-        return self._deployments.unheard()
+        asked = self._learned.pending(self._deployments.members, self._edges.clock())
+        silent = [
+            Blindness(Scope(Area.ADDRESS, str(endpoint)), "it has not been asked yet whether it is a member's")
+            for endpoint in asked
+        ]
+        return self._deployments.unheard() + silent
 
     def look(self, *, full: bool, outcomes: tuple[Outcome, ...] = (), requests: tuple[Request, ...] = ()) -> Snapshot:
         """Read everything that is due and return what is known now. An edge that fails makes that part blind."""
         at = self._edges.clock()
-        self._deployments.hear(at, self._connections.in_use())
-        members = self._deployments.members
+        answered, members = self._hear(at)
+        full |= answered
         if members is not self._members:
             full |= self._take(members)
-        walk = full or self._out or at >= self._walk_at
         full = full or self._out or at - self._full_at >= FULL_EVERY_S
+        walk = full or at >= self._walk_at
         if full or not self._is_quiet(walk=walk):
             self._full_at = at
             # Masters first: theirs are the network namespaces whose sockets there are to be read.
@@ -124,6 +139,11 @@ class Observer:
             else:
                 self._look_up()
             self._instances.attribute(self._connections, members, at)
+            if walk:
+                talks = self._others.attribute(self._instances.processes(), self._edges.processes)
+                self._learned.see(talks, self._connections.in_use(), at)
+                self._instances.judge(talks, self._learned.words, members)
+        self._ask(at, members)
         instances = self._instances.now()
         return Snapshot(
             at=self._edges.clock(),
@@ -131,13 +151,36 @@ class Observer:
             members=members,
             instances=instances,
             connections=self._connections.now(),
-            blind=self._blind + self._instances.blind + self._deployments.blind(),
+            blind=self._blind + self._deaf + self._instances.blind + self._deployments.blind(),
             outcomes=outcomes,
             requests=requests,
             news=(*self._deployments.take_news(), *self._tell_sockets(instances)),
             not_covered=self._instances.not_covered,
             sockets=self._sockets,
         )
+
+    def _hear(self, at: Mono) -> tuple[bool, Mapping[MemberId, Member]]:
+        """Take what was said by members, name servers and other addresses; return whether the last did, and members.
+
+        An answer of theirs asks for a full look: only that shows who is connected to whom.
+        """
+        self._deaf, answered = (), False
+        try:
+            answered = self._learned.fold(self._edges.asker.drain())
+        except Exception as error:  # noqa: BLE001 - what is known of the members goes on counting
+            self._deaf = (Blindness(Scope(Area.ADDRESSES), fault(error)),)
+        learned = self._learned.addresses(self._deployments.members)
+        self._deployments.hear(at, self._connections.in_use(), learned)
+        return answered, self._deployments.members
+
+    def _ask(self, at: Mono, members: Mapping[MemberId, Member]) -> None:
+        """Have the address asked that is due."""
+        question = self._learned.question(members, self._deployments.options(), at)
+        try:
+            if question is not None:
+                self._edges.asker.ask(question)
+        except Exception as error:  # noqa: BLE001 - same
+            self._deaf = (Blindness(Scope(Area.ADDRESSES), fault(error)),)
 
     def _tell_sockets(self, instances: tuple[Instance, ...]) -> list[Tell]:
         """Tell once that sockets come from /proc: ours, and those of each instance in another network namespace."""
@@ -156,7 +199,11 @@ class Observer:
         if new:
             self._connections.look_anew()
         begun = outages != self._outages
-        self._members, self._outages, self._endpoints = members, outages, endpoints
+        self._members, self._outages, self._ports = members, outages, ports_of(members)
+        if endpoints != self._endpoints:
+            self._endpoints = endpoints
+            ours_alone = frozenset(one for member in members.values() for one in member.learned if is_loopback(one))
+            self._endpoints_elsewhere = endpoints - ours_alone if ours_alone else endpoints
         self._out = any(member.state in OUT for member in members.values())
         return new or begun
 
@@ -192,8 +239,10 @@ class Observer:
             return False
         if not walk:
             return True
-        endpoints = self._endpoints
-        tables = {netns: _read(reader, endpoints, established=False) for netns, reader in self._readers.items()}
+        tables = {
+            netns: _read(reader, self._endpoints_in(netns), established=False)
+            for netns, reader in self._readers.items()
+        }
         self._rest(tables.values())
         if any(isinstance(one, Blind) or self._connections.asks_for_more(one) for one in tables.values()):
             return False
@@ -204,22 +253,32 @@ class Observer:
 
     def _read_sockets(self) -> None:
         """Read the whole table of every network namespace with an instance."""
-        endpoints = self._endpoints
         self._readers = readers = self._tables()
         self._instances.take_sockets({netns: _how(one) for netns, one in readers.items() if netns != self._netns})
         self._connections.forget_namespaces(set(readers))
+        self._others.forget_namespaces(set(readers))
         self._blind = ()
-        if not endpoints:  # then nothing is read, and nothing is missing
+        if not self._endpoints:  # then nothing is read, and nothing is missing
             return
-        tables = {netns: _read(reader, endpoints, established=True) for netns, reader in readers.items()}
+        tables = {
+            netns: _read(reader, self._endpoints_in(netns), established=True, ports=self._ports)
+            for netns, reader in readers.items()
+        }
         self._rest(tables.values())
         for netns, table in tables.items():
             if isinstance(table, Table):
-                self._connections.fold(table, netns, established=True)
+                endpoints = self._endpoints_in(netns)
+                to_members = [row for row in table.rows if row.remote in endpoints]
+                self._others.fold([row for row in table.rows if row.remote not in endpoints], netns)
+                self._connections.fold(replace(table, rows=tuple(to_members)), netns, established=True)
             elif netns == self._netns:
                 self._blind = (Blindness(Scope(Area.SOCKETS), table.why),)
             else:
                 self._instances.hide(netns, table.why)
+
+    def _endpoints_in(self, netns: int) -> frozenset[Endpoint]:
+        """Return where members are in that network namespace."""
+        return self._endpoints if netns == self._netns else self._endpoints_elsewhere
 
     def _rest(self, tables: Collection[Table | Blind]) -> None:
         """Have the next walk at rest wait for as long as these cost; a failed one is repeated at once."""
@@ -258,8 +317,16 @@ def _how(reader: Callable[[], Sockets]) -> SocketsFrom:
     return SocketsFrom(one.backend, one.why)
 
 
-def _read(reader: Callable[[], Sockets], endpoints: frozenset[Endpoint], *, established: bool) -> Table | Blind:
+def _read(
+    reader: Callable[[], Sockets],
+    endpoints: frozenset[Endpoint],
+    *,
+    established: bool,
+    ports: frozenset[int] = NO_PORTS,
+) -> Table | Blind:
     try:
+        if ports:
+            return reader().read(endpoints, established=established, ports=ports)
         return reader().read(endpoints, established=established)
     except Exception as error:  # noqa: BLE001 - a reader that fails makes us blind, not dead
         return Blind(fault(error))
@@ -278,6 +345,7 @@ def open_edges(wake: Callable[[], None]) -> Edges:
     return Edges(
         heartbeats=PymongoHeartbeats(wake, pool.submit),
         resolver=PoolResolver(pool, wake),
+        asker=SocketAsker(pool.submit, wake),
         sockets=open_sockets(),
         uwsgi=ProcUwsgi(),
         processes=ProcProcesses(),

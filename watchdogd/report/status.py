@@ -19,7 +19,7 @@ from watchdogd.model.decided import Blocked, Decision, Outlook
 from watchdogd.model.found import Finding
 from watchdogd.model.remembered import InstanceState, LastReload, Phase
 from watchdogd.model.seen import Backend, Instance, Member, MemberState, Snapshot, SocketsFrom
-from watchdogd.report.words import COMMANDS, count, duration, from_proc, plain, timestamp, tree
+from watchdogd.report.words import COMMANDS, also_at, count, duration, from_proc, plain, timestamp, tree
 
 _QUIET = frozenset({Phase.WATCHING.value, Phase.ABSENT.value})
 
@@ -85,8 +85,14 @@ def line(snapshot: Snapshot, decision: Decision) -> str:
     phases = [(names.get(id_, id_), outlook.phase.value) for id_, outlook in decision.outlooks.items()]
     busy = [f"{name} {phase.replace('_', ' ')}" for name, phase in phases if phase not in _QUIET]
     blind = [str(one.scope) for one in snapshot.blind]
-    blind += [one.name for one in snapshot.instances if one.blind or one.id in decision.faults]
+    elsewhere = [one.elsewhere for one in snapshot.instances if one.elsewhere]
+    blind += [
+        one.name
+        for one in snapshot.instances
+        if (one.blind and one.blind != (one.elsewhere,)) or one.id in decision.faults
+    ]
     parts = [f"watching {count(len(snapshot.instances), 'instance')}: {_some(busy) or 'nothing to do'}"]
+    parts += [_some(elsewhere, most=1)] if elsewhere else []
     parts += [f"blind: {_some(blind)}"] if blind else []
     deaf = [
         names.get(id_, id_) for id_, one in decision.outlooks.items() if any(b.gate == "fifo" for b in one.blocked_by)
@@ -126,7 +132,8 @@ def _member(snapshot: Snapshot, member: Member) -> Document:
         "process_id": member.process_id,
         "since": _wall(snapshot, member.since),
         "restarts": member.restarts,
-        "detail": member.detail or None,
+        "detail": (member.unneeded and f"no alarm: {member.unneeded}") or member.detail or None,
+        "learned": sorted(str(one) for one in member.learned),
     }
 
 
@@ -192,7 +199,7 @@ def render(document: Document, instance: str | None = None) -> str:
     if paused := document["paused"]:
         until = _when(document, paused["until"])
         lines.append(f"paused{f' until {until}' if until else ''}: {paused['reason'] or 'no reason given'}")
-    lines += ["", *_table(_member_rows(document))]
+    lines += ["", *_table(_member_rows(document)), *_learned_lines(document)]
     for one in instances:
         lines += ["", *_instance_lines(document, one)]
     if not instances:
@@ -228,6 +235,12 @@ def _member_rows(document: Document) -> Iterator[tuple[str, ...]]:
                 str(member["restarts"]),
                 f"{process}  {member['detail']}" if member["detail"] else process,
             )
+
+
+def _learned_lines(document: Document) -> Iterator[str]:
+    for member in (member for deployment in document["deployments"] for member in deployment["members"]):
+        if member["learned"]:
+            yield also_at(member["address"], member["learned"])
 
 
 def _instance_lines(document: Document, one: Document) -> Iterator[str]:
@@ -284,6 +297,6 @@ def _table(rows: Iterator[tuple[str, ...]] | list[tuple[str, ...]]) -> list[str]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def _some(names: list[str]) -> str:
-    more = len(names) - _NAMED_AT_MOST
-    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+def _some(names: list[str], *, most: int = _NAMED_AT_MOST) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -80,3 +80,8 @@ def tree(value: Any) -> Any:  # noqa: ANN401 - of JSON
     if isinstance(value, list):
         return [tree(item) for item in value]
     return plain(value) if isinstance(value, str) else value
+
+
+def also_at(address: str, learned: Iterable[str]) -> str:
+    """Say at which further addresses a member was found."""
+    return f"{address} is also at {', '.join(learned)} (the same process answers there)"

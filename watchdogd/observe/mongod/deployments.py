@@ -21,6 +21,8 @@ from watchdogd.observe.mongod.members import Members
 from watchdogd.observe.mongod.resolve import Addresses, Resolver, Seeds
 
 RESOLVE_EVERY_S = 60.0
+NOWHERE: frozenset[Endpoint] = frozenset()
+NOTHING_LEARNED: Mapping[MemberId, frozenset[Endpoint]] = {}
 Place = tuple[str, int]
 
 
@@ -48,7 +50,8 @@ class Deployments:
         self._asked_at: dict[Place, Mono] = {}
         self._watched: dict[MemberId, Mapping[str, object]] = {}
         self._faults: dict[Area, str] = {}  # edge -> why it raised at the last look
-        self._in_use: frozenset[Endpoint] = frozenset()
+        self._in_use: frozenset[Endpoint] = NOWHERE
+        self._learned = NOTHING_LEARNED
         self._idle_until: Mono = -math.inf
         self._blind: tuple[Blindness, ...] | None = None
 
@@ -85,8 +88,20 @@ class Deployments:
             silent.append(Blindness(Scope(Area.MEMBER, str(Endpoint(*place))), "its name has not been resolved yet"))
         return silent
 
-    def hear(self, at: Mono, in_use: frozenset[Endpoint]) -> None:
-        """Take what the threads have put on their queues, and ask for what is due; an edge may raise."""
+    def options(self) -> dict[str, Mapping[str, object]]:
+        """Return the TLS options of the URI of each deployment that has been resolved."""
+        return {name: one.options for name, one in self._deployments.items() if one.seeds}
+
+    def hear(
+        self,
+        at: Mono,
+        in_use: frozenset[Endpoint],
+        learned: Mapping[MemberId, frozenset[Endpoint]] = NOTHING_LEARNED,
+    ) -> None:
+        """Take what the threads have put on their queues, and ask for what is due; an edge may raise.
+
+        `learned`: further addresses of members, the same mapping as long as nothing has changed.
+        """
         self._faults = {}
         answers: list[Seeds | Addresses] = []
         beats: list[Heartbeat] = []
@@ -96,19 +111,22 @@ class Deployments:
         before = self.members
         was = {key: member.state for key, member in before.items()} if beats else {}
         self._members.fold(beats)
-        if self.members is before and in_use is self._in_use and drained and not answers and at < self._idle_until:
+        same = self.members is before and in_use is self._in_use and learned is self._learned
+        if same and drained and not answers and at < self._idle_until:
             return
-        self._in_use, self._blind = in_use, None
+        self._in_use, self._learned, self._blind = in_use, learned, None
         wanted = self._wanted()
         self._members.expect(wanted, in_use, at)
         back = set()
         for key, member in self.members.items():
             wanted.setdefault(key, self._deployments[key.deployment].options)  # in use: whether it lives still matters
             place = parse_endpoint(key.address)
-            if place in self._resolved:
-                self._members.locate(key, self._resolved[place] | self._further(key.deployment), in_use)
+            if place in self._resolved or key in learned:
+                resolved = self._resolved.get(place, NOWHERE) | self._further(key.deployment)
+                self._members.locate(key, resolved, in_use, learned.get(key, NOWHERE))
             if member.state is MemberState.UP and was.get(key) in OUT:  # it may have come back at another address
                 back.add(place)
+        self._members.excuse(self._unneeded())
         self._ask(at, back)
         if wanted != self._watched:
             self._try(Area.HEARTBEATS, partial(self._watch, wanted))
@@ -127,20 +145,52 @@ class Deployments:
         blind = [Blindness(Scope(area), why) for area, why in self._faults.items()]
         for name, deployment in self._deployments.items():
             own = [member for key, member in self.members.items() if key.deployment == name]
-            unreachable = [member for member in own if member.state is MemberState.UNREACHABLE]
+            unreachable = [one for one in own if one.state is MemberState.UNREACHABLE and not one.unneeded]
             why = deployment.error if not deployment.seeds else ""
             if unreachable and not any(member.state in {MemberState.UP, *OUT} for member in own):
-                why = why or f"{unreachable[0].id.address}: {unreachable[0].detail}"
+                why = why or f"{unreachable[0].id.address}: {self._why(unreachable[0])}"
             if why:
                 blind.append(Blindness(Scope(Area.DEPLOYMENT, name), why))
             else:
-                blind += [Blindness(Scope(Area.MEMBER, member.id.address), member.detail) for member in unreachable]
+                blind += [Blindness(Scope(Area.MEMBER, member.id.address), self._why(member)) for member in unreachable]
         known = {one.scope for one in blind}
+        known |= {Scope(Area.MEMBER, key.address) for key, member in self.members.items() if member.unneeded}
         for place, error in self._unresolved.items():
             scope = Scope(Area.MEMBER, str(Endpoint(*place)))
             if place not in self._resolved and scope not in known:
                 blind.append(Blindness(scope, error))
         return blind
+
+    def _unneeded(self) -> dict[MemberId, str]:
+        """Return the members whose name has no address here, and without which their deployment is seen to serve.
+
+        Only those that are named by `hello` alone: a replica set in containers names its members as they are known to
+        each other, and a host that reaches one by a published port needs none of these names. What the configuration
+        names must be found.
+        """
+        serves = {key.deployment for key, one in self.members.items() if one.serving and one.state is MemberState.UP}
+        return {
+            key: f"its replica set names it so, no name server here knows it, and {key.deployment} serves without it"
+            for key, one in self.members.items()
+            if one.state in {MemberState.UNKNOWN, MemberState.UNREACHABLE}
+            if key.deployment in serves and self._is_inside(key)
+        }
+
+    def _is_inside(self, key: MemberId) -> bool:
+        """Say whether it is named by `hello` alone, and that name has had no address here yet.
+
+        Whether a heartbeat or our own resolver says so first is chance.
+        """
+        place = parse_endpoint(key.address)
+        deployment = self._deployments[key.deployment]
+        named = {*deployment.seeds, *deployment.config.endpoints}
+        return place not in self._resolved and place not in named
+
+    def _why(self, member: Member) -> str:
+        if not self._is_inside(member.id):
+            return member.detail
+        cause = self._unresolved.get(parse_endpoint(member.id.address), member.detail).partition(";")[0]
+        return f"{cause}; its replica set names it so: make the name known here (/etc/hosts, say)"
 
     def _wanted(self) -> dict[MemberId, Mapping[str, object]]:
         """Return every member to watch with its connect options: the seeds of each deployment, and whom they name."""

@@ -52,7 +52,8 @@ class Heartbeat:
     `at`: when it was received. `state`: UP, DOWN, FROZEN or UNREACHABLE. `process_id`: hex of
     hello.topologyVersion.processId; None with mongod 4.2 and proxies. `born`: the birth of that process.
     `serving`: a standalone, writable primary or mongos. `peers`: host:port of all members that this one
-    names, itself included. `detail`: why it is not UP and what to do about it, without a secret.
+    names, itself included. `detail`: why it is not UP and what to do about it, without a secret. `identity`: as
+    `identity_of` has it.
     """
 
     member: MemberId
@@ -63,6 +64,7 @@ class Heartbeat:
     serving: bool = False
     peers: frozenset[str] = frozenset()
     detail: str = ""
+    identity: str | None = None
 
     def says_the_same(self, other: Heartbeat | None) -> bool:
         """Say whether nothing has changed between the two but the time."""
@@ -192,7 +194,9 @@ class _Watch:
             # host's clock can distort.
             self._process_id, self._born = process_id, birth(hello, at, duration)
         self._met = True
-        up = Heartbeat(self.member, at, MemberState.UP, process_id, self._born, is_serving(hello), peers_of(hello))
+        serving, peers = is_serving(hello), peers_of(hello)
+        identity = identity_of(hello)
+        up = Heartbeat(self.member, at, MemberState.UP, process_id, self._born, serving, peers, identity=identity)
         self._tell(up)
 
     def missed(self, error: Exception) -> None:
@@ -246,6 +250,18 @@ def process_id_of(hello: Mapping[str, Any]) -> str | None:
     """Return the name of this run of the server (4.4 and newer); it changes at every start of the process."""
     version = hello.get("topologyVersion")
     return Outside(version["processId"]) if isinstance(version, Mapping) and "processId" in version else None
+
+
+def identity_of(hello: Mapping[str, Any]) -> str | None:
+    """Return what tells the server that answers from every other one, whatever address it was asked at.
+
+    Its process id. Without one (before 4.4) the name of its replica set with its own name and those of all members:
+    two sets that agree in all that cannot be told apart. None for one that is alone and gives no process id.
+    """
+    if (process_id := process_id_of(hello)) is not None:
+        return process_id
+    name, me = hello.get("setName"), hello.get("me")
+    return Outside(f"{name}/{me} of {','.join(sorted(peers_of(hello)))}") if name and me else None
 
 
 def birth(hello: Mapping[str, Any], at: Mono, latency_s: float) -> Interval | None:

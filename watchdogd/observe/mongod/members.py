@@ -77,13 +77,29 @@ class Members:
                 del self._tracks[key]
                 self._now = None
 
-    def locate(self, key: MemberId, resolved: frozenset[Endpoint], in_use: frozenset[Endpoint]) -> None:
+    def locate(
+        self,
+        key: MemberId,
+        resolved: frozenset[Endpoint],
+        in_use: frozenset[Endpoint],
+        learned: frozenset[Endpoint] = frozenset(),
+    ) -> None:
         """Set the addresses of a member; one that a connection still leads to is never dropped."""
         track = self._tracks.get(key)
         if track is not None:
-            endpoints = resolved | (track.member.endpoints & in_use)
-            if endpoints != track.member.endpoints:
-                track.member = replace(track.member, endpoints=endpoints)
+            kept = track.member.endpoints & in_use
+            endpoints = resolved | learned | kept
+            learned = (learned | (track.member.learned & kept)) - resolved
+            if (endpoints, learned) != (track.member.endpoints, track.member.learned):
+                track.member = replace(track.member, endpoints=endpoints, learned=learned)
+                self._now = None
+
+    def excuse(self, unneeded: Mapping[MemberId, str]) -> None:
+        """Take of which members it is no alarm that they cannot be reached, and why; of all others it is."""
+        for key, track in self._tracks.items():
+            why = unneeded.get(key, "")
+            if why != track.member.unneeded:
+                track.member = replace(track.member, unneeded=why)
                 self._now = None
 
     def fold(self, heartbeats: Iterable[Heartbeat]) -> None:
@@ -95,6 +111,8 @@ class Members:
             if heartbeat.state is MemberState.UP and heartbeat.says_the_same(track.last):
                 track.good_at = heartbeat.at
                 continue
+            if heartbeat.state is MemberState.UNREACHABLE and _repeats(heartbeat, track.last):
+                continue  # for good, where its name is known inside another network alone
             track.last, self._now = heartbeat, None
             before = track.member.state
             if heartbeat.state is MemberState.UP:
@@ -137,6 +155,7 @@ class Members:
             state=MemberState.UP,
             serving=beat.serving,
             process_id=beat.process_id,
+            identity=beat.identity or beat.process_id,
             incarnation=self._incarnation(old, beat, ended=ended),
             born=born,
             up_since=up_since,
@@ -179,6 +198,10 @@ class Members:
 
     def _tell(self, member: Member, what: What) -> None:
         self._news.append(Tell(what, member=member.id.address))
+
+
+def _repeats(heartbeat: Heartbeat, last: Heartbeat | None) -> bool:
+    return last is not None and heartbeat.says_the_same(last) and heartbeat.detail == last.detail
 
 
 def outage_starts(members: Mapping[MemberId, Member], deployments: Iterable[str]) -> frozenset[tuple[MemberId, Mono]]:

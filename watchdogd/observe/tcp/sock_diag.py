@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from watchdogd.model.base import Endpoint
@@ -97,16 +97,17 @@ def _unmapped(address: bytes) -> bytes:
     return address.removeprefix(_MAPPED)
 
 
-def bytecode(endpoints: Collection[Endpoint]) -> bytes:
-    """Return the filter `remote is one of these` in the form of `ss`: condition, jump to the end, condition.
+def bytecode(endpoints: Iterable[Endpoint], ports: Iterable[int] = ()) -> bytes:
+    """Return the filter `remote is one of these, or any on one of these ports` in the form of `ss`: condition, jump to
+    the end, condition.
 
-    An IPv4 condition holds for v4-mapped sockets too (net/ipv4/inet_diag.c, inet_diag_bc_run).
+    An IPv4 condition holds for v4-mapped sockets too, and one without a family and an address for every socket with
+    that port (net/ipv4/inet_diag.c, inet_diag_bc_run and valid_hostcond).
     """
     code = b""
-    for endpoint in endpoints:  # from the last one to the first: a jump needs to know what is behind it
-        address = packed(endpoint.host)
-        family = socket.AF_INET if len(address) == _IPV4_SIZE else socket.AF_INET6
-        condition = _HOSTCOND.pack(family, 8 * len(address), endpoint.port) + address
+    conditions = [_HOSTCOND.pack(socket.AF_UNSPEC, 0, port) for port in ports]
+    conditions += [_condition(endpoint) for endpoint in endpoints]
+    for condition in conditions:  # from the last one to the first: a jump needs to know what is behind it
         size = _BC_OP.size + len(condition)
         # Where it does not hold it steps over the jump; the last one so steps past the end, which means no.
         operation = _BC_OP.pack(_INET_DIAG_BC_D_COND, size, size + _BC_OP.size) + condition
@@ -115,9 +116,15 @@ def bytecode(endpoints: Collection[Endpoint]) -> bytes:
     return code
 
 
-def request(endpoints: Collection[Endpoint]) -> bytearray:
-    """Return the question for these endpoints, unfiltered above MAX_FILTERED; `stamp` completes it."""
-    code = bytecode(endpoints) if len(endpoints) <= MAX_FILTERED else b""
+def _condition(endpoint: Endpoint) -> bytes:
+    address = packed(endpoint.host)
+    family = socket.AF_INET if len(address) == _IPV4_SIZE else socket.AF_INET6
+    return _HOSTCOND.pack(family, 8 * len(address), endpoint.port) + address
+
+
+def request(endpoints: Collection[Endpoint], ports: Collection[int] = ()) -> bytearray:
+    """Return the question for these endpoints and ports, unfiltered above MAX_FILTERED; `stamp` completes it."""
+    code = bytecode(endpoints, ports) if len(endpoints) + len(ports) <= MAX_FILTERED else b""
     attribute = _NLATTR.pack(_NLATTR.size + len(code), _INET_DIAG_REQ_BYTECODE) + code if code else b""
     size = _REQUEST.size + len(attribute)
     header = size, _TCPDIAG_GETSOCK, _NLM_F_REQUEST | _NLM_F_DUMP, 0, 0

@@ -53,6 +53,8 @@ _U32 = 0xFFFFFFFF
 # So many answers, of 1 KiB with what the kernel adds, fit into a socket's buffer (net.core.rmem_default: 208 KiB).
 _AT_ONCE = 64
 
+NO_PORTS: frozenset[int] = frozenset()
+
 _WORD = struct.Struct("=I")
 _PROC_FIELDS = 10  # up to the inode
 
@@ -95,9 +97,12 @@ class Sockets(Protocol):
     backend: Backend
     why: str
 
-    def read(self, endpoints: frozenset[Endpoint], *, established: bool) -> Table | Blind:
+    def read(
+        self, endpoints: frozenset[Endpoint], *, established: bool, ports: frozenset[int] = NO_PORTS
+    ) -> Table | Blind:
         """Return the connections to these endpoints in CLOSE_WAIT and, with `established`, in ESTABLISHED.
 
+        With `ports` also those to any other address on one of them, in the same walk over the kernel's table.
         Sockets that no process holds or has accepted are left out. Without endpoints nothing is read. Raises
         ValueError for an endpoint that is not an IP address.
         """
@@ -130,8 +135,7 @@ class SockDiag:
         self._netlink: socket.socket | None = open_netlink()
         self._answer = Answer()
         self._sequence = 0
-        self._endpoints: frozenset[Endpoint] = frozenset()
-        self._request = bytearray()
+        self._requests: dict[frozenset[int], tuple[frozenset[Endpoint], bytearray]] = {}  # by the ports
         self._names: dict[int, Name] = {}  # of the sockets in CLOSE_WAIT
 
     def close(self) -> None:
@@ -140,24 +144,33 @@ class SockDiag:
             self._netlink.close()
             self._netlink = None
 
-    def read(self, endpoints: frozenset[Endpoint], *, established: bool) -> Table | Blind:
+    def read(
+        self, endpoints: frozenset[Endpoint], *, established: bool, ports: frozenset[int] = NO_PORTS
+    ) -> Table | Blind:
         """See Sockets.read."""
         at, cpu = time.monotonic(), time.thread_time()
         if not endpoints:
             return Table(at, ())
-        if endpoints is not self._endpoints:
-            self._request = request(endpoints)
-            self._endpoints = endpoints
+        question = self._question(endpoints, ports)
         try:
-            rows: Iterable[Row] = self._dump(established=established, until=at + _DEADLINE_S)
+            rows: Iterable[Row] = self._dump(question, established=established, until=at + _DEADLINE_S)
         except OSError as error:
             # The rest of this answer may still come, and until then a further question is refused (EBUSY).
             self.close()
             return Blind(f"the kernel's socket table cannot be read: {_explained(error, _WAIT)}")
-        if len(endpoints) > MAX_FILTERED:
+        if len(endpoints) + len(ports) > MAX_FILTERED:
             wanted = {Endpoint(printed(packed(host)), port) for host, port in endpoints}
-            rows = (row for row in rows if row.remote in wanted)
+            rows = (row for row in rows if row.remote in wanted or row.remote.port in ports)
         return Table(at, tuple(rows), time.monotonic() - at, time.thread_time() - cpu)
+
+    def _question(self, endpoints: frozenset[Endpoint], ports: frozenset[int]) -> bytearray:
+        known = self._requests.get(ports)
+        if known is None or known[0] is not endpoints:
+            # Two at most: that of the quiet looks, without ports, and that of the full ones.
+            if len(self._requests) > 1:
+                self._requests.clear()
+            self._requests[ports] = known = endpoints, request(endpoints, ports)
+        return known[1]
 
     def look_up(self, cookies: Iterable[int]) -> Mapping[int, Row | None] | Blind:
         """See Sockets.look_up."""
@@ -187,14 +200,14 @@ class SockDiag:
             held = seen is not None and seen[1] != 0 and seen[2] in {CLOSE_WAIT, ESTABLISHED}
             yield cookie, _row(seen) if seen and held else None
 
-    def _dump(self, *, established: bool, until: Mono) -> Iterable[Row]:
+    def _dump(self, question: bytearray, *, established: bool, until: Mono) -> Iterable[Row]:
         if self._netlink is None:
             self._netlink = self._open_netlink()
         netlink, answer = self._netlink, self._answer
         self._sequence = sequence = self._sequence + 1 & _U32
         # A row costs 1.5 us: those of a busy host's ESTABLISHED connections come only when they matter.
-        stamp(self._request, sequence, 1 << CLOSE_WAIT | established << ESTABLISHED)
-        netlink.send(self._request)
+        stamp(question, sequence, 1 << CLOSE_WAIT | established << ESTABLISHED)
+        netlink.send(question)
         # The walk goes on by position after each part, so under churn a socket may come twice, newer.
         rows: dict[int, Row] = {}
         self._names = names = {}
@@ -237,7 +250,9 @@ class ProcNetTcp:
         self._endpoints: frozenset[Endpoint] = frozenset()
         self._remotes: Mapping[bytes, Endpoint] = {}
 
-    def read(self, endpoints: frozenset[Endpoint], *, established: bool) -> Table | Blind:
+    def read(
+        self, endpoints: frozenset[Endpoint], *, established: bool, ports: frozenset[int] = NO_PORTS
+    ) -> Table | Blind:
         """See Sockets.read."""
         at, cpu = time.monotonic(), time.thread_time()
         if not endpoints:
@@ -246,7 +261,11 @@ class ProcNetTcp:
             self._remotes = remotes(endpoints)
             self._endpoints = endpoints
         try:
-            rows = {row.inode: row for name in ("tcp", "tcp6") for row in self._rows(name, established=established)}
+            rows = {
+                row.inode: row
+                for name in ("tcp", "tcp6")
+                for row in self._rows(name, established=established, ports=ports)
+            }
         except OSError as error:
             mend = "it needs the process to live and a /proc with ProcSubset=all"
             return Blind(f"{self._folder}/tcp cannot be read: {error.strerror}; {mend}")
@@ -259,11 +278,11 @@ class ProcNetTcp:
     def close(self) -> None:
         """Nothing stays open."""
 
-    def _rows(self, name: str, *, established: bool) -> Iterator[Row]:
+    def _rows(self, name: str, *, established: bool, ports: frozenset[int]) -> Iterator[Row]:
         try:
             # Line by line: the kernel hands out a page at a time anyway; 200 000 sockets are 30 MB of text.
             with open(f"{self._folder}/{name}", "rb") as lines:
-                yield from proc_rows(lines, self._remotes, established=established)
+                yield from proc_rows(lines, self._remotes, established=established, ports=ports)
         except FileNotFoundError:
             if name == "tcp":
                 raise
@@ -280,21 +299,33 @@ def _hex(address: bytes, port: int) -> bytes:
     return b"%s:%04X" % (words, port)
 
 
-def proc_rows(lines: Iterable[bytes], remotes: Mapping[bytes, Endpoint], *, established: bool) -> Iterator[Row]:
+def proc_rows(
+    lines: Iterable[bytes],
+    remotes: Mapping[bytes, Endpoint],
+    *,
+    established: bool,
+    ports: frozenset[int] = NO_PORTS,
+) -> Iterator[Row]:
     """Yield the rows of the lines of /proc/net/tcp or tcp6 (net/ipv4/tcp_ipv4.c, get_tcp4_sock).
 
     By fields, never by columns: the first one grows from the 10 000th line on.
     """
     states = {b"%02X" % CLOSE_WAIT, b"%02X" % ESTABLISHED} if established else {b"%02X" % CLOSE_WAIT}
+    wanted = {b"%04X" % port for port in ports}
     for line in lines:
         fields = line.split(None, _PROC_FIELDS)
-        if len(fields) < _PROC_FIELDS or fields[3] not in states or fields[2] not in remotes:
+        if len(fields) < _PROC_FIELDS or fields[3] not in states:
             continue
+        remote = remotes.get(fields[2])
+        if remote is None:
+            if fields[2][-4:] not in wanted:
+                continue
+            remote = _endpoint(fields[2])
         inode = int(fields[9])
         if inode:
             rqueue = int(fields[4].partition(b":")[2], 16)
             closed = int(fields[3], 16) == CLOSE_WAIT
-            yield Row(2**64 + inode, inode, closed, _endpoint(fields[1]), remotes[fields[2]], rqueue, None, None)
+            yield Row(2**64 + inode, inode, closed, _endpoint(fields[1]), remote, rqueue, None, None)
 
 
 def _endpoint(field: bytes) -> Endpoint:
@@ -310,7 +341,13 @@ class NoSockets:
         self.backend = Backend.NONE
         self.why = why
 
-    def read(self, endpoints: frozenset[Endpoint], *, established: bool) -> Table | Blind:  # noqa: ARG002
+    def read(
+        self,
+        endpoints: frozenset[Endpoint],  # noqa: ARG002
+        *,
+        established: bool,  # noqa: ARG002
+        ports: frozenset[int] = NO_PORTS,  # noqa: ARG002
+    ) -> Table | Blind:
         """See Sockets.read."""
         return Blind(self.why)
 

@@ -1,0 +1,223 @@
+"""Who answers at an address: asked of a real mongod, of strangers, through a proxy, with TLS; and of the fake."""
+
+import socket
+import socketserver
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from rig.mongod import Mongod, ReplicaSet
+from rig.ports import free_port
+from rig.processes import wait_for
+from tests.world.asker import FakeAsker
+from watchdogd.model.base import Endpoint, MemberId
+from watchdogd.observe.mongod import ask
+from watchdogd.observe.mongod.ask import Asker, Heard, Question, Said, SocketAsker, answer
+from watchdogd.observe.mongod.heartbeats import PymongoHeartbeats
+from watchdogd.observe.mongod.resolve import Pool
+
+WITHIN_S = 20.0
+
+
+def asked(asker: Asker, question: Question) -> Heard:
+    asker.ask(question)
+    (heard,) = wait_for(asker.drain, "an answer", within=WITHIN_S)
+    assert heard.remote == question.remote
+    return heard
+
+
+def endpoint(mongod: Mongod, host: str = "127.0.0.1") -> Endpoint:
+    return Endpoint(host, mongod.port)
+
+
+def real() -> SocketAsker:
+    return SocketAsker(Pool().submit, lambda: None)
+
+
+# ---- the same of the fake and of the real one
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    with Mongod(tmp_path_factory.mktemp("mongod")) as mongod:
+        yield mongod
+
+
+@pytest.fixture(params=["fake", "real"])
+def asker(request: pytest.FixtureRequest, server: Mongod) -> Asker:
+    return real() if request.param == "real" else FakeAsker(processes={endpoint(server): [server.process_id()]})
+
+
+def test_a_mongod_tells_its_process(asker: Asker, server: Mongod) -> None:
+    assert asked(asker, Question(endpoint(server))) == Heard(endpoint(server), Said.A_PROCESS, server.process_id())
+
+
+def test_a_member_is_asked_twice_and_tells_the_same(asker: Asker, server: Mongod) -> None:
+    hosts = {str(server.process_id()): frozenset({"localhost"})}
+    heard = asked(asker, Question(endpoint(server), hosts=hosts))
+    assert (heard.said, heard.identity) == (Said.A_PROCESS, server.process_id())
+
+
+def test_where_nobody_listens_the_reason_is_told(asker: Asker) -> None:
+    heard = asked(asker, Question(Endpoint("127.0.0.1", free_port())))
+    assert (heard.said, heard.identity, heard.why) == (Said.NOTHING, None, "Connection refused")
+
+
+def test_the_answer_wakes(server: Mongod) -> None:
+    woken = threading.Event()
+    SocketAsker(Pool().submit, woken.set).ask(Question(endpoint(server)))
+    assert woken.wait(WITHIN_S)
+
+
+# ---- the real one alone
+
+
+@pytest.mark.parametrize("version", ["4.4.2", "5.0.4"])
+def test_other_versions_tell_their_process_too(tmp_path: Path, version: str) -> None:
+    with Mongod(tmp_path, version=version) as mongod:
+        assert asked(real(), Question(endpoint(mongod))).identity == mongod.process_id() is not None
+
+
+def test_4_2_alone_answers_and_tells_no_identity(tmp_path: Path) -> None:
+    with Mongod(tmp_path, version="4.2.6") as mongod:
+        assert asked(real(), Question(endpoint(mongod))).said is Said.NO_NAME
+
+
+@pytest.mark.parametrize("version", ["4.2.6", "6.0.27"])
+def test_a_heartbeat_of_a_member_names_the_same_identity_whatever_the_version(tmp_path: Path, version: str) -> None:
+    """4.2 has no process id: there it is the set with the name that the member has in it."""
+    heartbeats = PymongoHeartbeats(lambda: None, Pool().submit)
+    with ReplicaSet(tmp_path, members=1, version=version) as rig, closing(heartbeats):
+        (mongod,) = rig.members
+        heartbeats.watch({MemberId("main", f"localhost:{mongod.port}"): {}})
+        (beat, *_) = wait_for(heartbeats.drain, "a heartbeat", within=WITHIN_S)
+        heard = asked(real(), Question(endpoint(mongod)))
+        process_id = mongod.process_id()
+    name = f"127.0.0.1:{mongod.port}"
+    assert heard.said is Said.A_PROCESS
+    assert heard.identity == beat.identity == (process_id or f"rig/{name} of {name}")
+
+
+@contextmanager
+def listening(handle: Callable[[socket.socket], None]) -> Iterator[Endpoint]:
+    """A server that does this with each connection."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            handle(self.request)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield Endpoint(*server.server_address[:2])  # type: ignore[arg-type]
+        finally:
+            server.shutdown()
+            thread.join(WITHIN_S)
+
+
+def test_a_proxy_in_front_of_two_is_seen_as_that(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        mongods = [stack.enter_context(Mongod(tmp_path / name)) for name in ("a", "b")]
+        turns = iter(mongods * 4)
+        where = stack.enter_context(listening(lambda client: pass_on(client, next(turns).address)))
+        hosts = {str(one.process_id()): frozenset({"127.0.0.1"}) for one in mongods}
+        assert asked(real(), Question(where, hosts=hosts)).said is Said.SEVERAL
+
+
+def pass_on(client: socket.socket, address: tuple[str, int]) -> None:
+    """One question and its answer, which fits into one segment."""
+    with socket.create_connection(address, timeout=WITHIN_S) as server:
+        server.sendall(client.recv(65536))
+        client.sendall(server.recv(65536))
+        client.recv(1)
+
+
+def hears(said: list[bytes], reply: bytes = b"") -> Callable[[socket.socket], None]:
+    def handle(client: socket.socket) -> None:
+        said.append(client.recv(65536))
+        client.sendall(reply)
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", "does not speak the MongoDB protocol"),
+        (b"", "closed the connection"),
+        (b"\xff\xff\xff\x7f" + bytes(40), "does not speak the MongoDB protocol"),  # 2 GB are announced
+    ],
+)
+def test_a_stranger_gets_one_question_without_a_secret(reply: bytes, told: str) -> None:
+    said: list[bytes] = []
+    with listening(hears(said, reply)) as where:
+        heard = asked(real(), Question(where, ({"tlsCertificateKeyFile": "/nowhere", "password": "hunter2"},)))
+    assert heard.said is Said.NOTHING
+    assert told in heard.why
+    (question,) = said
+    assert b"mongo-watchdog" in question
+    assert b"hunter2" not in question
+
+
+def test_one_that_accepts_and_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ask, "ANSWER_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        heard = answer(Question(Endpoint(*silent.getsockname())))
+    assert (heard.said, heard.why) == (Said.NOTHING, "no answer within 0.3 s")
+
+
+# ---- TLS
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mongod, Path]]:
+    """A mongod whose certificate is for localhost alone, and that certificate, which it has signed itself."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key, both = folder / "cert.pem", folder / "key.pem", folder / "both.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    both.write_bytes(key.read_bytes() + certificate.read_bytes())
+    # It answers without TLS too, which the rig's own questions need.
+    extra = ["--tlsMode", "preferTLS", "--tlsAllowConnectionsWithoutCertificates"]
+    extra += ["--tlsCertificateKeyFile", str(both), "--tlsCAFile", str(certificate)]
+    with Mongod(folder / "mongod", extra=extra) as mongod:
+        yield mongod, certificate
+
+
+def over_tls(secured: tuple[Mongod, Path], *names: str, option: str = "tlsInsecure", on: str = "false") -> Heard:
+    mongod, certificate = secured
+    way = {"tls": "true", "tlsCAFile": str(certificate), option: on}
+    return answer(Question(endpoint(mongod), (way,), {str(mongod.process_id()): frozenset(names)}))
+
+
+def test_with_tls_the_certificate_is_held_against_the_name_of_the_member(secured: tuple[Mongod, Path]) -> None:
+    assert over_tls(secured, "localhost").said is Said.A_PROCESS
+    assert over_tls(secured, "db.example", "localhost").said is Said.A_PROCESS
+    heard = over_tls(secured, "db.example")
+    assert heard.said is Said.NOTHING
+    assert "db.example" in heard.why
+
+
+def test_with_tls_a_certificate_of_nobody_we_trust_is_no_answer(secured: tuple[Mongod, Path]) -> None:
+    mongod, _ = secured
+    heard = answer(Question(endpoint(mongod), ({"tls": "true"},)))
+    assert heard.said is Said.NOTHING
+    assert "CERTIFICATE_VERIFY_FAILED" in heard.why or "certificate verify failed" in heard.why
+
+
+@pytest.mark.parametrize("option", ["tlsAllowInvalidHostnames", "tlsInsecure", "tlsAllowInvalidCertificates"])
+def test_what_the_uri_does_not_check_is_not_checked_here(secured: tuple[Mongod, Path], option: str) -> None:
+    assert over_tls(secured, "db.example", option=option, on="true").said is Said.A_PROCESS
+
+
+def test_the_ways_are_tried_one_after_the_other(secured: tuple[Mongod, Path]) -> None:
+    mongod, certificate = secured
+    ways = ({"tls": "true"}, {"tls": "true", "tlsCAFile": str(certificate)})
+    assert answer(Question(endpoint(mongod), ways)).said is Said.A_PROCESS
