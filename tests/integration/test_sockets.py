@@ -48,6 +48,7 @@ class Line(Protocol):
     @property
     def remote(self) -> Endpoint: ...
     def hears(self, size: int) -> None: ...
+    def sends(self) -> None: ...
     def is_left(self) -> None: ...
     def reads(self) -> None: ...
     def closes(self) -> None: ...
@@ -68,6 +69,10 @@ class RealLine:
         self.server.send(bytes(size))
         self._queued += size
         wait_for(lambda: len(self._peek()) == self._queued, "the data is there", within=WITHIN_S)
+
+    def sends(self) -> None:
+        self.app.send(b"hello")
+        self.server.recv(5)
 
     def is_left(self) -> None:
         self.server.shutdown(socket.SHUT_WR)
@@ -328,6 +333,10 @@ def test_the_ages_hold_the_truth(place_with_ages: Place) -> None:
     line.hears(5)
     heard.append(place.clock())
     place.pass_time(0.1)
+    sent = [place.clock()]
+    line.sends()
+    sent.append(place.clock())
+    place.pass_time(0.1)
     left = [place.clock()]
     line.is_left()
     left.append(place.clock())
@@ -337,8 +346,10 @@ def test_the_ages_hold_the_truth(place_with_ages: Place) -> None:
     (row,) = table.rows
     assert row.data_age_s is not None
     assert row.ack_age_s is not None
+    assert row.sent_age_s is not None
     read = table.at, table.at + table.took_s
     assert read[0] - heard[1] - GRAIN_S <= row.data_age_s <= read[1] - heard[0] + GRAIN_S
+    assert read[0] - sent[1] - GRAIN_S <= row.sent_age_s <= read[1] - sent[0] + GRAIN_S
     assert read[0] - left[1] - GRAIN_S <= row.ack_age_s <= read[1] - left[0] + GRAIN_S
 
 
@@ -349,7 +360,9 @@ def test_the_age_of_a_silent_connection_counts_from_its_making(place_with_ages: 
     place.pass_time(0.1)
     (row,) = rows(place.sockets, line.remote)
     assert row.data_age_s is not None
+    assert row.sent_age_s is not None
     assert 0.1 - GRAIN_S <= row.data_age_s <= place.clock() - made + GRAIN_S
+    assert 0.1 - GRAIN_S <= row.sent_age_s <= place.clock() - made + GRAIN_S
 
 
 # -- what only the kernel can show
@@ -386,7 +399,7 @@ def test_both_backends_give_the_same_rows_of_a_long_table(kernel: Kernel) -> Non
     assert len(of_netlink) == 300
     assert of_proc.keys() == of_netlink.keys()
     for inode, row in of_netlink.items():
-        assert of_proc[inode] == row._replace(cookie=2**64 + inode, data_age_s=None, ack_age_s=None)
+        assert of_proc[inode] == row._replace(cookie=2**64 + inode, data_age_s=None, ack_age_s=None, sent_age_s=None)
 
 
 def test_a_socket_shared_by_fork_is_one_row_with_all_its_holders(kernel: Kernel) -> None:

@@ -138,7 +138,7 @@ class Socket:
     state: int = CLOSE_WAIT
     rqueue: int = 1
     inode: int = 4711
-    ages_ms: tuple[int, int] | None = (2000, 1500)
+    ages_ms: tuple[int, int, int] | None = (2500, 2000, 1500)  # sent, data, ack
     attributes: bytes = struct.pack("=HHBxxx", 5, 8, 1)  # INET_DIAG_SHUTDOWN
 
     def row(self, sequence: int) -> bytes:
@@ -151,7 +151,7 @@ class Socket:
         body = struct.pack("=BBBB", family, self.state, 0, 0) + socket_id
         body += struct.pack("=IIIII", 0, self.rqueue, 0, 0, self.inode) + self.attributes
         if self.ages_ms is not None:
-            body += struct.pack("=HH 44x I 4x II 220x", 284, 2, 77, *self.ages_ms)
+            body += struct.pack("=HH 44x I 4x II 220x", 284, 2, *self.ages_ms)
         return message(18, sequence, body)
 
 
@@ -172,7 +172,7 @@ def read(answer: Answer, part: bytes, sequence: int = 9) -> list[Seen]:
 def test_a_row_gives_ends_state_inode_queue_and_ages() -> None:
     answer = Answer()
     ((*seen, (family, name)),) = read(answer, Socket(2**40 + 5).row(9))
-    assert seen == [Ends(2**40 + 5, HERE, THERE), 4711, CLOSE_WAIT, 1, 2.0, 1.5]
+    assert seen == [Ends(2**40 + 5, HERE, THERE), 4711, CLOSE_WAIT, 1, 2.0, 1.5, 2.5]
     assert ends(family, name) == seen[0]
     assert not answer.complete
 
@@ -192,16 +192,16 @@ def test_a_v4_mapped_socket_has_ipv4_ends() -> None:
 @given(st.lists(st.integers(0, 40).map(lambda size: struct.pack("=HH", 4 + size, 99) + bytes(size + -size % 4))))
 def test_the_ages_are_found_behind_any_attributes(attributes: list[bytes]) -> None:
     answer = Answer()
-    first = Socket(1, attributes=b"".join(attributes), ages_ms=(1, 2))
-    second = Socket(2, attributes=b"".join(attributes[1:]), ages_ms=(3, 4))
+    first = Socket(1, attributes=b"".join(attributes), ages_ms=(5, 1, 2))
+    second = Socket(2, attributes=b"".join(attributes[1:]), ages_ms=(6, 3, 4))
     seen = read(answer, first.row(9) + second.row(9) + first.row(9))
-    assert [one[4:6] for one in seen] == [(0.001, 0.002), (0.003, 0.004), (0.001, 0.002)]
+    assert [one[4:7] for one in seen] == [(0.001, 0.002, 0.005), (0.003, 0.004, 0.006), (0.001, 0.002, 0.005)]
 
 
 def test_a_row_without_tcp_info_has_no_ages_even_beside_one_that_has() -> None:
     answer = Answer()
     seen = read(answer, Socket(1).row(9) + Socket(2, ages_ms=None).row(9) + Socket(3).row(9) + done(9))
-    assert [one[4:6] for one in seen] == [(2.0, 1.5), (None, None), (2.0, 1.5)]
+    assert [one[4:7] for one in seen] == [(2.0, 1.5, 2.5), (None, None, None), (2.0, 1.5, 2.5)]
     assert answer.complete
 
 
@@ -283,7 +283,7 @@ def test_proc_shows_close_wait_and_with_established_that_too() -> None:
 @little_endian
 def test_a_row_of_proc_has_ends_and_queue_and_neither_cookie_nor_ages() -> None:
     row = next(proc(TCP, THERE))
-    assert row == Row(2**64 + 102, 102, True, Endpoint("127.0.0.1", 40000), THERE, 1, None, None)
+    assert row == Row(2**64 + 102, 102, True, Endpoint("127.0.0.1", 40000), THERE, 1, None, None, None)
 
 
 @little_endian

@@ -24,6 +24,7 @@ class FakeSocket:
     remote: Endpoint
     data_at: Mono
     ack_at: Mono
+    sent_at: Mono
     rqueue: int = 0
     close_wait: bool = False
     dead: bool = False
@@ -33,6 +34,10 @@ class FakeSocket:
         """Data comes."""
         self.data_at = self.ack_at = self.world.clock()
         self.rqueue += size
+
+    def sends(self) -> None:
+        """The app sends data, which is acknowledged at once."""
+        self.sent_at = self.ack_at = self.world.clock()
 
     def is_probed(self) -> None:
         """A keepalive probe is answered."""
@@ -75,7 +80,7 @@ class FakeSockets:
         number = self.first + len(self.sockets) + 1
         host = "::1" if ":" in remote.host else "127.0.0.1"
         local, at = Endpoint(host, 32768 + number), self.clock()
-        self.sockets.append(FakeSocket(self, number, 100_000 + number, local, remote, at, at))
+        self.sockets.append(FakeSocket(self, number, 100_000 + number, local, remote, at, at, at))
         return self.sockets[-1]
 
     # -- the edge
@@ -105,9 +110,9 @@ class FakeSockets:
 
 
 def _row(one: FakeSocket, at: Mono) -> Row:
-    ends = one.local, one.remote
-    return Row(one.cookie, one.inode, one.close_wait, *ends, one.rqueue, at - one.data_at, at - one.ack_at)
+    ages = at - one.data_at, at - one.ack_at, at - one.sent_at
+    return Row(one.cookie, one.inode, one.close_wait, one.local, one.remote, one.rqueue, *ages)
 
 
 def _as_of_proc(row: Row) -> Row:
-    return row._replace(cookie=2**64 + row.inode, data_age_s=None, ack_age_s=None)
+    return row._replace(cookie=2**64 + row.inode, data_age_s=None, ack_age_s=None, sent_age_s=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -23,6 +24,8 @@ class MemberState(enum.Enum):
 
 
 OUT = frozenset({MemberState.DOWN, MemberState.FROZEN})
+ANY_TIME = Interval(-math.inf, math.inf)
+"""Of something that is not known to have happened at any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class Connection:
     `cookie`: the kernel's identity of the socket; the /proc fallback has none and takes 2**64 + inode.
     `since`: when it was first seen by us. `closed`: when it went into CLOSE_WAIT. `last_data`: when it last received.
     `rqueue`: bytes not read yet, the FIN counts as one. `shared`: several processes have held it at the same time.
+    `last_sent`: when data was last sent on it, for the first time or again; followed while it is ESTABLISHED. It tells
+    that somebody uses it, which `last_data` does not: the kernel takes what comes where nobody reads.
     """
 
     cookie: int
@@ -93,6 +98,7 @@ class Connection:
     rqueue: int = 0
     holders: frozenset[ProcessId] = frozenset()
     shared: bool = False
+    last_sent: Interval = ANY_TIME
 
 
 class Role(enum.Enum):
@@ -128,11 +134,25 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """That a master sends to a member that serves: who sends again and again has a driver whose monitor runs.
+
+    Only what it sent for certain since that member serves counts, on an ESTABLISHED connection on which it has read all
+    that came. `since`: when that was first seen; it has been so in every look since then. `last`: when it last sent.
+    """
+
+    member: MemberId
+    since: Mono
+    last: Interval
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """One uWSGI master with its processes.
 
     `master` None: nobody has the FIFO open. `held_by_master`: deployments a connection of which the master was ever
     seen to hold; `master_connected_at`: when it was last seen to hold an ESTABLISHED one to a serving member.
+    `master_sent`: the serving members that it sends to.
     `fifo_problem`: why a byte would not arrive. `blind`: what could not be read, which blocks every reload.
     `sockets`: how those of its network namespace are read, None where that is the daemon's own.
     """
@@ -150,6 +170,7 @@ class Instance:
     blind: tuple[str, ...] = ()
     uid: int | None = None  # effective uid of the master: who must own the FIFO
     sockets: SocketsFrom | None = None
+    master_sent: tuple[Sent, ...] = ()
 
     @property
     def id(self) -> InstanceId:

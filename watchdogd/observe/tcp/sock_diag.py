@@ -42,7 +42,7 @@ _MESSAGE = "BBxx 48s 4x I 8x I"  # inet_diag_msg: family, state, id, rqueue, ino
 _MESSAGE_SIZE = struct.calcsize(f"={_MESSAGE}")
 _SOCKET_ID = struct.Struct("!HH 16s 16s 4x 8s")  # inet_diag_sockid: ports, addresses, cookie
 _NLATTR = struct.Struct("=HH")  # length, type
-_INFO = "HH 52x II"  # nlattr; tcpi_last_data_recv, tcpi_last_ack_recv in ms
+_INFO = "HH 44x I 4x II"  # nlattr; tcpi_last_data_sent, tcpi_last_data_recv, tcpi_last_ack_recv in ms
 _INFO_SIZE = struct.calcsize(f"={_INFO}")
 _BC_OP = struct.Struct("=BBH")  # code, step if it holds, step if not
 _HOSTCOND = struct.Struct("=BBxxi")  # family, prefix length, port
@@ -57,8 +57,8 @@ _MAPPED = bytes(10) + b"\xff\xff"
 Name = tuple[int, bytes]
 """What names one socket to the kernel: its family, and its inet_diag_sockid of 48 bytes."""
 
-Seen = tuple["Ends", int, int, int, float | None, float | None, Name]
-"""One socket: ends, inode, state, receive queue, seconds since data came, seconds since an ack came, name."""
+Seen = tuple["Ends", int, int, int, float | None, float | None, float | None, Name]
+"""One socket: ends, inode, state, receive queue, seconds since data came, an ack came, data was sent; name."""
 
 
 class Ends(NamedTuple):
@@ -192,14 +192,15 @@ class Answer:
         return number, None
 
     def _seen(self, offset: int, length: int) -> Seen:
-        family, state, name, rqueue, inode, room, kind, data_ms, ack_ms = self._row.unpack_from(self._memory, offset)
+        family, state, name, rqueue, inode, room, kind, *ages = self._row.unpack_from(self._memory, offset)
         if kind != _INET_DIAG_INFO or room < _INFO_SIZE or self._info_at >= length:
-            data_ms, ack_ms = self._ages(offset, length)
+            ages = self._ages(offset, length)
         key = family, name
         self._shown[key] = known = self._known.get(key) or ends(family, name)
-        if data_ms is None:
-            return known, inode, state, rqueue, None, None, key
-        return known, inode, state, rqueue, data_ms / 1000, ack_ms / 1000, key
+        if not ages:
+            return known, inode, state, rqueue, None, None, None, key
+        sent_ms, data_ms, ack_ms = ages
+        return known, inode, state, rqueue, data_ms / 1000, ack_ms / 1000, sent_ms / 1000, key
 
     def remember(self, *, others: bool) -> None:
         """Remember the ends of all sockets that were read since the last call; `others`: and those known before."""
@@ -209,17 +210,16 @@ class Answer:
             self._known = self._shown
         self._shown = {}
 
-    def _ages(self, begin: int, length: int) -> tuple[int, int] | tuple[None, None]:
+    def _ages(self, begin: int, length: int) -> list[int]:
         """Find TCP_INFO in the row, which is at the same place in all of them: from here on it is read with the row."""
         at = _ROW
         while at + _INFO_SIZE <= length:
             size, kind = _NLATTR.unpack_from(self._memory, begin + at)
             if kind == _INET_DIAG_INFO and size >= _INFO_SIZE:
                 self._info_at, self._row = at, _row(at)
-                *_, data_ms, ack_ms = self._row.unpack_from(self._memory, begin)
-                return data_ms, ack_ms
+                return list(self._row.unpack_from(self._memory, begin)[-3:])
             at += max(_aligned(size), _NLATTR.size)
-        return None, None
+        return []
 
     def _last(self, offset: int, kind: int, ours: bool) -> None:  # noqa: FBT001 - one private caller
         # A missing tcp_diag is told by NLMSG_DONE with -ENOENT: who does not look there sees 0 sockets.

@@ -63,7 +63,8 @@ class Row(NamedTuple):
     `cookie`: the kernel's identity of the socket, 2**64 + inode from /proc. `rqueue`: bytes not read yet, the
     FIN counts as one. The ages are seconds, counted in jiffies (4 ms, 10 ms where HZ is 100), None from
     /proc: `data_age_s` since data came, or since the connection was made; `ack_age_s` since anything came, a
-    FIN or a keepalive's answer too.
+    FIN or a keepalive's answer too; `sent_age_s` since data was sent, for the first time or again
+    (tcpi_last_data_sent), or since the connection was made.
     """
 
     cookie: int
@@ -74,6 +75,7 @@ class Row(NamedTuple):
     rqueue: int
     data_age_s: float | None
     ack_age_s: float | None
+    sent_age_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +216,8 @@ class SockDiag:
 
 
 def _row(seen: Seen) -> Row:
-    (cookie, local, remote), inode, state, rqueue, data_age_s, ack_age_s, _ = seen
-    return Row(cookie, inode, state == CLOSE_WAIT, local, remote, rqueue, data_age_s, ack_age_s)
+    (cookie, local, remote), inode, state, rqueue, *ages, _ = seen
+    return Row(cookie, inode, state == CLOSE_WAIT, local, remote, rqueue, *ages)
 
 
 def _explained(error: OSError, otherwise: str) -> str:
@@ -294,7 +296,8 @@ def proc_rows(lines: Iterable[bytes], remotes: Mapping[bytes, Endpoint], *, esta
         if inode:
             rqueue = int(fields[4].partition(b":")[2], 16)
             closed = int(fields[3], 16) == CLOSE_WAIT
-            yield Row(2**64 + inode, inode, closed, _endpoint(fields[1]), remotes[fields[2]], rqueue, None, None)
+            ends = _endpoint(fields[1]), remotes[fields[2]]
+            yield Row(2**64 + inode, inode, closed, *ends, rqueue, None, None, None)
 
 
 def _endpoint(field: bytes) -> Endpoint:
