@@ -9,6 +9,7 @@ from rig.mongod import Mongod, ReplicaSet
 from rig.processes import POLL_S, wait_for
 from rig.uwsgi import Uwsgi
 from tests.world.host import config_of
+from watchdogd.model.base import InstanceId
 from watchdogd.model.seen import Instance, Snapshot
 from watchdogd.observe.observer import Observer, open_edges
 
@@ -23,12 +24,13 @@ class Looking:
         edges = open_edges(lambda: None)
         at_end.callback(edges.heartbeats.close)
         at_end.callback(edges.sockets.close)
+        self._suspected = [InstanceId(str(app.fifo)) for app in apps]
         self.observer = Observer(config_of(*(str(app.fifo) for app in apps), uri=mongod.uri), edges)
         wait_for(lambda: self.look().members and not self.observer.unheard(), "mongod is known", within=WITHIN_S)
 
     def look(self) -> Snapshot:
-        """One full look."""
-        return self.observer.look(full=True)
+        """One full look, which suspects every app."""
+        return self.observer.look(full=True, suspected=self._suspected)
 
     def until(
         self, seen: Callable[[Snapshot], T | None], what: str, *, within: float = WITHIN_S, every: float = POLL_S

@@ -368,6 +368,46 @@ def test_the_age_of_a_silent_connection_counts_from_its_making(place_with_ages: 
 # -- what only the kernel can show
 
 
+@pytest.mark.parametrize("backend", [SockDiag, ProcNetTcp])
+def test_who_was_accepted_is_told_from_who_connected_on_tcp_and_on_unix_sockets(
+    backend: Callable[[], Sockets], tmp_path: Path
+) -> None:
+    with ExitStack() as at_end:
+        sockets = backend()
+        at_end.callback(sockets.close)
+        unix = at_end.enter_context(socket.socket(socket.AF_UNIX))
+        unix.bind(str(tmp_path / "a socket"))
+        unix.listen()
+        listeners = [unix]
+        listeners += [at_end.enter_context(socket.create_server(("127.0.0.1", 0)))]
+        listeners += [at_end.enter_context(socket.create_server(("::1", 0), family=socket.AF_INET6))]
+        callers, accepted = [], []
+        for one in listeners:
+            caller = at_end.enter_context(socket.socket(one.family))
+            caller.connect(one.getsockname())
+            callers.append(caller)
+            accepted.append(at_end.enter_context(one.accept()[0]))
+        callers[1].shutdown(socket.SHUT_WR)  # who gave up waiting for the answer
+        wait_for(lambda: tcp_state(accepted[1]) == CLOSE_WAIT, "the FIN is there", within=WITHIN_S)
+        listening, called, came = (
+            frozenset(os.fstat(one.fileno()).st_ino for one in some) for some in (listeners, callers, accepted)
+        )
+        assert sockets.accepted(listening | called | came) == came
+        assert sockets.accepted(called | came) == frozenset()
+        assert sockets.accepted(frozenset()) == frozenset()
+
+
+def test_a_netlink_socket_that_is_lost_makes_us_blind_for_one_question(kernel: Kernel) -> None:
+    listener, _ = kernel.listen()
+    held = frozenset({os.fstat(listener.fileno()).st_ino})
+    assert isinstance(kernel.sockets, SockDiag)
+    netlink = kernel.sockets._netlink  # noqa: SLF001 - what a bug, or a seccomp filter, could do to it
+    assert netlink is not None
+    netlink.close()
+    assert isinstance(kernel.sockets.accepted(held), Blind)
+    assert kernel.sockets.accepted(held) == frozenset()
+
+
 def test_the_accepted_end_of_a_connection_is_no_connection_to_its_listener(kernel: Kernel) -> None:
     line = kernel.connect()
     line.app.shutdown(socket.SHUT_WR)

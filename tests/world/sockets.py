@@ -28,6 +28,7 @@ class FakeSocket:
     rqueue: int = 0
     close_wait: bool = False
     dead: bool = False
+    accepted: bool = False
     closed: bool = False
 
     def hears(self, size: int) -> None:
@@ -83,6 +84,12 @@ class FakeSockets:
         self.sockets.append(FakeSocket(self, number, 100_000 + number, local, remote, at, at, at))
         return self.sockets[-1]
 
+    def accept(self) -> FakeSocket:
+        """A process takes a connection that somebody made to it."""
+        socket = self.connect(Endpoint("10.0.0.200", 50_000))
+        socket.accepted = True
+        return socket
+
     # -- the edge
 
     def read(self, endpoints: frozenset[Endpoint], *, established: bool) -> Table | Blind:
@@ -104,6 +111,11 @@ class FakeSockets:
         return {
             one.cookie: None if one.dead or one.closed else _row(one, at) for one in self.sockets if one.cookie in asked
         }
+
+    def accepted(self, held: frozenset[int]) -> frozenset[int] | Blind:
+        if self.blind is not None:
+            return Blind("sockets", self.blind)
+        return frozenset(one.inode for one in self.sockets if one.accepted and not one.closed and one.inode in held)
 
     def close(self) -> None:
         pass

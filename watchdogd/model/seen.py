@@ -101,6 +101,46 @@ class Connection:
     last_sent: Interval = ANY_TIME
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One request that waited as a driver waits for a server that it does not find (observe/waits.py).
+
+    `held_since`: the first look that saw its connection. `first`: the look at which it had waited so for a second;
+    `last`: the last one that saw it held.
+    """
+
+    held_since: Mono
+    first: Mono
+    last: Mono
+
+    @property
+    def seconds(self) -> float:
+        """For how long it was held at least."""
+        return self.last - self.held_since
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The requests of one worker that waited so in the last minute, the oldest first.
+
+    `since`: when it was looked at so for the first time. `at`: when it was looked at last.
+    """
+
+    since: Mono
+    at: Mono
+    requests: tuple[Wait, ...] = ()
+
+    @property
+    def present(self) -> int:
+        """How many of them it holds now."""
+        return sum(one.last == self.at for one in self.requests)
+
+    @property
+    def longest_s(self) -> float:
+        """For how many seconds the longest one was held, at least; 0 without any."""
+        return max((one.seconds for one in self.requests), default=0.0)
+
+
 class Role(enum.Enum):
     """What a process of an instance is, by its signal masks (uWSGI sets WINCH for workers, USR2 once one is ready)."""
 
@@ -118,6 +158,9 @@ class Worker:
     latch). `used`: when it was first seen to work since the outage, or since it was ready; None while it has not been.
     `monitored`: those that it has had two own connections to at once: one is its requests', the other its driver's
     monitor. `owned`: it was ever seen to hold a connection alone.
+
+    Read only while its instance is suspected, None else: `waits`: its requests that wait for a server. `threads`: how
+    many it has now.
     """
 
     id: ProcessId
@@ -126,6 +169,13 @@ class Worker:
     used: Interval | None = None
     monitored: frozenset[Incarnation] = frozenset()
     owned: bool = False
+    waits: Waits | None = None
+    threads: int | None = None
+
+    @property
+    def single(self) -> bool:
+        """Say whether it is known to have one thread: then no monitor of a driver runs in it."""
+        return self.threads == 1
 
     @property
     def ready(self) -> bool:
@@ -155,6 +205,8 @@ class Instance:
     `master_sent`: the serving members that it sends to.
     `fifo_problem`: why a byte would not arrive. `blind`: what could not be read, which blocks every reload.
     `sockets`: how those of its network namespace are read, None where that is the daemon's own.
+    `waits_hidden`: why it cannot be seen, while it is looked for, how requests wait; empty where it can. It blocks
+    nothing.
     """
 
     name: str
@@ -171,6 +223,7 @@ class Instance:
     uid: int | None = None  # effective uid of the master: who must own the FIFO
     sockets: SocketsFrom | None = None
     master_sent: tuple[Sent, ...] = ()
+    waits_hidden: str = ""
 
     @property
     def id(self) -> InstanceId:

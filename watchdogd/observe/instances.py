@@ -6,7 +6,7 @@ Reads through the edges to uWSGI and to processes, and folds into Workers. An in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,13 @@ from watchdogd.model.seen import Blind, Connection, Instance, Member, Role, Sent
 from watchdogd.model.text import Outside, fault
 from watchdogd.observe.mongod.members import outage_starts
 from watchdogd.observe.processes import Processes
+from watchdogd.observe.suspect import Suspect
 from watchdogd.observe.tcp.connections import Connections
+from watchdogd.observe.tcp.sockets import Sockets
 from watchdogd.observe.uwsgi import Master, Uwsgi
 from watchdogd.observe.workers import Workers
+
+Tables = Mapping[int, Callable[[], Sockets]]
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +42,7 @@ class _Site:
     sent: tuple[Sent, ...] = ()
     blind: tuple[str, ...] = ()
     sockets: SocketsFrom | None = None
+    suspect: Suspect | None = None
 
     @property
     def id(self) -> InstanceId:
@@ -48,6 +53,7 @@ class _Site:
         """Begin anew: with another master, or with none, nothing that was seen of the last one is true."""
         self.workers, self.others, self.seen_at = Workers(), (), at
         self.held_by_master, self.connected, self.connected_at, self.sent = frozenset(), False, None, ()
+        self.suspect = None
 
     def processes(self) -> list[ProcessId]:
         """Return the master and everything that it started."""
@@ -59,13 +65,15 @@ class _Site:
 class Instances:
     """All instances. `not_covered`: uWSGI masters that nothing can reload, each with the line that would mend it."""
 
-    def __init__(self, uwsgi: Uwsgi, processes: Processes) -> None:
+    def __init__(self, uwsgi: Uwsgi, processes: Processes, clock: Callable[[], Mono]) -> None:
         self._uwsgi = uwsgi
         self._processes = processes
+        self._clock = clock
         self._sites: dict[InstanceId, _Site] = {}
         self._config: Config | None = None
         self._now: tuple[Instance, ...] = ()
         self._outdated = False
+        self._suspecting = False
         self._latched: tuple[tuple[Connection, ...], Mapping[MemberId, Member], list[ProcessId]] | None = None
         self.not_covered: tuple[str, ...] = ()
         self.blind: tuple[Blind, ...] = ()
@@ -141,6 +149,24 @@ class Instances:
             if site.connected:
                 site.connected_at = at
 
+    def suspect(
+        self, which: Collection[InstanceId], connections: Iterable[Connection], tables: Tables, began: Mono
+    ) -> None:
+        """Read what is read of suspected instances alone; of all others forget it. `began`: when this look began.
+
+        `tables`: how to come to the sockets of each network namespace.
+        """
+        if not (which or self._suspecting):
+            return
+        self._outdated, self._suspecting = True, bool(which)
+        held = _by_holder(connections)
+        for site in self._sites.values():
+            if site.master is None or site.id not in which:
+                site.suspect = None
+                continue
+            site.suspect = site.suspect or Suspect(self._processes, self._clock)
+            self._guarded(site, partial(_read_suspect, site, site.suspect, held, tables, began))
+
     def _latch(self, connections: Iterable[Connection], members: Mapping[MemberId, Member], at: Mono) -> None:
         by_endpoint: dict[Endpoint, list[Member]] = {}
         for member in members.values():
@@ -151,11 +177,7 @@ class Instances:
         def over(incarnation: Incarnation) -> bool:
             return incarnation not in serving
 
-        # By holder: to show every instance all of them took 99 ms with 40 instances of 80 connections, and takes 6 so.
-        held: dict[ProcessId, list[Connection]] = {}
-        for connection in connections:
-            for holder in connection.holders:
-                held.setdefault(holder, []).append(connection)
+        held = _by_holder(connections)
         for site in self._sites.values():
             self._guarded(site, partial(_latch, site, held, by_endpoint, over, at))
 
@@ -293,6 +315,26 @@ def _same_name(master: Master, first: Master) -> str:
     )
 
 
+def _by_holder(connections: Iterable[Connection]) -> dict[ProcessId, list[Connection]]:
+    """To show every instance all of them took 99 ms with 40 instances of 80 connections, and takes 6 so."""
+    held: dict[ProcessId, list[Connection]] = {}
+    for connection in connections:
+        for holder in connection.holders:
+            held.setdefault(holder, []).append(connection)
+    return held
+
+
+def _read_suspect(
+    site: _Site, suspect: Suspect, held: Mapping[ProcessId, list[Connection]], tables: Tables, began: Mono
+) -> None:
+    table = tables.get(site.master.netns) if site.master and site.master.netns is not None else None
+
+    def accepted(sockets: frozenset[int]) -> frozenset[int] | Blind:
+        return table().accepted(sockets) if table else Blind("", "its network namespace is not known")
+
+    suspect.read(site.workers.now(), held, accepted, began)
+
+
 def _latch(
     site: _Site,
     held: Mapping[ProcessId, list[Connection]],
@@ -354,7 +396,7 @@ def _instance(site: _Site) -> Instance:
         fifo=Outside(site.limits.master_fifo),
         deployments=site.limits.deployments,
         master=master.id if master else None,
-        workers=site.workers.now(),
+        workers=site.suspect.seen(site.workers.now()) if site.suspect else site.workers.now(),
         others=site.others,
         seen_at=site.seen_at,
         held_by_master=site.held_by_master,
@@ -364,4 +406,5 @@ def _instance(site: _Site) -> Instance:
         uid=master.uid if master else None,
         sockets=site.sockets,
         master_sent=site.sent,
+        waits_hidden=site.suspect.hidden if site.suspect else "",
     )

@@ -1,7 +1,8 @@
 """One look at the world: which edges are read, how deep, and what the readings fold into. Never decides about reloads.
 
 A quiet look is the heartbeats and one dump of CLOSE_WAIT sockets. A full look adds ESTABLISHED ones, masters, roles and
-descriptors: while something is wrong, when it is asked for, else every 10 s.
+descriptors: while something is wrong, when it is asked for, else every 10 s. Of the instances that are suspected a look
+also has what suspect.py reads.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Observer:
         self._walk_share = walk_share
         self._walk_at: Mono = -math.inf
         self._deployments = Deployments(edges.heartbeats, edges.resolver)
-        self._instances = Instances(edges.uwsgi, edges.processes)
+        self._instances = Instances(edges.uwsgi, edges.processes, edges.clock)
         self._connections = Connections()
         self._full_at: Mono = -math.inf
         self._outages: frozenset[tuple[MemberId, Mono]] = frozenset()
@@ -92,9 +93,20 @@ class Observer:
         """Return what has neither been heard of yet nor said why it cannot be; empty once all has answered."""
         return self._deployments.unheard()
 
-    def look(self, *, full: bool, outcomes: tuple[Outcome, ...] = (), requests: tuple[Request, ...] = ()) -> Snapshot:
-        """Read everything that is due and return what is known now. An edge that fails makes that part blind."""
+    def look(
+        self,
+        *,
+        full: bool,
+        suspected: Collection[InstanceId] = (),
+        outcomes: tuple[Outcome, ...] = (),
+        requests: tuple[Request, ...] = (),
+    ) -> Snapshot:
+        """Read everything that is due and return what is known now. An edge that fails makes that part blind.
+
+        `suspected`: the instances of which is read what is not read at rest (suspect.py); then the look is full.
+        """
         at = self._edges.clock()
+        full = full or bool(suspected)
         self._deployments.hear(at, self._connections.in_use())
         members = self._deployments.members
         if members is not self._members:
@@ -110,6 +122,7 @@ class Observer:
             else:
                 self._look_up()
             self._instances.attribute(self._connections, members, at)
+        self._instances.suspect(suspected, self._connections.now(), self._readers, at)
         instances = self._instances.now()
         return Snapshot(
             at=self._edges.clock(),
