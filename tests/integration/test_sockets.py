@@ -94,6 +94,15 @@ class RealLine:
         return self.app.recv(65536, socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
+TCP_CLOSE = 7  # include/net/tcp_states.h
+
+
+def reset(one: socket.socket) -> None:
+    """Ends a connection by RST, which the other side is not asked to agree to."""
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    one.close()
+
+
 def tcp_state(one: socket.socket) -> int:
     """The first byte of tcp_info."""
     return one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
@@ -395,6 +404,29 @@ def test_who_was_accepted_is_told_from_who_connected_on_tcp_and_on_unix_sockets(
         assert sockets.accepted(listening | called | came) == came
         assert sockets.accepted(called | came) == frozenset()
         assert sockets.accepted(frozenset()) == frozenset()
+
+
+@pytest.mark.parametrize("backend", [SockDiag, ProcNetTcp])
+def test_a_socket_that_was_reset_is_in_no_table_and_still_named_by_its_protocol(
+    backend: Callable[[], Sockets], kernel: Kernel
+) -> None:
+    sockets = backend()
+    kernel.at_end.callback(sockets.close)
+    dead, line = kernel.connect(), kernel.connect()
+    listener, _ = kernel.listen()
+    asked = frozenset({dead.inode, line.inode, os.fstat(listener.fileno()).st_ino})
+    assert sockets.missing(asked) == frozenset()
+    reset(dead.server)
+    wait_for(lambda: tcp_state(dead.app) == TCP_CLOSE, "the reset is there", within=WITHIN_S)
+    assert sockets.missing(asked) == frozenset({dead.inode})
+    edge, pid = ProcProcesses(), os.getpid()
+    assert {edge.protocol(pid, one.fileno()) for one in (dead.app, line.app, listener)} == {"TCP"}
+    six = kernel.connect("::1")
+    assert edge.protocol(pid, six.app.fileno()) == "TCPv6"
+    with socket.socket(socket.AF_UNIX) as unix, Path(os.devnull).open() as file:
+        assert edge.protocol(pid, unix.fileno()).startswith("UNIX")
+        assert edge.protocol(pid, file.fileno()) == ""
+    assert edge.protocol(pid, 1 << 20) == ""
 
 
 def test_a_netlink_socket_that_is_lost_makes_us_blind_for_one_question(kernel: Kernel) -> None:

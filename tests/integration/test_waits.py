@@ -82,7 +82,7 @@ def only_worker(snapshot: Snapshot, app: Uwsgi) -> Worker:
 
 def waits(snapshot: Snapshot, app: Uwsgi) -> Waits:
     seen = only_worker(snapshot, app).waits
-    assert seen is not None, of(snapshot, app).waits_hidden
+    assert seen is not None, of(snapshot, app).unseen
     return seen
 
 
@@ -113,7 +113,7 @@ def test_two_requests_of_a_stuck_worker_are_seen_to_wait_behind_every_kind_of_so
         worker = only_worker(seen, app)
         assert worker.threads == (app.threads or 1)
         assert worker.single is (app.threads is None)
-        assert of(seen, app).waits_hidden == ""
+        assert of(seen, app).unseen == ""
 
 
 SLOW = """

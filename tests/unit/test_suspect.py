@@ -5,7 +5,9 @@ import pytest
 from tests.world.host import FIFO, Host, Watcher, config_of
 from tests.world.pieces import SHOP_ID
 from tests.world.processes import FakeProcess
-from watchdogd.model.seen import Instance, Role, Snapshot, Waits, Worker
+from watchdogd.model.base import Endpoint
+from watchdogd.model.seen import DeadSocket, Instance, Role, Snapshot, Waits, Worker
+from watchdogd.observe.dead import EVERY_S
 
 BLOG = "/run/uwsgi/app/blog/fifo"
 DEEP = {"threads", "accepted"}
@@ -73,7 +75,7 @@ def test_a_request_of_a_suspected_instance_is_seen_to_wait(suspicion: Suspicion)
     assert (suspicion.waits(stuck).present, suspicion.waits(stuck).longest_s) == (1, 3.0)
     assert suspicion.waits(well).requests == ()
     assert [one.single for one in suspicion.instance().workers] == [True, True]
-    assert suspicion.instance().waits_hidden == ""
+    assert suspicion.instance().unseen == ""
 
 
 def test_others_are_not_read_for_it(suspicion: Suspicion) -> None:
@@ -86,7 +88,7 @@ def test_others_are_not_read_for_it(suspicion: Suspicion) -> None:
 def test_a_worker_that_waits_for_requests_is_not_asked_what_it_holds(suspicion: Suspicion) -> None:
     suspicion.look()
     before = len([one for one in suspicion.host.spied["processes"].calls if one.name == "descriptors"])
-    suspicion.look(5)
+    suspicion.look(4)
     assert len([one for one in suspicion.host.spied["processes"].calls if one.name == "descriptors"]) == before
 
 
@@ -134,16 +136,61 @@ def test_where_it_may_not_be_read_that_is_said_and_blocks_nothing(suspicion: Sus
     suspicion.look()
     suspicion.host.sockets.blind = "no netlink"
     suspicion.look()
-    assert suspicion.instance().waits_hidden == "no netlink"
+    assert suspicion.instance().unseen == "no netlink"
     assert suspicion.instance().blind == ()
     assert suspicion.worker(suspicion.workers[0]).waits is None
     assert suspicion.waits(suspicion.workers[1]).requests == ()
     suspicion.host.sockets.blind = None
     suspicion.look(2)
-    assert suspicion.instance().waits_hidden == ""
+    assert suspicion.instance().unseen == ""
     suspicion.workers[1].refused = "no right"
     suspicion.look()
-    assert suspicion.instance().waits_hidden == "no right"
+    assert suspicion.instance().unseen == "no right"
+
+
+def test_a_dead_socket_that_several_hold_and_that_nobody_saw_alive_is_shown(suspicion: Suspicion) -> None:
+    host, (one, other) = suspicion.host, suspicion.workers
+    dead, alive, alone = [host.sockets.connect(Endpoint("10.0.0.99", 6379)) for _ in range(3)]
+    for socket in (dead, alive):
+        one.holds(socket.inode)
+        other.holds(socket.inode)
+    one.holds(alone.inode)
+    dead.dead = alone.dead = True
+    suspicion.look()
+    since = host.clock.now
+    assert suspicion.instance().dead == ()  # it may be about to be closed
+    suspicion.look(5)
+    assert suspicion.instance().dead == (DeadSocket(dead.inode, since, frozenset({one.id, other.id})),)
+    one.lets_go(dead.inode)
+    suspicion.look(5)
+    assert suspicion.instance().dead == ()
+
+
+def test_a_dead_socket_that_was_seen_to_lead_to_a_member_is_a_connection_and_no_riddle(suspicion: Suspicion) -> None:
+    socket = suspicion.host.connect(*suspicion.workers)
+    suspicion.look()
+    socket.dead = True
+    suspicion.look(12)
+    assert [one.inode for one in suspicion.seen.connections] == [socket.inode]
+    assert suspicion.instance().dead == ()
+
+
+def test_what_keeps_dead_sockets_from_being_seen_is_said_too(suspicion: Suspicion) -> None:
+    for worker in suspicion.workers:
+        worker.holds(4711)
+    suspicion.host.sockets.blind = "no netlink"
+    suspicion.look()
+    assert suspicion.instance().unseen == "no netlink"
+    suspicion.host.sockets.blind = None
+    suspicion.workers[0].refused = "no right"
+    suspicion.look(5)
+    assert suspicion.instance().unseen == "no right"
+
+
+def test_descriptors_of_all_are_read_for_dead_sockets_at_every_fifth_look_alone(suspicion: Suspicion) -> None:
+    suspicion.look(20)
+    asked = [one.arguments[0] for one in suspicion.host.spied["processes"].calls if one.name == "descriptors"]
+    assert asked.count(suspicion.master.id.pid) == 1 + 20 / EVERY_S  # once to find who holds what
 
 
 def test_a_loading_worker_has_no_requests(suspicion: Suspicion) -> None:

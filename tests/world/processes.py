@@ -95,5 +95,9 @@ class FakeProcesses:
             return {}
         return Blind("", known.refused) if known.refused else dict(known.threads)
 
+    def protocol(self, pid: int, fd: int) -> str:
+        known = self.alive.get(pid)
+        return "" if known is None or known.refused or fd not in known.sockets else "TCP"
+
     def netns(self) -> int:
         return OUR_NETNS

@@ -117,6 +117,11 @@ class FakeSockets:
             return Blind("sockets", self.blind)
         return frozenset(one.inode for one in self.sockets if one.accepted and not one.closed and one.inode in held)
 
+    def missing(self, inodes: frozenset[int]) -> frozenset[int] | Blind:
+        if self.blind is not None:
+            return Blind("sockets", self.blind)
+        return inodes - {one.inode for one in self.sockets if not one.closed and not one.dead}
+
     def close(self) -> None:
         pass
 

@@ -184,6 +184,18 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadSocket:
+    """A TCP socket that is in no table any more, that several processes hold, and that nobody saw alive.
+
+    It may have led to a member, or to anything else. `since`: when it was first seen so.
+    """
+
+    inode: int
+    since: Mono
+    holders: frozenset[ProcessId]
+
+
+@dataclass(frozen=True, slots=True)
 class Sent:
     """That a master sends to a member that serves: who sends again and again has a driver whose monitor runs.
 
@@ -205,8 +217,8 @@ class Instance:
     `master_sent`: the serving members that it sends to.
     `fifo_problem`: why a byte would not arrive. `blind`: what could not be read, which blocks every reload.
     `sockets`: how those of its network namespace are read, None where that is the daemon's own.
-    `waits_hidden`: why it cannot be seen, while it is looked for, how requests wait; empty where it can. It blocks
-    nothing.
+    Read only while it is suspected: `dead`: the dead sockets of which nobody knows where they led. `unseen`: why not
+    all of what is read then can be seen; empty where it can. It blocks nothing.
     """
 
     name: str
@@ -223,7 +235,8 @@ class Instance:
     uid: int | None = None  # effective uid of the master: who must own the FIFO
     sockets: SocketsFrom | None = None
     master_sent: tuple[Sent, ...] = ()
-    waits_hidden: str = ""
+    dead: tuple[DeadSocket, ...] = ()
+    unseen: str = ""
 
     @property
     def id(self) -> InstanceId:

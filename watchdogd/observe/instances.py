@@ -327,12 +327,10 @@ def _by_holder(connections: Iterable[Connection]) -> dict[ProcessId, list[Connec
 def _read_suspect(
     site: _Site, suspect: Suspect, held: Mapping[ProcessId, list[Connection]], tables: Tables, began: Mono
 ) -> None:
-    table = tables.get(site.master.netns) if site.master and site.master.netns is not None else None
-
-    def accepted(sockets: frozenset[int]) -> frozenset[int] | Blind:
-        return table().accepted(sockets) if table else Blind("", "its network namespace is not known")
-
-    suspect.read(site.workers.now(), held, accepted, began)
+    master = site.master
+    # Where its network namespace is not known it is blind already.
+    if master is not None and master.netns is not None and master.netns in tables:
+        suspect.read(site.workers.now(), [master.id, *site.others], held, tables[master.netns], began)
 
 
 def _latch(
@@ -406,5 +404,6 @@ def _instance(site: _Site) -> Instance:
         uid=master.uid if master else None,
         sockets=site.sockets,
         master_sent=site.sent,
-        waits_hidden=site.suspect.hidden if site.suspect else "",
+        dead=site.suspect.dead if site.suspect else (),
+        unseen=site.suspect.unseen if site.suspect else "",
     )

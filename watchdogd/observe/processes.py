@@ -47,6 +47,9 @@ class Processes(Protocol):
         Empty when the process is gone.
         """
 
+    def protocol(self, pid: int, fd: int) -> str:
+        """Return the kernel's name for the protocol of a socket: `TCP`, `TCPv6`, `UNIX-STREAM`; empty: not known."""
+
     def netns(self) -> int:
         """Return the inode of our own network namespace."""
 
@@ -95,6 +98,13 @@ class ProcProcesses:
                 return {}
             mend = "give the daemon CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
             return Blind("", f"process {pid} hides what its threads wait for (/proc/{pid}/task/*/syscall): {mend}")
+
+    def protocol(self, pid: int, fd: int) -> str:
+        """See Processes.protocol. 4 us."""
+        try:
+            return procfs.protocol(pid, fd)
+        except OSError:  # it is gone, or no socket any more
+            return ""
 
     def netns(self) -> int:
         """See Processes.netns."""

@@ -158,6 +158,14 @@ def link(pid: int, fd: int) -> str | None:
         return None
 
 
+def protocol(pid: int, fd: int) -> str:
+    """Return the name of a socket's protocol, also of one that is in no table any more; raises OSError.
+
+    The kernel has it as an extended attribute of each socket (net/socket.c, sockfs_xattr_get).
+    """
+    return os.getxattr(f"/proc/{pid}/fd/{fd}", "system.sockprotoname").rstrip(b"\0").decode()
+
+
 def refusal(pid: int, error: PermissionError) -> str | None:
     """Say which right was missing to read the descriptors; None when the process has ended.
 

@@ -1,5 +1,5 @@
-"""What is read of one instance only while something is wrong with it: how many threads its workers have, and whether
-their requests wait for a server.
+"""What is read of one instance only while something is wrong with it: how many threads its workers have, whether their
+requests wait for a server, and the dead sockets of which nobody knows where they led.
 
 Nothing of this is read at rest. A worker whose threads all wait for requests costs 5 us a look, one that has a thread
 in a futex 4 us more for each descriptor. It must never decide anything, and what it cannot see it says.
@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from watchdogd.model.base import Mono, ProcessId
-from watchdogd.model.seen import Blind, Connection, Tcp, Waits, Worker
+from watchdogd.model.seen import Blind, Connection, DeadSocket, Tcp, Waits, Worker
+from watchdogd.observe.dead import DeadSockets
 from watchdogd.observe.processes import Processes
+from watchdogd.observe.tcp.sockets import Sockets
 from watchdogd.observe.waits import Accepted, Reading, WorkerWaits
 
 
 class Suspect:
-    """One suspected instance. `hidden`: why it cannot be seen how requests wait; empty where it can."""
+    """One suspected instance. `unseen`: why not all of it can be seen; empty where it can."""
 
     def __init__(self, processes: Processes, clock: Callable[[], Mono]) -> None:
         self._processes = processes
@@ -26,24 +28,42 @@ class Suspect:
         self._workers: dict[ProcessId, WorkerWaits] = {}
         self._waits: dict[ProcessId, Waits] = {}
         self._threads: dict[ProcessId, int] = {}
-        self.hidden = ""
+        self._dead = DeadSockets(processes)
+        self.unseen = ""
+
+    @property
+    def dead(self) -> tuple[DeadSocket, ...]:
+        """The dead sockets of unknown origin."""
+        return self._dead.found
 
     def read(
-        self, workers: Iterable[Worker], held: Mapping[ProcessId, list[Connection]], accepted: Accepted, began: Mono
+        self,
+        workers: Iterable[Worker],
+        others: Iterable[ProcessId],
+        held: Mapping[ProcessId, list[Connection]],
+        table: Callable[[], Sockets],
+        began: Mono,
     ) -> None:
-        """Look at the workers that are ready. `held`: the connections to members by who holds them, as of this look.
+        """Look at the workers that are ready, and at what they hold together with `others`, the master among them.
 
-        `began`: when this look began: what was sent later than at the one before was sent in between.
+        `held`: the connections to members by who holds them, as of this look. `table`: how to come to the sockets of
+        its network namespace. `began`: when this look began: what was sent later than at the one before was sent in
+        between.
         """
+        workers = tuple(workers)
         ready = [worker.id for worker in workers if worker.ready]
         self._workers = {process: self._workers.get(process) or WorkerWaits() for process in ready}
-        self._waits, self._threads, self.hidden = {}, {}, ""
+        self._waits, self._threads, self.unseen = {}, {}, ""
         for process in ready:
-            read = self._read(process, held.get(process, ()), accepted, began)
+            read = self._read(process, held.get(process, ()), lambda sockets: table().accepted(sockets), began)
             if isinstance(read, Blind):
-                self.hidden = read.why
+                self.unseen = read.why
             elif read:
                 self._waits[process] = read
+        every = [*others, *(worker.id for worker in workers)]
+        known = {one.inode for process in every for one in held.get(process, ())}
+        if blind := self._dead.read(every, known, lambda sockets: table().missing(sockets), began):
+            self.unseen = blind.why
 
     def _read(
         self, process: ProcessId, held: Iterable[Connection], accepted: Accepted, began: Mono

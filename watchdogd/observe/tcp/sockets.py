@@ -25,6 +25,7 @@ from watchdogd.observe.tcp.inbound import Place, accepted, tcp_places, unix_plac
 from watchdogd.observe.tcp.sock_diag import (
     CLOSE_WAIT,
     ESTABLISHED,
+    HELD,
     LISTEN,
     MAX_FILTERED,
     NETLINK_SOCK_DIAG,
@@ -121,6 +122,12 @@ class Sockets(Protocol):
         Of TCP and of Unix sockets. It costs two walks, or one, and is for what is suspected alone.
         """
 
+    def missing(self, inodes: frozenset[int]) -> frozenset[int] | Blind:
+        """Return which of these TCP sockets, by inode, are in no table, whatever their state.
+
+        Where one is no listener, which costs little to see, it takes a walk and a row of every socket there is.
+        """
+
     def close(self) -> None:
         """Give back what the backend holds open; a further read opens it again."""
 
@@ -195,6 +202,15 @@ class SockDiag:
         except OSError as error:
             self.close()
             return Blind("sockets", f"the kernel cannot be asked who was accepted: {_explained(error, _WAIT)}")
+
+    def missing(self, inodes: frozenset[int]) -> frozenset[int] | Blind:
+        """See Sockets.missing. 0.5 us for each socket of the host, beside the walk."""
+        try:
+            left = inodes.difference([inode for inode, *_ in self._bound((), 1 << LISTEN)])
+            return left.difference([inode for inode, *_ in self._bound((), HELD)]) if left else left
+        except OSError as error:
+            self.close()
+            return Blind("sockets", f"the kernel cannot be asked which sockets there are: {_explained(error, _WAIT)}")
 
     def _bound(self, ports: Collection[int], states: int) -> list[tuple[int, int, int]]:
         """Return inode, state and local port of the sockets in these states; of these ports, or of all."""
@@ -299,10 +315,19 @@ class ProcNetTcp:
     def accepted(self, held: frozenset[int]) -> frozenset[int] | Blind:
         """See Sockets.accepted."""
         try:
-            tcp = itertools.chain(tcp_places(self._lines("tcp")), tcp_places(self._lines("tcp6")))
-            return accepted(itertools.chain(tcp, _unix(self._folder)), held)
+            return accepted(itertools.chain(self._places(), _unix(self._folder)), held)
         except OSError as error:
             return Blind("sockets", f"{self._folder}/tcp cannot be read: {error.strerror}")
+
+    def missing(self, inodes: frozenset[int]) -> frozenset[int] | Blind:
+        """See Sockets.missing."""
+        try:
+            return inodes.difference([place.inode for place in self._places()])
+        except OSError as error:
+            return Blind("sockets", f"{self._folder}/tcp cannot be read: {error.strerror}")
+
+    def _places(self) -> Iterator[Place]:
+        return itertools.chain(tcp_places(self._lines("tcp")), tcp_places(self._lines("tcp6")))
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -378,6 +403,10 @@ class NoSockets:
 
     def accepted(self, held: frozenset[int]) -> frozenset[int] | Blind:  # noqa: ARG002
         """See Sockets.accepted."""
+        return Blind("sockets", self.why)
+
+    def missing(self, inodes: frozenset[int]) -> frozenset[int] | Blind:  # noqa: ARG002
+        """See Sockets.missing."""
         return Blind("sockets", self.why)
 
     def close(self) -> None:
