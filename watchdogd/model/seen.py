@@ -160,7 +160,8 @@ class Worker:
     monitor. `owned`: it was ever seen to hold a connection alone.
 
     Read only while its instance is suspected, None else: `waits`: its requests that wait for a server. `threads`: how
-    many it has now.
+    many it has now. `monitored_at`: when it was last seen to reach every member of a deployment that is up as one whose
+    driver's monitor runs does (observe/monitors.py), by deployment.
     """
 
     id: ProcessId
@@ -171,6 +172,7 @@ class Worker:
     owned: bool = False
     waits: Waits | None = None
     threads: int | None = None
+    monitored_at: Mapping[str, Mono] | None = None
 
     @property
     def single(self) -> bool:

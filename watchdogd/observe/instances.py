@@ -17,7 +17,7 @@ from watchdogd.model.seen import Blind, Connection, Instance, Member, Role, Sent
 from watchdogd.model.text import Outside, fault
 from watchdogd.observe.mongod.members import outage_starts
 from watchdogd.observe.processes import Processes
-from watchdogd.observe.suspect import Suspect
+from watchdogd.observe.suspect import Around, Suspect
 from watchdogd.observe.tcp.connections import Connections
 from watchdogd.observe.tcp.sockets import Sockets
 from watchdogd.observe.uwsgi import Master, Uwsgi
@@ -150,7 +150,12 @@ class Instances:
                 site.connected_at = at
 
     def suspect(
-        self, which: Collection[InstanceId], connections: Iterable[Connection], tables: Tables, began: Mono
+        self,
+        which: Collection[InstanceId],
+        connections: Iterable[Connection],
+        members: Mapping[MemberId, Member],
+        tables: Tables,
+        began: Mono,
     ) -> None:
         """Read what is read of suspected instances alone; of all others forget it. `began`: when this look began.
 
@@ -165,7 +170,10 @@ class Instances:
                 site.suspect = None
                 continue
             site.suspect = site.suspect or Suspect(self._processes, self._clock)
-            self._guarded(site, partial(_read_suspect, site, site.suspect, held, tables, began))
+            # Where its network namespace is not known, the instance is blind already.
+            if site.master.netns is not None and site.master.netns in tables:
+                around = Around(began, held, members.values(), tables[site.master.netns])
+                self._guarded(site, partial(_read_suspect, site, site.suspect, around))
 
     def _latch(self, connections: Iterable[Connection], members: Mapping[MemberId, Member], at: Mono) -> None:
         by_endpoint: dict[Endpoint, list[Member]] = {}
@@ -324,13 +332,10 @@ def _by_holder(connections: Iterable[Connection]) -> dict[ProcessId, list[Connec
     return held
 
 
-def _read_suspect(
-    site: _Site, suspect: Suspect, held: Mapping[ProcessId, list[Connection]], tables: Tables, began: Mono
-) -> None:
-    master = site.master
-    # Where its network namespace is not known it is blind already.
-    if master is not None and master.netns is not None and master.netns in tables:
-        suspect.read(site.workers.now(), [master.id, *site.others], held, tables[master.netns], began)
+def _read_suspect(site: _Site, suspect: Suspect, around: Around) -> None:
+    if site.master is not None:
+        others = [site.master.id, *site.others]
+        suspect.read(site.workers.now(), others, site.limits.deployments, around)
 
 
 def _latch(

@@ -122,7 +122,7 @@ class Observer:
             else:
                 self._look_up()
             self._instances.attribute(self._connections, members, at)
-        self._instances.suspect(suspected, self._connections.now(), self._readers, at)
+        self._instances.suspect(suspected, self._connections.now(), members, self._readers, at)
         instances = self._instances.now()
         return Snapshot(
             at=self._edges.clock(),
