@@ -179,6 +179,7 @@ def test_both_capabilities_or_the_same_user_are_enough(user: int, rights: int) -
         holder = RealHolder(at_end, user=user, group=user)
         answer = as_nobody(f"ProcProcesses().descriptors({holder.pid})", rights)
         assert ast.literal_eval(answer) == {holder.fd: holder.inode}
+        assert as_nobody(f"ProcProcesses().protocol({holder.pid}, {holder.fd})", rights) == "'TCP'"
 
 
 # -- /proc itself
