@@ -20,7 +20,7 @@ from typing import Self
 from rig import RigError, apps, fetch
 from rig.ports import free_port
 from rig.processes import DeadlineError, Process, all_pids, last_lines, stat_fields, wait_for
-from rig.traffic import Request, get
+from rig.traffic import Request, get, get_by_uwsgi
 
 WEB = Path(apps.__file__).with_name("web.py")
 HOLD = Path(apps.__file__).with_name("hold.py")
@@ -57,6 +57,15 @@ class App(enum.Enum):
     NO_CLIENT = "none"
 
 
+class Front(enum.Enum):
+    """How requests come to the workers; the value is the option of uWSGI."""
+
+    HTTP_SOCKET = "http-socket"
+    HTTP_ROUTER = "http"  # a process of its own takes HTTP, and speaks uwsgi with the workers
+    UWSGI_TCP = "socket"  # as behind nginx on another host
+    UWSGI_UNIX = "uwsgi-socket"  # as behind nginx on this host; the same option by its other name
+
+
 @dataclass(eq=False)
 class Uwsgi:
     """One uWSGI instance in a folder; as a context manager it starts it and kills it.
@@ -69,6 +78,7 @@ class Uwsgi:
     mongo_uri: str = ""
     _: KW_ONLY
     app: App = App.IMPORT_CLIENT
+    front: Front = Front.HTTP_SOCKET
     pymongo: str = fetch.DEFAULT_PYMONGO
     version: str = fetch.DEFAULT_UWSGI
     processes: int = 3
@@ -95,6 +105,7 @@ class Uwsgi:
         self.fifo = self.folder / "fifo"
         self.log = self.folder / "uwsgi.log"
         self.ini = self.folder / "uwsgi.ini"
+        self.unix = self.folder / "uwsgi.sock"
         self._started_workers = self.processes if self.cheaper is None else self.cheaper
         command = fetch.uwsgi(self.version)
         self.ini.write_text("\n".join(["[uwsgi]", *self._options(python=command[0]), *self.extra, ""]))
@@ -180,8 +191,11 @@ class Uwsgi:
         return self.ready_workers()
 
     def get(self, path: str = "/", *, timeout: float = 10) -> Request:
-        """One request to it."""
-        return get(self.address, path, timeout=timeout)
+        """One request to it, as its `front` takes it."""
+        if self.front in {Front.HTTP_SOCKET, Front.HTTP_ROUTER}:
+            return get(self.address, path, timeout=timeout)
+        where = self.unix if self.front is Front.UWSGI_UNIX else self.address
+        return get_by_uwsgi(where, path, timeout=timeout)
 
     def get_many(self, count: int, path: str = "/", *, timeout: float = 10) -> list[Request]:
         """That many requests at the same time, which so reach different workers."""
@@ -250,7 +264,7 @@ class Uwsgi:
             "master": "true",
             "need-app": "true",
             "strict": "true",
-            "http-socket": f"{self.host}:{self.port}",
+            self.front.value: self.unix if self.front is Front.UWSGI_UNIX else f"{self.host}:{self.port}",
             "processes": self.processes,
             "threads": self.threads,
             "cheaper": self.cheaper,

@@ -52,7 +52,7 @@ class _Depth:
 
     def __init__(self, sockets: Sockets) -> None:
         self.backend, self.why = sockets.backend, sockets.why
-        self._sockets = sockets
+        self._sockets, self.accepted, self.missing = sockets, sockets.accepted, sockets.missing
         self.full = False
         self.reads = 0
 
@@ -95,6 +95,7 @@ class _Roles:
 
     def __init__(self, processes: Processes) -> None:
         self.descriptors, self.still, self.netns = processes.descriptors, processes.still, processes.netns
+        self.threads, self.protocol = processes.threads, processes.protocol
         self._processes = processes
         self.took_s = 0.0
 

@@ -2,6 +2,7 @@ import ast
 import os
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -84,6 +85,55 @@ def test_another_socket_at_the_same_descriptor_is_not_still_the_first(holding: t
     assert not edge.still(holder.pid, holder.fd + 1, holder.inode)
 
 
+# -- threads
+
+WAITS = """
+import sys, threading, time
+never = threading.Lock()
+never.acquire()
+def polls():
+    while not never.acquire(timeout=0.02):
+        pass
+threading.Thread(target=never.acquire, daemon=True).start()
+threading.Thread(target=polls, daemon=True).start()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_threads_that_wait_for_a_lock_are_in_a_futex_and_wake_as_often_as_they_poll() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        edge = ProcProcesses()
+
+        def settled() -> dict[int, int] | None:
+            found = edge.threads(process.pid)
+            assert isinstance(found, dict)
+            assert len(found) == 3
+            assert found[process.pid] is None or found[process.pid] == 0 or process.poll() is None
+            futex = {thread: switches for thread, switches in found.items() if switches is not None}
+            return futex if len(futex) == 2 and process.pid not in futex else None
+
+        first = wait_for(settled, "two threads wait for a lock, and the main one for its input", within=WITHIN_S)
+
+        def woken() -> dict[int, int] | None:
+            now = settled()
+            return now if now and max(now[one] - first[one] for one in first) >= 10 else None
+
+        later = wait_for(woken, "one of them has woken ten times", within=WITHIN_S)
+        assert min(later[one] - first[one] for one in first) == 0
+        process.communicate(timeout=WITHIN_S)
+    assert edge.threads(process.pid) == {}
+
+
+def test_a_process_is_single_as_long_as_it_has_one_thread(holding: tuple[Processes, Holder]) -> None:
+    edge, holder = holding
+    assert edge.threads(holder.pid) == {holder.pid if isinstance(edge, ProcProcesses) else 0: None}
+
+
 # -- rights
 
 
@@ -107,6 +157,18 @@ def test_descriptors_of_another_user_are_blind_and_the_missing_right_is_named(ri
 
 
 @needs_root
+@pytest.mark.parametrize("rights", [0, SYS_PTRACE, DAC_READ_SEARCH])
+def test_threads_of_another_user_are_blind_without_both_rights(rights: int) -> None:
+    with ExitStack() as at_end:
+        holder = RealHolder(at_end)
+        answer = as_nobody(f"ProcProcesses().threads({holder.pid})", rights)
+        assert answer.startswith("Blind(")
+        assert "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH" in answer
+        both = as_nobody(f"ProcProcesses().threads({holder.pid})", SYS_PTRACE | DAC_READ_SEARCH)
+        assert ast.literal_eval(both) == {holder.pid: None}
+
+
+@needs_root
 @pytest.mark.parametrize(
     ("user", "rights"),
     [(0, DAC_READ_SEARCH | SYS_PTRACE), (NOBODY, 0)],
@@ -117,6 +179,7 @@ def test_both_capabilities_or_the_same_user_are_enough(user: int, rights: int) -
         holder = RealHolder(at_end, user=user, group=user)
         answer = as_nobody(f"ProcProcesses().descriptors({holder.pid})", rights)
         assert ast.literal_eval(answer) == {holder.fd: holder.inode}
+        assert as_nobody(f"ProcProcesses().protocol({holder.pid}, {holder.fd})", rights) == "'TCP'"
 
 
 # -- /proc itself

@@ -12,7 +12,7 @@ from rig.mongod import Mongod, ReplicaSet
 from rig.netns import Namespace
 from rig.processes import EndedError, Process, all_pids, stat_fields, wait_for
 from rig.traffic import Traffic
-from rig.uwsgi import App, StuckFromBootError, Uwsgi
+from rig.uwsgi import App, Front, StuckFromBootError, Uwsgi
 
 OUTAGE_S = 9.0
 
@@ -93,6 +93,15 @@ def test_a_replica_set_elects_another_primary(tmp_path: Path) -> None:
         replica_set.wait_secondaries(2)
         second.kill()
         assert replica_set.wait_primary(other_than=second) is not second
+
+
+@pytest.mark.parametrize("front", list(Front))
+def test_an_app_is_asked_by_whatever_socket_it_has(front: Front, tmp_path: Path) -> None:
+    with Uwsgi(tmp_path, app=App.NO_CLIENT, front=front, processes=1) as app:
+        answer = app.get("/healthz?hold=0.01")
+        assert answer.good
+        assert [answer.worker] == app.ready_workers()
+        assert app.get("/nowhere").status == 404
 
 
 def test_workers_are_replaced_by_w_and_the_master_stays(tmp_path: Path) -> None:

@@ -114,6 +114,45 @@ def test_an_idle_connection_is_the_same_until_it_hears_something() -> None:
     assert place.known(socket).last_data == Interval(place.clock.now - 1 - GRAIN_S, place.clock.now - 1)
 
 
+def test_what_is_sent_without_an_answer_is_followed_too() -> None:
+    place = Place()
+    socket = place.connect(place.workers[0])
+    place.clock.move(5)
+    place.full()
+    assert place.known(socket).last_sent == Interval(place.clock.now - 5 - GRAIN_S, place.clock.now - 5)
+    socket.sends()
+    place.clock.move(2)
+    place.full()
+    one = place.known(socket)
+    assert one.last_sent == Interval(place.clock.now - 2 - GRAIN_S, place.clock.now - 2)
+    assert one.last_data.hi == place.clock.now - 7
+
+
+def test_without_ages_it_may_have_been_sent_at_any_time_since_it_was_first_seen() -> None:
+    place = Place(backend=Backend.PROC)
+    place.full()
+    seen = place.clock.now
+    socket = place.connect(place.workers[0])
+    for _ in range(2):
+        place.clock.move(5)
+        place.full()
+        assert place.known(socket).last_sent == Interval(seen, place.clock.now)
+
+
+def test_one_that_vanished_may_have_sent_until_then() -> None:
+    place = Place()
+    socket = place.connect(place.workers[0])
+    place.full()
+    seen = place.clock.now
+    place.clock.move(5)
+    socket.is_left()
+    place.full()
+    socket.dead = True
+    place.clock.move(5)
+    place.full()
+    assert place.known(socket).last_sent == Interval(seen - GRAIN_S, place.clock.now)
+
+
 @pytest.mark.parametrize("quiet", [False, True])
 def test_when_it_was_closed_lies_between_the_two_looks_around_it(quiet: bool) -> None:
     place = Place(backend=Backend.PROC)
@@ -296,7 +335,7 @@ ELSEWHERE = OUR_NETNS + 1
 
 
 def row(cookie: int, remote: Endpoint = MONGOD, *, close_wait: bool = False) -> Row:
-    return Row(cookie, 100 + cookie, close_wait, LOCAL, remote, int(close_wait), 1.0, 1.0)
+    return Row(cookie, 100 + cookie, close_wait, LOCAL, remote, int(close_wait), 1.0, 1.0, 1.0)
 
 
 def test_each_namespace_has_its_own_last_look() -> None:
@@ -409,6 +448,13 @@ class Life(RuleBasedStateMachine):
             self.looked = False
 
     @rule(data=st.data())
+    def sends(self, data: st.DataObject) -> None:
+        if socket := self.any_of(data):
+            if not socket.dead:
+                socket.sends()
+            self.looked = False
+
+    @rule(data=st.data())
     def reads(self, data: st.DataObject) -> None:
         if socket := self.any_of(data):
             socket.reads()
@@ -474,7 +520,7 @@ class Life(RuleBasedStateMachine):
     def every_interval_is_one_and_is_never_widened(self) -> None:
         now = {one.cookie: one for one in self.place.connections.now()}
         for cookie, one in now.items():
-            assert all(lo <= hi for lo, hi in filter(None, (one.since, one.last_data, one.closed))), one
+            assert all(lo <= hi for lo, hi in filter(None, (one.since, one.last_data, one.last_sent, one.closed))), one
             known = self.before.get(cookie)
             if known:
                 assert one.since == known.since
@@ -513,6 +559,8 @@ class Life(RuleBasedStateMachine):
         assert socket.data_at <= one.last_data.hi or (state is Tcp.ESTABLISHED and not one.holders)
         if self.place.sockets.backend is Backend.SOCK_DIAG and not socket.dead:
             assert one.last_data.lo <= socket.data_at
+        if state is Tcp.ESTABLISHED and one.holders:
+            assert one.last_sent.lo - GRAIN_S <= socket.sent_at <= one.last_sent.hi
         if state is Tcp.ESTABLISHED:
             assert one.since.lo <= self.made[socket.inode]
             assert one.closed is None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.world.host import FIFO, MAIN, MONGOD, Host, Watcher, config_of, stuck_app
+from tests.world.host import ADDRESS, FIFO, MAIN, MONGOD, Host, Watcher, config_of, stuck_app
 from tests.world.pieces import SHOP_ID
 from watchdogd.config import DeploymentConfig, InstanceConfig
 from watchdogd.model.remembered import Phase
@@ -110,6 +110,68 @@ def test_where_that_cannot_be_asked_the_instance_is_blind_and_it_is_asked_again(
     host.spied["uwsgi"].broken.clear()
     watcher.tick(11)
     assert (instance(watcher).no_restart, watcher.blind()) == ("it is a zergling", {})
+
+
+def sends(watcher: Watcher) -> list[tuple[str, float]]:
+    """Whom the master sends to, and since when."""
+    return [(one.member.address, one.since) for one in instance(watcher).master_sent]
+
+
+def test_a_master_sends_to_a_member_once_it_sent_since_that_serves_and_read_all_that_came(host: Host) -> None:
+    master, _ = host.app()
+    host.connect(master)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(12)
+    host.stop_mongod()
+    watcher.tick(3)
+    host.start_mongod()
+    again = host.connect(master)  # at once, which may have been before the member served
+    watcher.tick(2)
+    assert sends(watcher) == []
+    again.hears(300)  # mongod streams its answers, and the kernel takes them
+    watcher.tick(2)
+    assert sends(watcher) == []
+    again.reads()
+    again.sends()
+    watcher.tick(2)
+    first = host.clock.now - 1
+    assert sends(watcher) == [(ADDRESS, first)]
+    (sent,) = instance(watcher).master_sent
+    assert sent.last.hi == first - 1
+    again.sends()
+    watcher.tick(10)
+    assert sends(watcher) == [(ADDRESS, first)]
+    again.hears(300)
+    watcher.tick(10)
+    assert sends(watcher) == []  # nobody reads
+
+
+def test_what_a_master_sent_before_its_member_served_anew_does_not_count(host: Host) -> None:
+    master, _ = host.app()
+    socket = host.connect(master)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(4)
+    socket.sends()
+    watcher.tick(12)
+    assert sends(watcher)
+    host.say(serving=False)  # another one is primary; no connection ends
+    watcher.tick(2)
+    assert sends(watcher) == []
+    host.say()
+    watcher.tick(12)
+    assert sends(watcher) == []
+    socket.sends()
+    watcher.tick(12)
+    assert sends(watcher)
+
+
+def test_what_a_worker_sends_alone_is_not_the_masters(host: Host) -> None:
+    _, (worker, _) = host.app()
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(2)
+    host.connect(worker).sends()
+    watcher.tick(12)
+    assert sends(watcher) == []
 
 
 def test_what_the_master_was_seen_to_hold_is_remembered(host: Host) -> None:

@@ -10,13 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watchdogd.model.base import Endpoint
+from watchdogd.observe.tcp.inbound import Place, accepted, tcp_places, unix_places
 from watchdogd.observe.tcp.sock_diag import (
     CLOSE_WAIT,
     ESTABLISHED,
+    HELD,
+    LISTEN,
     MAX_FILTERED,
     Answer,
     Ends,
     Seen,
+    bound,
     bytecode,
     ends,
     packed,
@@ -129,6 +133,28 @@ def test_the_question_of_one_endpoint_is_the_one_that_the_kernel_knows() -> None
     )
 
 
+def test_the_question_of_ports_holds_for_every_address() -> None:
+    question = bound([8080, 9090], 1 << LISTEN, 5)
+    first = struct.pack("=BBH BBxxi", 7, 12, 16, 0, 0, 9090)
+    second = struct.pack("=BBH BBxxi", 7, 12, 16, 0, 0, 8080)
+    jump = struct.pack("=BBH", 1, 4, 4 + len(second))
+    code = first + jump + second
+    assert kernel_accepts(code)
+    assert bytes(question) == (
+        struct.pack("=IHHII", 16 + 60 + 4 + len(code), 18, 0x301, 5, 0)
+        + struct.pack("=BBBB", 2, 0, 0, 0)
+        + bytes(48)
+        + struct.pack("=II", 1 << LISTEN, 0)
+        + struct.pack("=HH", 4 + len(code), 1)
+        + code
+    )
+
+
+@pytest.mark.parametrize("ports", [[], list(range(1, MAX_FILTERED + 2))])
+def test_without_ports_or_with_too_many_the_kernel_filters_nothing(ports: list[int]) -> None:
+    assert len(bound(ports, HELD, 5)) == 16 + 60
+
+
 def test_many_endpoints_are_not_filtered_in_the_kernel() -> None:
     some = [Endpoint("10.0.0.7", port) for port in range(1, MAX_FILTERED + 1)]
     assert len(request(some)) > len(request([*some, HERE]))
@@ -149,7 +175,7 @@ class Socket:
     state: int = CLOSE_WAIT
     rqueue: int = 1
     inode: int = 4711
-    ages_ms: tuple[int, int] | None = (2000, 1500)
+    ages_ms: tuple[int, int, int] | None = (2500, 2000, 1500)  # sent, data, ack
     attributes: bytes = struct.pack("=HHBxxx", 5, 8, 1)  # INET_DIAG_SHUTDOWN
 
     def row(self, sequence: int) -> bytes:
@@ -162,7 +188,7 @@ class Socket:
         body = struct.pack("=BBBB", family, self.state, 0, 0) + socket_id
         body += struct.pack("=IIIII", 0, self.rqueue, 0, 0, self.inode) + self.attributes
         if self.ages_ms is not None:
-            body += struct.pack("=HH 44x I 4x II 220x", 284, 2, 77, *self.ages_ms)
+            body += struct.pack("=HH 44x I 4x II 220x", 284, 2, *self.ages_ms)
         return message(18, sequence, body)
 
 
@@ -183,7 +209,7 @@ def read(answer: Answer, part: bytes, sequence: int = 9) -> list[Seen]:
 def test_a_row_gives_ends_state_inode_queue_and_ages() -> None:
     answer = Answer()
     ((*seen, (family, name)),) = read(answer, Socket(2**40 + 5).row(9))
-    assert seen == [Ends(2**40 + 5, HERE, THERE), 4711, CLOSE_WAIT, 1, 2.0, 1.5]
+    assert seen == [Ends(2**40 + 5, HERE, THERE), 4711, CLOSE_WAIT, 1, 2.0, 1.5, 2.5]
     assert ends(family, name) == seen[0]
     assert not answer.complete
 
@@ -203,16 +229,26 @@ def test_a_v4_mapped_socket_has_ipv4_ends() -> None:
 @given(st.lists(st.integers(0, 40).map(lambda size: struct.pack("=HH", 4 + size, 99) + bytes(size + -size % 4))))
 def test_the_ages_are_found_behind_any_attributes(attributes: list[bytes]) -> None:
     answer = Answer()
-    first = Socket(1, attributes=b"".join(attributes), ages_ms=(1, 2))
-    second = Socket(2, attributes=b"".join(attributes[1:]), ages_ms=(3, 4))
+    first = Socket(1, attributes=b"".join(attributes), ages_ms=(5, 1, 2))
+    second = Socket(2, attributes=b"".join(attributes[1:]), ages_ms=(6, 3, 4))
     seen = read(answer, first.row(9) + second.row(9) + first.row(9))
-    assert [one[4:6] for one in seen] == [(0.001, 0.002), (0.003, 0.004), (0.001, 0.002)]
+    assert [one[4:7] for one in seen] == [(0.001, 0.002, 0.005), (0.003, 0.004, 0.006), (0.001, 0.002, 0.005)]
 
 
 def test_a_row_without_tcp_info_has_no_ages_even_beside_one_that_has() -> None:
     answer = Answer()
     seen = read(answer, Socket(1).row(9) + Socket(2, ages_ms=None).row(9) + Socket(3).row(9) + done(9))
-    assert [one[4:6] for one in seen] == [(2.0, 1.5), (None, None), (2.0, 1.5)]
+    assert [one[4:7] for one in seen] == [(2.0, 1.5, 2.5), (None, None, None), (2.0, 1.5, 2.5)]
+    assert answer.complete
+
+
+def test_of_what_is_bound_there_are_inode_state_and_local_port() -> None:
+    answer = Answer()
+    part = (
+        Socket(1, state=LISTEN, ages_ms=None).row(9) + Socket(2, local=Endpoint("::1", 443), inode=5).row(9) + done(9)
+    )
+    answer.buffer[: len(part)] = part
+    assert list(answer.bound(len(part), 9)) == [(4711, LISTEN, 40000), (5, CLOSE_WAIT, 443)]
     assert answer.complete
 
 
@@ -294,7 +330,7 @@ def test_proc_shows_close_wait_and_with_established_that_too() -> None:
 @little_endian
 def test_a_row_of_proc_has_ends_and_queue_and_neither_cookie_nor_ages() -> None:
     row = next(proc(TCP, THERE))
-    assert row == Row(2**64 + 102, 102, True, Endpoint("127.0.0.1", 40000), THERE, 1, None, None)
+    assert row == Row(2**64 + 102, 102, True, Endpoint("127.0.0.1", 40000), THERE, 1, None, None, None)
 
 
 @little_endian
@@ -317,6 +353,33 @@ def test_an_ipv6_row_of_tcp6_is_read() -> None:
 def test_a_torn_line_is_passed_over() -> None:
     assert list(proc(TCP.splitlines()[2][:80], THERE)) == []
     assert list(proc("\n", THERE)) == []
+
+
+@little_endian
+def test_who_was_accepted_has_the_port_of_a_listener_that_is_held_too() -> None:
+    places = list(tcp_places(TCP.encode().splitlines(keepends=True)))
+    assert Place(101, listens=True, at=27041) in places
+    assert 0 not in {one.inode for one in places}
+    places += [Place(201, listens=False, at=27041), Place(202, listens=False, at=27042), Place(203, True, 9)]
+    places += [Place(204, listens=False, at=9)]
+    assert accepted(places, frozenset({101, 102, 201, 202})) == {201}
+    assert accepted(places, frozenset({102, 201, 202})) == set()  # its listener is another's
+    assert accepted(places, frozenset({101, 202, 203})) == set()
+
+
+def test_who_was_accepted_on_a_unix_socket_has_its_path() -> None:
+    text = """\
+Num       RefCount Protocol Flags    Type St Inode Path
+0000000000000000: 00000002 00000000 00010000 0001 01 301 /run/shop/with space.sock
+0000000000000000: 00000003 00000000 00000000 0001 03 302 /run/shop/with space.sock
+0000000000000000: 00000003 00000000 00000000 0001 03 303
+0000000000000000: 00000002 00000000 00010000 0001 01 304 @abstract
+0000000000000000: 00000003 00000000 00000000 0001 03 305 @abstract
+0000000000000000: 00000003 00000000 00000000 0001 03 306 /run/postgresql/.s.PGSQL.5432
+"""
+    places = list(unix_places(text.encode().splitlines(keepends=True)))
+    assert accepted(places, frozenset(range(300, 310))) == {302, 305}
+    assert accepted(places, frozenset({302, 305})) == set()
 
 
 @given(endpoints)

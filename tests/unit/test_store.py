@@ -89,6 +89,7 @@ DEAD = Connection(
     closed=Interval(3900.0, math.inf),
     rqueue=1,
     holders=frozenset({MASTER, WORKER}),
+    last_sent=Interval(3900.5, 3901.0),
 )
 
 

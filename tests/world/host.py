@@ -205,8 +205,8 @@ class Watcher:
         """Look and decide, after time has passed; nothing is ever written."""
         for _ in range(times):
             self.host.pass_time(every)
-            busy = any(one.phase not in QUIET for one in self.state.instances.values())
-            self.snapshot = self.observer.look(full=busy)
+            suspected = [key for key, one in self.state.instances.items() if one.phase not in QUIET]
+            self.snapshot = self.observer.look(full=False, suspected=suspected)
             anew = decide(self.state, detect(self.snapshot, self.config), self.snapshot, self.config)
             self.findings, decision = self.conclusions.draw(self.state, self.snapshot, self.config)
             assert self.faults or not decision.faults

@@ -25,6 +25,8 @@ class FakeProcess:
     io: int = 0
     sockets: dict[int, int] = field(default_factory=dict)
     refused: str | None = None
+    # Switches of each thread that is in a futex; None for one that waits for something else.
+    threads: dict[int, int | None] = field(default_factory=lambda: {0: None})
 
     def holds(self, inode: int) -> int:
         """Opens or inherits a socket; returns the descriptor."""
@@ -86,6 +88,16 @@ class FakeProcesses:
     def still(self, pid: int, fd: int, inode: int) -> bool:
         known = self.alive.get(pid)
         return known is not None and (known.refused is not None or known.sockets.get(fd) == inode)
+
+    def threads(self, pid: int) -> dict[int, int | None] | Blind:
+        known = self.alive.get(pid)
+        if known is None:
+            return {}
+        return Blind(known.refused) if known.refused else dict(known.threads)
+
+    def protocol(self, pid: int, fd: int) -> str:
+        known = self.alive.get(pid)
+        return "" if known is None or known.refused or fd not in known.sockets else "TCP"
 
     def netns(self) -> int:
         return OUR_NETNS

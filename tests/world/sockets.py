@@ -24,15 +24,21 @@ class FakeSocket:
     remote: Endpoint
     data_at: Mono
     ack_at: Mono
+    sent_at: Mono
     rqueue: int = 0
     close_wait: bool = False
     dead: bool = False
+    accepted: bool = False
     closed: bool = False
 
     def hears(self, size: int) -> None:
         """Data comes."""
         self.data_at = self.ack_at = self.world.clock()
         self.rqueue += size
+
+    def sends(self) -> None:
+        """The app sends data, which is acknowledged at once."""
+        self.sent_at = self.ack_at = self.world.clock()
 
     def is_probed(self) -> None:
         """A keepalive probe is answered."""
@@ -75,8 +81,14 @@ class FakeSockets:
         number = self.first + len(self.sockets) + 1
         host = "::1" if ":" in remote.host else "127.0.0.1"
         local, at = Endpoint(host, 32768 + number), self.clock()
-        self.sockets.append(FakeSocket(self, number, 100_000 + number, local, remote, at, at))
+        self.sockets.append(FakeSocket(self, number, 100_000 + number, local, remote, at, at, at))
         return self.sockets[-1]
+
+    def accept(self) -> FakeSocket:
+        """A process takes a connection that somebody made to it."""
+        socket = self.connect(Endpoint("10.0.0.200", 50_000))
+        socket.accepted = True
+        return socket
 
     # -- the edge
 
@@ -103,14 +115,24 @@ class FakeSockets:
             one.cookie: None if one.dead or one.closed else _row(one, at) for one in self.sockets if one.cookie in asked
         }
 
+    def accepted(self, held: frozenset[int]) -> frozenset[int] | Blind:
+        if self.blind is not None:
+            return Blind(self.blind)
+        return frozenset(one.inode for one in self.sockets if one.accepted and not one.closed and one.inode in held)
+
+    def missing(self, inodes: frozenset[int]) -> frozenset[int] | Blind:
+        if self.blind is not None:
+            return Blind(self.blind)
+        return inodes - {one.inode for one in self.sockets if not one.closed and not one.dead}
+
     def close(self) -> None:
         pass
 
 
 def _row(one: FakeSocket, at: Mono) -> Row:
-    ends = one.local, one.remote
-    return Row(one.cookie, one.inode, one.close_wait, *ends, one.rqueue, at - one.data_at, at - one.ack_at)
+    ages = at - one.data_at, at - one.ack_at, at - one.sent_at
+    return Row(one.cookie, one.inode, one.close_wait, one.local, one.remote, one.rqueue, *ages)
 
 
 def _as_of_proc(row: Row) -> Row:
-    return row._replace(cookie=2**64 + row.inode, data_age_s=None, ack_age_s=None)
+    return row._replace(cookie=2**64 + row.inode, data_age_s=None, ack_age_s=None, sent_age_s=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -24,6 +25,8 @@ class MemberState(enum.Enum):
 
 
 OUT = frozenset({MemberState.DOWN, MemberState.FROZEN})
+ANY_TIME = Interval(-math.inf, math.inf)
+"""Of something that is not known to have happened at any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ class Connection:
     `cookie`: the kernel's identity of the socket; the /proc fallback has none and takes 2**64 + inode.
     `since`: when it was first seen by us. `closed`: when it went into CLOSE_WAIT. `last_data`: when it last received.
     `rqueue`: bytes not read yet, the FIN counts as one. `shared`: several processes have held it at the same time.
+    `last_sent`: when data was last sent on it, for the first time or again; followed while it is ESTABLISHED. It tells
+    that somebody uses it, which `last_data` does not: the kernel takes what comes where nobody reads.
     """
 
     cookie: int
@@ -100,6 +105,47 @@ class Connection:
     rqueue: int = 0
     holders: frozenset[ProcessId] = frozenset()
     shared: bool = False
+    last_sent: Interval = ANY_TIME
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One request that waited as a driver waits for a server that it does not find (observe/waits.py).
+
+    `held_since`: the first look that saw its connection. `first`: the look at which it had waited so for a second;
+    `last`: the last one that saw it held.
+    """
+
+    held_since: Mono
+    first: Mono
+    last: Mono
+
+    @property
+    def seconds(self) -> float:
+        """For how long it was held at least."""
+        return self.last - self.held_since
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The requests of one worker that waited so in the last minute, the oldest first.
+
+    `since`: when it was looked at so for the first time. `at`: when it was looked at last.
+    """
+
+    since: Mono
+    at: Mono
+    requests: tuple[Wait, ...] = ()
+
+    @property
+    def present(self) -> int:
+        """How many of them it holds now."""
+        return sum(one.last == self.at for one in self.requests)
+
+    @property
+    def longest_s(self) -> float:
+        """For how many seconds the longest one was held, at least; 0 without any."""
+        return max((one.seconds for one in self.requests), default=0.0)
 
 
 class Role(enum.Enum):
@@ -119,6 +165,10 @@ class Worker:
     latch). `used`: when it was first seen to work since the outage, or since it was ready; None while it has not been.
     `monitored`: those that it has had two own connections to at once: one is its requests', the other its driver's
     monitor. `owned`: it was ever seen to hold a connection alone.
+
+    Read only while its instance is suspected, None else: `waits`: its requests that wait for a server. `threads`: how
+    many it has now. `monitored_at`: when it was last seen to reach every member of a deployment that is up as one whose
+    driver's monitor runs does (observe/monitors.py), by deployment.
     """
 
     id: ProcessId
@@ -127,6 +177,14 @@ class Worker:
     used: Interval | None = None
     monitored: frozenset[Incarnation] = frozenset()
     owned: bool = False
+    waits: Waits | None = None
+    threads: int | None = None
+    monitored_at: Mapping[str, Mono] | None = None
+
+    @property
+    def single(self) -> bool:
+        """Say whether it is known to have one thread: then no monitor of a driver runs in it."""
+        return self.threads == 1
 
     @property
     def ready(self) -> bool:
@@ -135,16 +193,44 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadSocket:
+    """A TCP socket that is in no table any more, that several processes hold, and that nobody saw alive.
+
+    It may have led to a member, or to anything else. `since`: when it was first seen so.
+    """
+
+    inode: int
+    since: Mono
+    holders: frozenset[ProcessId]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """That a master sends to a member that serves: who sends again and again has a driver whose monitor runs.
+
+    Only what it sent for certain since that member serves counts, on an ESTABLISHED connection on which it has read all
+    that came. `since`: when that was first seen; it has been so in every look since then. `last`: when it last sent.
+    """
+
+    member: MemberId
+    since: Mono
+    last: Interval
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """One uWSGI master with its processes.
 
     `master` None: nobody has the FIFO open. `held_by_master`: deployments a connection of which the master was ever
     seen to hold; `master_connected_at`: when it was last seen to hold an ESTABLISHED one to a serving member.
+    `master_sent`: the serving members that it sends to.
     `fifo_problem`: why a byte would not arrive. `blind`: what could not be read, which blocks every reload.
     `sockets`: how those of its network namespace are read, None where that is the daemon's own. `no_restart`: why this
     master may never be sent `r`, which would end it; None where nothing speaks against it. `met`: the deployments to
     which a process of it was ever seen connected. `elsewhere`: whom it talks to, where that is only others than the
     members of its deployments; then it is a part of `blind` too.
+    Read only while it is suspected: `dead`: the dead sockets of which nobody knows where they led. `unseen`: why not
+    all of what is read then can be seen; empty where it can. It blocks nothing.
     """
 
     name: str
@@ -163,6 +249,9 @@ class Instance:
     no_restart: str | None = None
     met: frozenset[str] = frozenset()
     elsewhere: str = ""
+    master_sent: tuple[Sent, ...] = ()
+    dead: tuple[DeadSocket, ...] = ()
+    unseen: str = ""
 
     @property
     def id(self) -> InstanceId:

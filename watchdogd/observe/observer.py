@@ -1,7 +1,8 @@
 """One look at the world: which edges are read, how deep, and what the readings fold into. Never decides about reloads.
 
 A quiet look is the heartbeats and one dump of CLOSE_WAIT sockets. A full look adds ESTABLISHED ones, masters, roles and
-descriptors: while something is wrong, when it is asked for, else every 10 s.
+descriptors: while something is wrong, when it is asked for, else every 10 s. Of the instances that are suspected a look
+also has what suspect.py reads.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Observer:
         self._walk_share = walk_share
         self._walk_at: Mono = -math.inf
         self._deployments = Deployments(edges.heartbeats, edges.resolver)
-        self._instances = Instances(edges.uwsgi, edges.processes)
+        self._instances = Instances(edges.uwsgi, edges.processes, edges.clock)
         self._connections = Connections()
         self._others = Others()
         self._full_at: Mono = -math.inf
@@ -121,9 +122,20 @@ class Observer:
         ]
         return self._deployments.unheard() + silent
 
-    def look(self, *, full: bool, outcomes: tuple[Outcome, ...] = (), requests: tuple[Request, ...] = ()) -> Snapshot:
-        """Read everything that is due and return what is known now. An edge that fails makes that part blind."""
+    def look(
+        self,
+        *,
+        full: bool,
+        suspected: Collection[InstanceId] = (),
+        outcomes: tuple[Outcome, ...] = (),
+        requests: tuple[Request, ...] = (),
+    ) -> Snapshot:
+        """Read everything that is due and return what is known now. An edge that fails makes that part blind.
+
+        `suspected`: the instances of which is read what is not read at rest (suspect.py); then the look is full.
+        """
         at = self._edges.clock()
+        full = full or bool(suspected)
         answered, members = self._hear(at)
         full |= answered
         if members is not self._members:
@@ -144,6 +156,7 @@ class Observer:
                 self._learned.see(talks, self._connections.in_use(), at)
                 self._instances.judge(talks, self._learned.words, members)
         self._ask(at, members)
+        self._instances.suspect(suspected, self._connections.now(), members, self._readers, at)
         instances = self._instances.now()
         return Snapshot(
             at=self._edges.clock(),

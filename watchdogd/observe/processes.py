@@ -44,6 +44,15 @@ class Processes(Protocol):
     def still(self, pid: int, fd: int, inode: int) -> bool:
         """Say whether this descriptor still is this socket; what may not be read is taken to be."""
 
+    def threads(self, pid: int) -> dict[int, int | None] | Blind:
+        """Return its threads: of each that is in a futex how often it was switched away of its own will, else None.
+
+        Empty when the process is gone.
+        """
+
+    def protocol(self, pid: int, fd: int) -> str:
+        """Return the kernel's name for the protocol of a socket: `TCP`, `TCPv6`, `UNIX-STREAM`; empty: not known."""
+
     def netns(self) -> int:
         """Return the inode of our own network namespace."""
 
@@ -77,6 +86,28 @@ class ProcProcesses:
             return procfs.link(pid, fd) == f"socket:[{inode}]"
         except PermissionError as error:
             return procfs.refusal(pid, error) is not None
+
+    def threads(self, pid: int) -> dict[int, int | None] | Blind:
+        """See Processes.threads. 5 us for a worker that waits for requests."""
+        try:
+            return procfs.threads(pid)
+        except procfs.GONE:
+            return {}
+        except NotImplementedError as error:
+            return Blind(str(error))
+        except PermissionError:
+            known = procfs.stat(pid)
+            if known is None or known.ended:
+                return {}
+            mend = "give the daemon CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+            return Blind(f"process {pid} hides what its threads wait for (/proc/{pid}/task/*/syscall): {mend}")
+
+    def protocol(self, pid: int, fd: int) -> str:
+        """See Processes.protocol. 4 us."""
+        try:
+            return procfs.protocol(pid, fd)
+        except OSError:  # it is gone, or no socket any more
+            return ""
 
     def netns(self) -> int:
         """See Processes.netns."""

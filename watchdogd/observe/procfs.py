@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -18,6 +19,8 @@ GONE = (FileNotFoundError, ProcessLookupError)
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PF_EXITING = 0x4  # include/linux/sched.h
 _STABLE_TRIES = 5
+# Of the system call futex (arch/*/include of the kernel). On others, waits are told as hidden.
+_FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}.get(platform.machine())
 
 
 class Stat(NamedTuple):
@@ -52,6 +55,26 @@ def io(pid: int) -> int | None:
     except (PermissionError, ValueError):
         return None
     return int(rchar) + int(wchar)
+
+
+def threads(pid: int) -> dict[int, int | None]:
+    """Return the threads of a process; of each that is in the system call futex, its voluntary switches until now.
+
+    None for any other. proc_pid_task(5), proc_pid_syscall(5), which asks for the rights of a debugger
+    (PTRACE_MODE_ATTACH); proc_pid_status(5). 2 us for a process, 3 for each thread, 5 more for one in a futex. Raises
+    PermissionError, NotImplementedError where the number of the call is not known, FileNotFoundError or
+    ProcessLookupError when the process is gone.
+    """
+    if _FUTEX is None:
+        raise NotImplementedError(f"the number of the system call futex on {platform.machine()} is not known here")
+    found: dict[int, int | None] = {}
+    for name in os.listdir(f"/proc/{pid}/task"):
+        call = _read(f"/proc/{pid}/task/{name}/syscall")
+        switches = b""
+        if call.startswith(b"%d " % _FUTEX):
+            switches = field(_read(f"/proc/{pid}/task/{name}/status"), b"voluntary_ctxt_switches")
+        found[int(name)] = int(switches) if switches else None
+    return found
 
 
 def field(status: bytes, name: bytes) -> bytes:
@@ -155,6 +178,14 @@ def _tcp_listens(row: list[bytes]) -> bool:
 
 def _unix_listens(row: list[bytes]) -> bool:
     return int(row[3], 16) & 0x10000 != 0  # __SO_ACCEPTCON, include/linux/net.h
+
+
+def protocol(pid: int, fd: int) -> str:
+    """Return the name of a socket's protocol, also of one that is in no table any more; raises OSError.
+
+    The kernel has it as an extended attribute of each socket (net/socket.c, sockfs_xattr_get).
+    """
+    return os.getxattr(f"/proc/{pid}/fd/{fd}", "system.sockprotoname").rstrip(b"\0").decode()
 
 
 def refusal(pid: int, error: PermissionError) -> str | None:

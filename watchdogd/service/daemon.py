@@ -104,8 +104,10 @@ class Daemon:
             for one in asked:
                 self.server.answer(one, answer)
         requests = tuple([request for one in self._incoming if (request := one.request(self.clock()))])
-        full = bool(self._incoming) or any(one.phase not in QUIET for one in self.state.instances.values())
-        snapshot = self.observer.look(full=full, outcomes=self._outcomes, requests=requests)
+        suspected = [key for key, one in self.state.instances.items() if one.phase not in QUIET]
+        snapshot = self.observer.look(
+            full=bool(self._incoming), suspected=suspected, outcomes=self._outcomes, requests=requests
+        )
         if deaf := self.sinks.blind():
             snapshot = replace(snapshot, blind=(*snapshot.blind, *deaf))
         if problem := self.store.problem():  # of what was saved: reloads are blocked while there is one

@@ -120,7 +120,9 @@ class Connections:
                 # One that was never seen in CLOSE_WAIT may have had data until it vanished.
                 closed = known.closed or Interval(before_established, moment.hi)
                 last_data = known.last_data if known.closed else Interval(known.last_data.lo, moment.hi)
-                track.connection = replace(known, tcp=Tcp.DEAD, closed=closed, last_data=last_data)
+                # It may have sent until it vanished, in CLOSE_WAIT too.
+                last_sent = Interval(known.last_sent.lo, moment.hi)
+                track.connection = replace(known, tcp=Tcp.DEAD, closed=closed, last_data=last_data, last_sent=last_sent)
                 changed = True
         if changed:
             self._seen = None
@@ -229,9 +231,10 @@ def _connection(row: Row, moment: Interval, since: Interval, before: Mono) -> Co
         remote=row.remote,
         tcp=Tcp.CLOSE_WAIT if row.close_wait else Tcp.ESTABLISHED,
         since=since,
-        last_data=_last_data(row, moment, since.lo),
+        last_data=_last(row.data_age_s, moment, since.lo),
         closed=_closed(row, moment, before),
         rqueue=row.rqueue,
+        last_sent=_last(row.sent_age_s, moment, since.lo),
     )
 
 
@@ -241,14 +244,17 @@ def _updated(known: Connection, row: Row, moment: Interval, before: Mono) -> Con
         if (known.tcp, known.rqueue) == (Tcp.CLOSE_WAIT, row.rqueue):
             return known
         return replace(known, tcp=Tcp.CLOSE_WAIT, rqueue=row.rqueue)
-    # Data only comes later than data before, so what comes not after `last_data` is in it. That holds for most idle
-    # ones at most looks: anew from the jiffies they would all be a little different each time, at 15 us each.
+    # Data only comes later than data before, so what comes not after `last_data` is in it, and the same for what is
+    # sent. That holds for most idle ones at most looks: anew from the jiffies they would all be a little different each
+    # time, at 15 us each.
     if (
         known.tcp is Tcp.ESTABLISHED
         and not row.close_wait
         and known.rqueue == row.rqueue
         and row.data_age_s is not None
+        and row.sent_age_s is not None
         and moment.hi - row.data_age_s <= known.last_data.hi
+        and moment.hi - row.sent_age_s <= known.last_sent.hi
     ):
         return known
     # Not replace(), which takes 8 us.
@@ -259,11 +265,12 @@ def _updated(known: Connection, row: Row, moment: Interval, before: Mono) -> Con
         known.remote,
         Tcp.CLOSE_WAIT if row.close_wait else Tcp.ESTABLISHED,
         known.since,
-        _last_data(row, moment, known.since.lo),
+        _last(row.data_age_s, moment, known.since.lo),
         _closed(row, moment, before),
         row.rqueue,
         known.holders,
         known.shared,
+        _last(row.sent_age_s, moment, known.since.lo),
     )
 
 
@@ -280,7 +287,8 @@ def _closed(row: Row, moment: Interval, before: Mono) -> Interval | None:
     return Interval(lo, max(lo, hi)).narrowed(Interval(before, moment.hi))
 
 
-def _last_data(row: Row, moment: Interval, first_seen: Mono) -> Interval:
-    if row.data_age_s is None:
+def _last(age_s: float | None, moment: Interval, first_seen: Mono) -> Interval:
+    """Return when that was, by its age at that moment; without one, any time since it was first seen."""
+    if age_s is None:
         return Interval(first_seen, moment.hi)
-    return Interval(moment.lo - row.data_age_s - GRAIN_S, moment.hi - row.data_age_s)
+    return Interval(moment.lo - age_s - GRAIN_S, moment.hi - age_s)

@@ -1,7 +1,7 @@
-"""The wire format of NETLINK_SOCK_DIAG for two questions: which TCP sockets have one of these remote ends, and how is
-this one.
+"""The wire format of NETLINK_SOCK_DIAG for three questions: which TCP sockets have one of these remote ends, which are
+bound to one of these ports, and how is this one.
 
-The first is the legacy TCPDIAG_GETSOCK dump: one walk gives IPv4, IPv6 and v4-mapped sockets, where the
+The first two are the legacy TCPDIAG_GETSOCK dump: one walk gives IPv4, IPv6 and v4-mapped sockets, where the
 newer request needs a walk for each family, at twice the cost. Formats:
 include/uapi/linux/netlink.h, sock_diag.h, inet_diag.h and tcp.h. This module must never do I/O.
 """
@@ -12,13 +12,15 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 from watchdogd.model.base import Endpoint
 
 NETLINK_SOCK_DIAG = 4
-ESTABLISHED, CLOSE_WAIT = 1, 8  # include/net/tcp_states.h
+ESTABLISHED, CLOSE_WAIT, LISTEN = 1, 8, 10  # include/net/tcp_states.h
+# Of a socket that a process may hold: all but SYN_RECV and TIME_WAIT, of which a busy host has tens of thousands.
+HELD = sum(1 << state for state in range(1, 12) if state not in {3, 6})
 # netlink_recvmsg() keeps a part of a dump below 32 KiB.
 MAX_PART = 1 << 16
 # The kernel checks the filter at each dump, in time quadratic to its length: measured 0.1 ms for 256
@@ -31,7 +33,7 @@ _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _INET_DIAG_REQ_BYTECODE = 1
 _INET_DIAG_INFO = 2
-_INET_DIAG_BC_JMP, _INET_DIAG_BC_D_COND = 1, 8
+_INET_DIAG_BC_JMP, _INET_DIAG_BC_S_COND, _INET_DIAG_BC_D_COND = 1, 7, 8
 
 _NLMSGHDR = struct.Struct("=IHxxIxxxx")  # length, type, sequence
 _REQUEST = struct.Struct("=IHHII BBBB 48x II")  # nlmsghdr; family, two lengths, extensions, id, states, dbs
@@ -40,9 +42,10 @@ _EXACT = struct.Struct("=IHHII BBBx I 48s")  # nlmsghdr; inet_diag_req_v2: famil
 _ANY_STATE = 0xFFFFFFFF
 _MESSAGE = "BBxx 48s 4x I 8x I"  # inet_diag_msg: family, state, id, rqueue, inode
 _MESSAGE_SIZE = struct.calcsize(f"={_MESSAGE}")
+_BOUND = struct.Struct(f"={_NLMSGHDR.size}x xB2x 2s 46x 16x I")  # state, local port (big-endian), inode
 _SOCKET_ID = struct.Struct("!HH 16s 16s 4x 8s")  # inet_diag_sockid: ports, addresses, cookie
 _NLATTR = struct.Struct("=HH")  # length, type
-_INFO = "HH 52x II"  # nlattr; tcpi_last_data_recv, tcpi_last_ack_recv in ms
+_INFO = "HH 44x I 4x II"  # nlattr; tcpi_last_data_sent, tcpi_last_data_recv, tcpi_last_ack_recv in ms
 _INFO_SIZE = struct.calcsize(f"={_INFO}")
 _BC_OP = struct.Struct("=BBH")  # code, step if it holds, step if not
 _HOSTCOND = struct.Struct("=BBxxi")  # family, prefix length, port
@@ -54,11 +57,12 @@ _ROW = _NLMSGHDR.size + _MESSAGE_SIZE
 _IPV4_SIZE = 4
 _MAPPED = bytes(10) + b"\xff\xff"
 
+T = TypeVar("T")
 Name = tuple[int, bytes]
 """What names one socket to the kernel: its family, and its inet_diag_sockid of 48 bytes."""
 
-Seen = tuple["Ends", int, int, int, float | None, float | None, Name]
-"""One socket: ends, inode, state, receive queue, seconds since data came, seconds since an ack came, name."""
+Seen = tuple["Ends", int, int, int, float | None, float | None, float | None, Name]
+"""One socket: ends, inode, state, receive queue, seconds since data came, an ack came, data was sent; name."""
 
 
 class Ends(NamedTuple):
@@ -104,16 +108,9 @@ def bytecode(endpoints: Iterable[Endpoint], ports: Iterable[int] = ()) -> bytes:
     An IPv4 condition holds for v4-mapped sockets too, and one without a family and an address for every socket with
     that port (net/ipv4/inet_diag.c, inet_diag_bc_run and valid_hostcond).
     """
-    code = b""
     conditions = [_HOSTCOND.pack(socket.AF_UNSPEC, 0, port) for port in ports]
     conditions += [_condition(endpoint) for endpoint in endpoints]
-    for condition in conditions:  # from the last one to the first: a jump needs to know what is behind it
-        size = _BC_OP.size + len(condition)
-        # Where it does not hold it steps over the jump; the last one so steps past the end, which means no.
-        operation = _BC_OP.pack(_INET_DIAG_BC_D_COND, size, size + _BC_OP.size) + condition
-        jump = _BC_OP.pack(_INET_DIAG_BC_JMP, _BC_OP.size, _BC_OP.size + len(code)) if code else b""
-        code = operation + jump + code
-    return code
+    return _one_of(_INET_DIAG_BC_D_COND, conditions)
 
 
 def _condition(endpoint: Endpoint) -> bytes:
@@ -122,13 +119,40 @@ def _condition(endpoint: Endpoint) -> bytes:
     return _HOSTCOND.pack(family, 8 * len(address), endpoint.port) + address
 
 
+def _one_of(kind: int, conditions: Iterable[bytes]) -> bytes:
+    """Return the filter that lets pass what one of these holds for."""
+    code = b""
+    for condition in conditions:  # from the last one to the first: a jump needs to know what is behind it
+        size = _BC_OP.size + len(condition)
+        # Where it does not hold it steps over the jump; the last one so steps past the end, which means no.
+        operation = _BC_OP.pack(kind, size, size + _BC_OP.size) + condition
+        jump = _BC_OP.pack(_INET_DIAG_BC_JMP, _BC_OP.size, _BC_OP.size + len(code)) if code else b""
+        code = operation + jump + code
+    return code
+
+
 def request(endpoints: Collection[Endpoint], ports: Collection[int] = ()) -> bytearray:
     """Return the question for these endpoints and ports, unfiltered above MAX_FILTERED; `stamp` completes it."""
     code = bytecode(endpoints, ports) if len(endpoints) + len(ports) <= MAX_FILTERED else b""
+    return _dump(code, 1 << (_INET_DIAG_INFO - 1))
+
+
+def bound(ports: Collection[int], states: int, sequence: int) -> bytearray:
+    """Return the question for the sockets of these local ports, in these states; without ports, for all.
+
+    Above MAX_FILTERED ports it is for all too. A condition of no family holds for every address.
+    """
+    wanted = [_HOSTCOND.pack(socket.AF_UNSPEC, 0, port) for port in ports] if len(ports) <= MAX_FILTERED else []
+    question = _dump(_one_of(_INET_DIAG_BC_S_COND, wanted), 0)
+    stamp(question, sequence, states)
+    return question
+
+
+def _dump(code: bytes, extensions: int) -> bytearray:
     attribute = _NLATTR.pack(_NLATTR.size + len(code), _INET_DIAG_REQ_BYTECODE) + code if code else b""
     size = _REQUEST.size + len(attribute)
     header = size, _TCPDIAG_GETSOCK, _NLM_F_REQUEST | _NLM_F_DUMP, 0, 0
-    return bytearray(_REQUEST.pack(*header, socket.AF_INET, 0, 0, 1 << (_INET_DIAG_INFO - 1), 0, 0) + attribute)
+    return bytearray(_REQUEST.pack(*header, socket.AF_INET, 0, 0, extensions, 0, 0) + attribute)
 
 
 def stamp(question: bytearray, sequence: int, states: int) -> None:
@@ -175,6 +199,13 @@ class Answer:
 
         Raises OSError with the kernel's error, or EPROTO for what does not answer that question.
         """
+        return self._rows(size, sequence, self._seen)
+
+    def bound(self, size: int, sequence: int) -> Iterator[tuple[int, int, int]]:
+        """Yield inode, state and local port of the sockets of one part; like `part` in all else."""
+        return self._rows(size, sequence, self._place)
+
+    def _rows(self, size: int, sequence: int, row: Callable[[int, int], T]) -> Iterator[T]:
         memory, offset = self._memory, 0
         self.complete = False
         while offset < size:
@@ -182,7 +213,7 @@ class Answer:
             if kind != _TCPDIAG_GETSOCK or number != sequence or length < _ROW:
                 self._last(offset, kind, number == sequence)
                 return
-            yield self._seen(offset, length)
+            yield row(offset, length)
             offset += _aligned(length)
 
     def found(self, size: int) -> tuple[int, Seen | None]:
@@ -199,14 +230,19 @@ class Answer:
         return number, None
 
     def _seen(self, offset: int, length: int) -> Seen:
-        family, state, name, rqueue, inode, room, kind, data_ms, ack_ms = self._row.unpack_from(self._memory, offset)
+        family, state, name, rqueue, inode, room, kind, *ages = self._row.unpack_from(self._memory, offset)
         if kind != _INET_DIAG_INFO or room < _INFO_SIZE or self._info_at >= length:
-            data_ms, ack_ms = self._ages(offset, length)
+            ages = self._ages(offset, length)
         key = family, name
         self._shown[key] = known = self._known.get(key) or ends(family, name)
-        if data_ms is None:
-            return known, inode, state, rqueue, None, None, key
-        return known, inode, state, rqueue, data_ms / 1000, ack_ms / 1000, key
+        if not ages:
+            return known, inode, state, rqueue, None, None, None, key
+        sent_ms, data_ms, ack_ms = ages
+        return known, inode, state, rqueue, data_ms / 1000, ack_ms / 1000, sent_ms / 1000, key
+
+    def _place(self, offset: int, _: int) -> tuple[int, int, int]:
+        state, port, inode = _BOUND.unpack_from(self._memory, offset)
+        return inode, state, int.from_bytes(port, "big")
 
     def remember(self, *, others: bool) -> None:
         """Remember the ends of all sockets that were read since the last call; `others`: and those known before."""
@@ -216,17 +252,16 @@ class Answer:
             self._known = self._shown
         self._shown = {}
 
-    def _ages(self, begin: int, length: int) -> tuple[int, int] | tuple[None, None]:
+    def _ages(self, begin: int, length: int) -> list[int]:
         """Find TCP_INFO in the row, which is at the same place in all of them: from here on it is read with the row."""
         at = _ROW
         while at + _INFO_SIZE <= length:
             size, kind = _NLATTR.unpack_from(self._memory, begin + at)
             if kind == _INET_DIAG_INFO and size >= _INFO_SIZE:
                 self._info_at, self._row = at, _row(at)
-                *_, data_ms, ack_ms = self._row.unpack_from(self._memory, begin)
-                return data_ms, ack_ms
+                return list(self._row.unpack_from(self._memory, begin)[-3:])
             at += max(_aligned(size), _NLATTR.size)
-        return None, None
+        return []
 
     def _last(self, offset: int, kind: int, ours: bool) -> None:  # noqa: FBT001 - one private caller
         # A missing tcp_diag is told by NLMSG_DONE with -ENOENT: who does not look there sees 0 sockets.

@@ -10,24 +10,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from watchdogd.model.base import Endpoint, Mono
 from watchdogd.model.seen import Backend, Blind
+from watchdogd.observe.tcp.inbound import Place, accepted, tcp_places, unix_places
 from watchdogd.observe.tcp.sock_diag import (
     CLOSE_WAIT,
     ESTABLISHED,
+    HELD,
+    LISTEN,
     MAX_FILTERED,
     NETLINK_SOCK_DIAG,
     Answer,
     Name,
     Seen,
+    bound,
     exact,
     forms,
     packed,
@@ -54,7 +59,7 @@ _U32 = 0xFFFFFFFF
 _AT_ONCE = 64
 
 NO_PORTS: frozenset[int] = frozenset()
-
+_PROC_NET = "/proc/net"
 _WORD = struct.Struct("=I")
 _PROC_FIELDS = 10  # up to the inode
 
@@ -65,7 +70,8 @@ class Row(NamedTuple):
     `cookie`: the kernel's identity of the socket, 2**64 + inode from /proc. `rqueue`: bytes not read yet, the
     FIN counts as one. The ages are seconds, counted in jiffies (4 ms, 10 ms where HZ is 100), None from
     /proc: `data_age_s` since data came, or since the connection was made; `ack_age_s` since anything came, a
-    FIN or a keepalive's answer too.
+    FIN or a keepalive's answer too; `sent_age_s` since data was sent, for the first time or again
+    (tcpi_last_data_sent), or since the connection was made.
     """
 
     cookie: int
@@ -76,6 +82,7 @@ class Row(NamedTuple):
     rqueue: int
     data_age_s: float | None
     ack_age_s: float | None
+    sent_age_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,18 @@ class Sockets(Protocol):
         """Return how these sockets are that the last `read` showed in CLOSE_WAIT; None for one that is in no table.
 
         It costs 6 us for each, whatever `read` costs. Those that cannot be asked for are left out.
+        """
+
+    def accepted(self, held: frozenset[int]) -> frozenset[int] | Blind:
+        """Return which of the sockets that one process holds, by inode, a listener among them has accepted.
+
+        Of TCP and of Unix sockets. It costs two walks, or one, and is for what is suspected alone.
+        """
+
+    def missing(self, inodes: frozenset[int]) -> frozenset[int] | Blind:
+        """Return which of these TCP sockets, by inode, are in no table, whatever their state.
+
+        Where one is no listener, which costs little to see, it takes a walk and a row of every socket there is.
         """
 
     def close(self) -> None:
@@ -184,6 +203,42 @@ class SockDiag:
             return Blind(f"the kernel cannot be asked for known sockets: {_explained(error, _WAIT)}")
         return found
 
+    def accepted(self, held: frozenset[int]) -> frozenset[int] | Blind:
+        """See Sockets.accepted."""
+        try:
+            ports = {port for inode, _, port in self._bound((), 1 << LISTEN) if inode in held}
+            listening = 1 << LISTEN | 1 << ESTABLISHED | 1 << CLOSE_WAIT
+            rows = self._bound(ports, listening) if ports else []
+            places = [Place(inode, state == LISTEN, port) for inode, state, port in rows]
+            return accepted(itertools.chain(places, _unix(_PROC_NET)), held)
+        except OSError as error:
+            self.close()
+            return Blind(f"the kernel cannot be asked who was accepted: {_explained(error, _WAIT)}")
+
+    def missing(self, inodes: frozenset[int]) -> frozenset[int] | Blind:
+        """See Sockets.missing. 0.5 us for each socket of the host, beside the walk."""
+        try:
+            left = inodes.difference([inode for inode, *_ in self._bound((), 1 << LISTEN)])
+            return left.difference([inode for inode, *_ in self._bound((), HELD)]) if left else left
+        except OSError as error:
+            self.close()
+            return Blind(f"the kernel cannot be asked which sockets there are: {_explained(error, _WAIT)}")
+
+    def _bound(self, ports: Collection[int], states: int) -> list[tuple[int, int, int]]:
+        """Return inode, state and local port of the sockets in these states; of these ports, or of all."""
+        if self._netlink is None:
+            self._netlink = self._open_netlink()
+        # Not that of `read`, which remembers the ends of connections to members.
+        answer, found = Answer(), list[tuple[int, int, int]]()
+        self._sequence = sequence = self._sequence + 1 & _U32
+        self._netlink.send(bound(ports, states, sequence))
+        until = time.monotonic() + _DEADLINE_S
+        while not answer.complete:
+            found += answer.bound(self._netlink.recv_into(answer.buffer), sequence)
+            if time.monotonic() > until:
+                raise TimeoutError(errno.ETIMEDOUT, f"the answer does not end within {_DEADLINE_S} s")
+        return found
+
     def _look_up(self, asked: Sequence[int]) -> Iterator[tuple[int, Row | None]]:
         if self._netlink is None:
             self._netlink = self._open_netlink()
@@ -227,8 +282,8 @@ class SockDiag:
 
 
 def _row(seen: Seen) -> Row:
-    (cookie, local, remote), inode, state, rqueue, data_age_s, ack_age_s, _ = seen
-    return Row(cookie, inode, state == CLOSE_WAIT, local, remote, rqueue, data_age_s, ack_age_s)
+    (cookie, local, remote), inode, state, rqueue, *ages, _ = seen
+    return Row(cookie, inode, state == CLOSE_WAIT, local, remote, rqueue, *ages)
 
 
 def _explained(error: OSError, otherwise: str) -> str:
@@ -246,7 +301,7 @@ class ProcNetTcp:
     def __init__(self, pid: int | None = None) -> None:
         self.backend = Backend.PROC
         self.why = "asked for by name" if pid is None else _ELSEWHERE
-        self._folder = "/proc/net" if pid is None else f"/proc/{pid}/net"
+        self._folder = _PROC_NET if pid is None else f"/proc/{pid}/net"
         self._endpoints: frozenset[Endpoint] = frozenset()
         self._remotes: Mapping[bytes, Endpoint] = {}
 
@@ -275,18 +330,44 @@ class ProcNetTcp:
         """See Sockets.look_up; /proc has no way to ask for one socket."""
         return {}
 
+    def accepted(self, held: frozenset[int]) -> frozenset[int] | Blind:
+        """See Sockets.accepted."""
+        try:
+            return accepted(itertools.chain(self._places(), _unix(self._folder)), held)
+        except OSError as error:
+            return Blind(f"{self._folder}/tcp cannot be read: {error.strerror}")
+
+    def missing(self, inodes: frozenset[int]) -> frozenset[int] | Blind:
+        """See Sockets.missing."""
+        try:
+            return inodes.difference([place.inode for place in self._places()])
+        except OSError as error:
+            return Blind(f"{self._folder}/tcp cannot be read: {error.strerror}")
+
+    def _places(self) -> Iterator[Place]:
+        return itertools.chain(tcp_places(self._lines("tcp")), tcp_places(self._lines("tcp6")))
+
     def close(self) -> None:
         """Nothing stays open."""
 
     def _rows(self, name: str, *, established: bool, ports: frozenset[int]) -> Iterator[Row]:
+        return proc_rows(self._lines(name), self._remotes, established=established, ports=ports)
+
+    def _lines(self, name: str) -> Iterator[bytes]:
         try:
             # Line by line: the kernel hands out a page at a time anyway; 200 000 sockets are 30 MB of text.
             with open(f"{self._folder}/{name}", "rb") as lines:
-                yield from proc_rows(lines, self._remotes, established=established, ports=ports)
+                yield from lines
         except FileNotFoundError:
             if name == "tcp":
                 raise
             # No tcp6: a kernel without IPv6.
+
+
+def _unix(folder: str) -> Iterator[Place]:
+    """Yield the Unix sockets of a network namespace that have a path; raises OSError."""
+    with open(f"{folder}/unix", "rb") as lines:
+        yield from unix_places(lines)
 
 
 def remotes(endpoints: Iterable[Endpoint]) -> Mapping[bytes, Endpoint]:
@@ -325,7 +406,7 @@ def proc_rows(
         if inode:
             rqueue = int(fields[4].partition(b":")[2], 16)
             closed = int(fields[3], 16) == CLOSE_WAIT
-            yield Row(2**64 + inode, inode, closed, _endpoint(fields[1]), remote, rqueue, None, None)
+            yield Row(2**64 + inode, inode, closed, _endpoint(fields[1]), remote, rqueue, None, None, None)
 
 
 def _endpoint(field: bytes) -> Endpoint:
@@ -353,6 +434,14 @@ class NoSockets:
 
     def look_up(self, cookies: Iterable[int]) -> Mapping[int, Row | None] | Blind:  # noqa: ARG002
         """See Sockets.look_up."""
+        return Blind(self.why)
+
+    def accepted(self, held: frozenset[int]) -> frozenset[int] | Blind:  # noqa: ARG002
+        """See Sockets.accepted."""
+        return Blind(self.why)
+
+    def missing(self, inodes: frozenset[int]) -> frozenset[int] | Blind:  # noqa: ARG002
+        """See Sockets.missing."""
         return Blind(self.why)
 
     def close(self) -> None:

@@ -1,0 +1,114 @@
+"""What is read of one instance only while something is wrong with it: how many threads its workers have, whether their
+requests wait for a server or their driver's monitor runs, and the dead sockets of which nobody knows where they led.
+
+Nothing of this is read at rest. A worker whose threads all wait for requests costs 5 us a look, one that has a thread
+in a futex 4 us more for each descriptor. It must never decide anything, and what it cannot see it says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from watchdogd.model.base import Mono, ProcessId
+from watchdogd.model.seen import Blind, Connection, DeadSocket, Member, Tcp, Waits, Worker
+from watchdogd.observe.dead import DeadSockets
+from watchdogd.observe.monitors import monitored
+from watchdogd.observe.processes import Processes
+from watchdogd.observe.tcp.sockets import Sockets
+from watchdogd.observe.waits import Reading, WorkerWaits
+
+
+class Around(NamedTuple):
+    """What the rest of a look has seen, and how more is asked.
+
+    `began`: when the look began: what was sent later than at the one before was sent in between. `held`: the
+    connections to members by who holds them. `table`: how to come to the sockets of the instance's network namespace.
+    """
+
+    began: Mono
+    held: Mapping[ProcessId, list[Connection]]
+    members: Collection[Member]
+    table: Callable[[], Sockets]
+
+
+class Suspect:
+    """One suspected instance. `unseen`: why not all of it can be seen; empty where it can."""
+
+    def __init__(self, processes: Processes, clock: Callable[[], Mono]) -> None:
+        self._processes = processes
+        self._clock = clock
+        self._workers: dict[ProcessId, WorkerWaits] = {}
+        self._waits: dict[ProcessId, Waits] = {}
+        self._threads: dict[ProcessId, int] = {}
+        self._monitored: dict[ProcessId, dict[str, Mono]] = {}
+        self._dead = DeadSockets(processes)
+        self.unseen = ""
+
+    @property
+    def dead(self) -> tuple[DeadSocket, ...]:
+        """The dead sockets of unknown origin."""
+        return self._dead.found
+
+    def read(
+        self, workers: Iterable[Worker], others: Iterable[ProcessId], deployments: Container[str], around: Around
+    ) -> None:
+        """Look at the workers that are ready, and at what they hold together with `others`, the master among them.
+
+        `deployments`: those that the instance uses.
+        """
+        workers = tuple(workers)
+        members = [member for member in around.members if member.id.deployment in deployments]
+        ready = [worker.id for worker in workers if worker.ready]
+        self._workers = {process: self._workers.get(process) or WorkerWaits() for process in ready}
+        self._monitored = {process: self._monitored.get(process, {}) for process in ready}
+        self._waits, self._threads, self.unseen = {}, {}, ""
+        for process in ready:
+            reached = monitored(process, around.held.get(process, ()), members, around.began)
+            self._monitored[process] = {**self._monitored[process], **dict.fromkeys(reached, around.began)}
+            read = self._read(process, around)
+            if isinstance(read, Blind):
+                self.unseen = read.why
+            elif read:
+                self._waits[process] = read
+        every = [*others, *(worker.id for worker in workers)]
+        known = {one.inode for process in every for one in around.held.get(process, ())}
+        if blind := self._dead.read(every, known, lambda sockets: around.table().missing(sockets), around.began):
+            self.unseen = blind.why
+
+    def _read(self, process: ProcessId, around: Around) -> Waits | Blind | None:
+        at = self._clock()
+        threads = self._processes.threads(process.pid)
+        if isinstance(threads, Blind):
+            return threads
+        if not threads:  # it has ended
+            return None
+        self._threads[process] = len(threads)
+        futex = {thread: switches for thread, switches in threads.items() if switches is not None}
+        # Most workers wait for a request, in epoll_wait: what they hold does not matter.
+        sockets = self._processes.descriptors(process.pid) if futex else {}
+        if isinstance(sockets, Blind):
+            return sockets
+        held = around.held.get(process, ())
+        inodes = frozenset(sockets.values()).difference([one.inode for one in held])
+        own = [one for one in held if one.tcp is Tcp.ESTABLISHED and one.holders == {process}]
+        last_sent = max([one.last_sent.hi for one in own], default=-math.inf)
+        return self._workers[process].fold(
+            Reading(around.began, at, futex, inodes), last_sent, lambda held: around.table().accepted(held)
+        )
+
+    def seen(self, workers: Iterable[Worker]) -> tuple[Worker, ...]:
+        """Return the workers with what was seen of them here."""
+        return tuple(
+            [
+                replace(
+                    worker,
+                    waits=self._waits.get(worker.id),
+                    threads=self._threads.get(worker.id),
+                    monitored_at=self._monitored.get(worker.id),
+                )
+                for worker in workers
+            ]
+        )
