@@ -163,6 +163,38 @@ def test_a_new_process_of_the_member_is_asked_for_anew(host: Host) -> None:
     assert learned(watcher) == {ALSO}
 
 
+def test_a_connection_to_whoever_answers_there_later_is_no_own_one(host: Host) -> None:
+    answers(host, life(host))
+    watcher, workers = talking(host)
+    assert learned(watcher) == {ALSO}
+    answers(host, "somebody else")
+    host.start_mongod()
+    watcher.tick(10)  # for a second the address is taken for what it was, until it has answered
+    assert learned(watcher) == set()
+    assert watcher.snapshot.connections == ()
+    for worker in workers:
+        host.connect(worker, to=ALSO)
+    watcher.tick(30)
+    assert watcher.snapshot.connections == ()
+    assert watcher.snapshot.instances[0].elsewhere == ""  # it was seen with its deployment
+
+
+def test_a_leftover_of_before_stays_one_when_somebody_else_answers_there(host: Host) -> None:
+    answers(host, life(host))
+    _, workers = host.app()
+    shared = host.connect(*workers, to=ALSO)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(15)
+    host.stop_mongod()
+    shared.is_left()
+    watcher.tick(3)
+    answers(host, "somebody else")
+    host.start_mongod()
+    watcher.tick(15)
+    (finding,) = watcher.findings.values()
+    assert finding.leftovers == {shared.cookie}
+
+
 def test_who_did_not_answer_is_asked_again_a_minute_later_three_times_in_all(host: Host) -> None:
     watcher, _ = talking(host)
     assert asked(host) == [ALSO]

@@ -183,7 +183,8 @@ class Observer:
         except Exception as error:  # noqa: BLE001 - what is known of the members goes on counting
             self._deaf = (Blindness(Scope(Area.ADDRESSES), fault(error)),)
         learned = self._learned.addresses(self._deployments.members)
-        self._deployments.hear(at, self._connections.in_use(), learned)
+        ended = [one.remote for one in self._connections.ended()]
+        self._deployments.hear(at, self._connections.in_use(), learned, ended)
         return answered, self._deployments.members
 
     def _ask(self, at: Mono, members: Mapping[MemberId, Member]) -> None:
@@ -214,6 +215,8 @@ class Observer:
         begun = outages != self._outages
         self._members, self._outages, self._ports = members, outages, ports_of(members)
         if endpoints != self._endpoints:
+            # Somebody else answers there now: what leads there is no connection to a member any more.
+            self._connections.forget_endpoints(self._endpoints - endpoints)
             self._endpoints = endpoints
             ours_alone = frozenset(one for member in members.values() for one in member.learned if is_loopback(one))
             self._endpoints_elsewhere = endpoints - ours_alone if ours_alone else endpoints

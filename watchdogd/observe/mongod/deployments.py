@@ -97,10 +97,12 @@ class Deployments:
         at: Mono,
         in_use: frozenset[Endpoint],
         learned: Mapping[MemberId, frozenset[Endpoint]] = NOTHING_LEARNED,
+        ended: Iterable[Endpoint] = (),
     ) -> None:
         """Take what the threads have put on their queues, and ask for what is due; an edge may raise.
 
-        `learned`: further addresses of members, the same mapping as long as nothing has changed.
+        `learned`: further addresses of members, the same mapping as long as nothing has changed. `in_use`: where
+        connections lead to, `ended`: where those of them that have ended led to.
         """
         self._faults = {}
         answers: list[Seeds | Addresses] = []
@@ -121,9 +123,9 @@ class Deployments:
         for key, member in self.members.items():
             wanted.setdefault(key, self._deployments[key.deployment].options)  # in use: whether it lives still matters
             place = parse_endpoint(key.address)
-            if place in self._resolved or key in learned:
+            if place in self._resolved or key in learned or self.members[key].learned:
                 resolved = self._resolved.get(place, NOWHERE) | self._further(key.deployment)
-                self._members.locate(key, resolved, in_use, learned.get(key, NOWHERE))
+                self._members.locate(key, resolved, in_use, learned.get(key, NOWHERE), frozenset(ended))
             if member.state is MemberState.UP and was.get(key) in OUT:  # it may have come back at another address
                 back.add(place)
         self._members.excuse(self._unneeded())

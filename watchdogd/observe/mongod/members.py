@@ -83,13 +83,19 @@ class Members:
         resolved: frozenset[Endpoint],
         in_use: frozenset[Endpoint],
         learned: frozenset[Endpoint] = frozenset(),
+        ended: frozenset[Endpoint] = frozenset(),
     ) -> None:
-        """Set the addresses of a member; one that a connection still leads to is never dropped."""
+        """Set the addresses of a member; one that a connection still leads to is never dropped.
+
+        Of what was learned, one that a connection led to that has ended (`ended`): those that live lead to whoever
+        answers there now.
+        """
         track = self._tracks.get(key)
         if track is not None:
-            kept = track.member.endpoints & in_use
-            endpoints = resolved | learned | kept
-            learned = (learned | (track.member.learned & kept)) - resolved
+            known = track.member
+            learned |= known.learned & ended
+            endpoints = resolved | learned | ((known.endpoints - known.learned) & in_use)
+            learned -= resolved
             if (endpoints, learned) != (track.member.endpoints, track.member.learned):
                 track.member = replace(track.member, endpoints=endpoints, learned=learned)
                 self._now = None
