@@ -1,0 +1,68 @@
+"""Workers that wait for the GIL alone since their fork, made when a test wants them (the app: apps/hang.py).
+
+    with Hang(folder) as hang, Uwsgi(folder, wsgi_file=HANG, ...) as app:
+        pid = hang.worker_of(app)
+
+Beside another app: `extra=BESIDE`. What it makes stays until somebody kills it.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rig import apps
+from rig.processes import wait_for
+from rig.uwsgi import Uwsgi
+
+HANG = Path(apps.__file__).with_name("hang.py")
+BESIDE = (f"shared-py-import = {HANG}",)
+WITHIN_S = 20.0
+
+
+class Hang:
+    """Says to the app in this folder, that of a Uwsgi, when its forks are to hang. To be entered before it starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._control = folder / "hang.control"
+        self._holds = folder / "hang.on"
+        self._opened = -1
+
+    def __enter__(self) -> Self:
+        self._control.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(self._control)
+        self._control.chmod(0o666)  # the instance may be another user's
+        # For reading too: so a byte may be written before the app is there.
+        self._opened = os.open(self._control, os.O_RDWR | os.O_CLOEXEC)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._opened)
+
+    def turn(self) -> None:
+        """Has forks hang from now on, or from now on not; before the app's start it is for its first workers."""
+        os.write(self._opened, b".")
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        """Every fork hangs meanwhile, for the app runs."""
+        self.turn()
+        wait_for(self._holds.exists, "the app holds the GIL", within=WITHIN_S)
+        try:
+            yield
+        finally:
+            self.turn()
+            wait_for(lambda: not self._holds.exists(), "the app has let go of the GIL", within=WITHIN_S)
+
+    def worker_of(self, app: Uwsgi) -> int:
+        """Kills the youngest ready worker; the one that the master makes in its place hangs. Gives its pid."""
+        before = app.workers()
+        with self.on():
+            os.kill(app.ready_workers()[-1], signal.SIGKILL)
+            (pid,) = wait_for(lambda: set(app.workers()) - set(before), "the worker in its place", within=WITHIN_S)
+        return pid
