@@ -3,7 +3,8 @@
     with Hang(folder) as hang, Uwsgi(folder, wsgi_file=HANG, ...) as app:
         pid = hang.worker_of(app)
 
-Beside another app: `extra=BESIDE`. What it makes stays until somebody kills it.
+Beside another app: `extra=BESIDE`. The first workers: `hang.first_of(app)`, of one that does not run yet.
+What it makes stays until somebody kills it.
 """
 
 import contextlib
@@ -14,13 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rig import apps
+from rig import RigError, apps
 from rig.processes import wait_for
-from rig.uwsgi import Uwsgi
+from rig.uwsgi import STARTS, Uwsgi, age_s
 
 HANG = Path(apps.__file__).with_name("hang.py")
 BESIDE = (f"shared-py-import = {HANG}",)
 WITHIN_S = 20.0
+LOADED_S = 2.0  # a fork is ready within milliseconds
 
 
 class Hang:
@@ -44,19 +46,15 @@ class Hang:
     ) -> None:
         os.close(self._opened)
 
-    def turn(self) -> None:
-        """Has forks hang from now on, or from now on not; before the app's start it is for its first workers."""
-        os.write(self._opened, b".")
-
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
         """Every fork hangs meanwhile, for the app runs."""
-        self.turn()
+        self._turn()
         wait_for(self._holds.exists, "the app holds the GIL", within=WITHIN_S)
         try:
             yield
         finally:
-            self.turn()
+            self._turn()
             wait_for(lambda: not self._holds.exists(), "the app has let go of the GIL", within=WITHIN_S)
 
     def worker_of(self, app: Uwsgi) -> int:
@@ -66,3 +64,23 @@ class Hang:
             os.kill(app.ready_workers()[-1], signal.SIGKILL)
             (pid,) = wait_for(lambda: set(app.workers()) - set(before), "the worker in its place", within=WITHIN_S)
         return pid
+
+    def first_of(self, app: Uwsgi) -> list[int]:
+        """Starts an app of which first workers hang, and gives their pids; from then on every fork of it hangs.
+
+        Which of them do is chance: 0 of 8 in 3 of 40 starts, all 8 in 6. It is started until one does.
+        """
+        for _ in range(STARTS):
+            self._turn()
+            app.launch()
+            wait_for(lambda: len(app.workers()) == app.processes, "the first workers", within=WITHIN_S, log=app.log)
+            wait_for(lambda: all(age_s(pid) > LOADED_S for pid in app.workers()), "their time", within=WITHIN_S)
+            if hung := sorted(set(app.workers()) - set(app.ready_workers())):
+                return hung
+            app.kill()
+            self._holds.unlink(missing_ok=True)
+        raise RigError(f"in none of {STARTS} starts a first worker hung")
+
+    def _turn(self) -> None:
+        """Has forks hang from now on, or from now on not."""
+        os.write(self._opened, b".")

@@ -10,12 +10,15 @@ and must not import it. Its control FIFO is in the folder that uWSGI was started
 
 import ctypes
 import os
+import select
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CONTROL, HOLDS = Path.cwd() / "hang.control", Path.cwd() / "hang.on"
 _POLLIN = 1
+POLL_S = 0.02
 _TURN_MS = 100  # then whoever waits for the GIL gets it for an instant: an import that is going on, say
 
 
@@ -25,10 +28,13 @@ class _PollFd(ctypes.Structure):
     _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
 
 
+control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
+from_the_start = bool(select.select([control], [], [], 0)[0])
+
+
 def _hold_when_told() -> None:
     """One byte: hold it from now on. The next one: let go."""
     poll = ctypes.PyDLL(None).poll
-    control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
     entry = _PollFd(control, _POLLIN, 0)
     while True:
         os.read(control, 1)  # sleeps without the GIL, and never wakes by itself: by chance it makes nobody hang
@@ -46,3 +52,6 @@ def application(_: object, start_response: Callable[[str, list[tuple[str, str]]]
 
 
 threading.Thread(target=_hold_when_told, daemon=True).start()
+# The master lets go of the GIL right before its first fork, so the first workers still are a matter of chance.
+while from_the_start and not HOLDS.exists():
+    time.sleep(POLL_S)

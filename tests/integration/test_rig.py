@@ -149,14 +149,12 @@ def test_a_worker_hangs_since_its_fork_when_a_test_wants_one(beside: bool, tmp_p
         assert app.wait_ready(other_than=[hung])[:2] == others
 
 
-def test_the_first_workers_hang_where_the_byte_comes_before_the_start(tmp_path: Path) -> None:
+def test_first_workers_hang_when_a_test_wants_them(tmp_path: Path) -> None:
     with Hang(tmp_path) as hang, ExitStack() as stack:
-        app = Uwsgi(tmp_path, app=App.NO_CLIENT, wsgi_file=HANG, processes=8)
+        app = Uwsgi(tmp_path, app=App.NO_CLIENT, wsgi_file=HANG, processes=4)
         stack.callback(app.kill)
-        hang.turn()
-        app.launch()
-        # One or two may come to run before the thread holds the GIL again.
-        wait_for(lambda: len(hung_by_fork(app.master)) >= 4, "most of the first eight hang", within=20)
+        hung = hang.first_of(app)
+        wait_for(lambda: hung_by_fork(app.master) == hung, "they are old, and still not ready", within=20)
 
 
 def test_an_app_without_its_mongod_is_stuck_from_boot_and_leaves_nothing(tmp_path: Path) -> None:

@@ -104,6 +104,24 @@ class Role(enum.Enum):
     OTHER = "other"
 
 
+class Hang(enum.Enum):
+    """How a worker that is not ready waits for what nobody can give it. docs/design.md has the rules, and their counts.
+
+    Both are proofs: only another thread of the same process could release such a lock, and there is none.
+    """
+
+    GIL = "gil"  # rule G: for a lock of Python's own, since its fork; another fork will most likely not
+    OWN_CODE = "own_code"  # rule B: for one that the app made; the next worker will mostly do the same
+
+
+@dataclass(frozen=True, slots=True)
+class Hung:
+    """A worker that hangs. `since`: when it began to wait for that lock."""
+
+    kind: Hang
+    since: Interval
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
     """One worker process.
@@ -112,6 +130,11 @@ class Worker:
     latch). `used`: when it was first seen to work since the outage, or since it was ready; None while it has not been.
     `monitored`: those that it has had two own connections to at once: one is its requests', the other its driver's
     monitor. `owned`: it was ever seen to hold a connection alone.
+
+    Of one that is not ready: `threads`, how many it has (1: single); `ignores_hup`, whether SIGHUP does nothing to it
+    (so it is in a first generation: later ones have their master's handler); `hung`, once that is proven. `unjudged`:
+    why nobody can say whether it hangs, as long as that is so: a right that is missing, a debugger, SIGSTOP. Then
+    `hung` is None, which says nothing. All four say nothing of one that is ready.
     """
 
     id: ProcessId
@@ -120,6 +143,10 @@ class Worker:
     used: Interval | None = None
     monitored: frozenset[Incarnation] = frozenset()
     owned: bool = False
+    threads: int | None = None
+    ignores_hup: bool | None = None
+    hung: Hung | None = None
+    unjudged: str = ""
 
     @property
     def ready(self) -> bool:

@@ -89,6 +89,10 @@ class Instances:
             self._now, self._outdated = self._now if now == self._now else now, False
         return self._now
 
+    def suspected(self) -> bool:
+        """Say whether a worker may hang, and looks that follow soon would prove it."""
+        return any(site.workers.suspected() for site in self._sites.values())
+
     def masters(self) -> list[Master]:
         """Return the masters that are there."""
         return [site.master for site in self._sites.values() if site.master]

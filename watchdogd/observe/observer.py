@@ -1,7 +1,8 @@
 """One look at the world: which edges are read, how deep, and what the readings fold into. Never decides about reloads.
 
-A quiet look is the heartbeats and one dump of CLOSE_WAIT sockets. A full look adds ESTABLISHED ones, masters, roles and
-descriptors: while something is wrong, when it is asked for, else every 10 s.
+A quiet look is the heartbeats and one dump of CLOSE_WAIT sockets. A full look adds ESTABLISHED ones, masters, roles,
+descriptors, and what workers that are not ready wait for: while something is wrong or a worker may hang, when it is
+asked for, else every 10 s.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Observer:
         if members is not self._members:
             full |= self._take(members)
         walk = full or self._out or at >= self._walk_at
-        full = full or self._out or at - self._full_at >= FULL_EVERY_S
+        full = full or self._out or self._instances.suspected() or at - self._full_at >= FULL_EVERY_S
         if full or not self._is_quiet(walk=walk):
             self._full_at = at
             # Masters first: theirs are the network namespaces whose sockets there are to be read.
