@@ -54,8 +54,12 @@ class Hang:
         try:
             yield
         finally:
-            self._turn()
-            wait_for(lambda: not self._holds.exists(), "the app has let go of the GIL", within=WITHIN_S)
+            self.let_go()
+
+    def let_go(self) -> None:
+        """No fork hangs from now on; who hangs already, hangs."""
+        self._turn()
+        wait_for(lambda: not self._holds.exists(), "the app has let go of the GIL", within=WITHIN_S)
 
     def worker_of(self, app: Uwsgi) -> int:
         """Kills the youngest ready worker; the one that the master makes in its place hangs. Gives its pid."""
@@ -66,7 +70,7 @@ class Hang:
         return pid
 
     def first_of(self, app: Uwsgi) -> list[int]:
-        """Starts an app of which first workers hang, and gives their pids; from then on every fork of it hangs.
+        """Starts an app of which first workers hang, and gives their pids; until `let_go` every fork of it hangs.
 
         Which of them do is chance: 0 of 8 in 3 of 40 starts, all 8 in 6. It is started until one does.
         """

@@ -1,12 +1,17 @@
 """What one look says of a worker that is not ready, and what several looks prove."""
 
-from dataclasses import replace
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from tests.world.host import FIFO, Host, Watcher, config_of
-from tests.world.processes import COMPUTES, FOR_ITS_OWN, FOR_THE_GIL, SLEEPS
-from watchdogd.model.base import Interval
+from tests.world.pieces import SHOP_ID
+from tests.world.processes import COMPUTES, FOR_ITS_OWN, FOR_THE_GIL, SLEEPS, FakeProcess
+from watchdogd.act.end import perform
+from watchdogd.model.base import Interval, ProcessId
+from watchdogd.model.done import EndProcess, Outcome, Result
 from watchdogd.model.seen import Blind, Hang, Hung, Role, Worker
 from watchdogd.observe import waits
 from watchdogd.observe.hung import APART_S, LOOKS, Waiting, rule
@@ -221,3 +226,130 @@ def test_a_worker_that_may_not_be_looked_at_is_said_to_be_unjudged() -> None:
     (worker,) = [one for one in watcher.snapshot.instances[0].workers if one.id == loading.id]
     assert worker == Worker(loading.id, threads=1, ignores_hup=False, unjudged="CAP_SYS_PTRACE is missing")
     assert watcher.snapshot.instances[0].blind == ()
+
+
+# -- the last look before the end
+
+
+@dataclass
+class Proven:
+    """A hung worker on a host of values, found and decided about."""
+
+    host: Host
+    watcher: Watcher
+    hung: FakeProcess
+    effect: EndProcess
+
+    def last_look(self) -> tuple[Result, str] | None:
+        """What it says has changed; None where it gives the pidfd. It leaves none open."""
+        before = set(Path("/proc/self/fd").iterdir())
+        taken = self.watcher.observer.last_look_at_hung(self.effect)
+        if isinstance(taken, int):
+            os.close(taken)
+        assert set(Path("/proc/self/fd").iterdir()) == before
+        return None if isinstance(taken, int) else taken
+
+
+@pytest.fixture
+def proven() -> Proven:
+    host = Host()
+    host.start_mongod()
+    master, _ = host.app(workers=1)
+    hung = host.processes.fork(master, Role.LOADING)
+    hung.wait = FOR_THE_GIL
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(LOOKS)
+    return Proven(host, watcher, hung, EndProcess("shop-1", SHOP_ID, master.id, hung.id, 33))
+
+
+def test_the_last_look_gives_a_pidfd_while_it_still_hangs(proven: Proven) -> None:
+    assert proven.last_look() is None
+    assert proven.host.spied["processes"].names[-2:] == ["pidfd", "of"]  # in this order: what is read is of that one
+
+
+@pytest.mark.parametrize(
+    ("wait", "result", "why"),
+    [
+        (COMPUTES, Result.TRY_AGAIN, "was just running"),
+        (SLEEPS, Result.CHANGED, "does not wait for Python's GIL alone any more"),
+        (FOR_ITS_OWN, Result.CHANGED, "does not wait for Python's GIL alone any more"),
+        (FOR_THE_GIL._replace(threads=2), Result.CHANGED, "does not wait for Python's GIL alone any more"),
+        (FOR_THE_GIL._replace(tracer=4711), Result.CHANGED, "process 4711 is debugging it"),
+        (FOR_THE_GIL._replace(state="T"), Result.CHANGED, "it is stopped"),
+        (SLEEPS._replace(lock=Blind("", "CAP_SYS_PTRACE is missing")), Result.CHANGED, "CAP_SYS_PTRACE is missing"),
+    ],
+)
+def test_what_does_not_hang_by_rule_g_now_is_not_ended(proven: Proven, wait: Wait, result: Result, why: str) -> None:
+    proven.hung.wait = wait
+    changed = proven.last_look()
+    assert changed is not None
+    assert changed[0] is result
+    assert why in changed[1]
+
+
+def test_a_worker_that_is_ready_by_now_is_not_ended(proven: Proven) -> None:
+    proven.hung.role = Role.READY
+    assert (proven.last_look() or ("", ""))[1].endswith("is no worker that is still to become ready")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"process": ProcessId(1002, 1)}, "is no child of master 1000 any more"),  # its number, of another time
+        ({"process": ProcessId(7, 1)}, "process 7 has ended"),
+        ({"master": ProcessId(1000, 1)}, "the master has changed"),
+    ],
+)
+def test_another_process_of_the_same_number_is_not_ended(
+    proven: Proven, change: dict[str, ProcessId], why: str
+) -> None:
+    assert proven.hung.id.pid == 1002
+    proven.effect = replace(proven.effect, **change)  # type: ignore[arg-type]
+    changed = proven.last_look()
+    assert changed is not None
+    assert changed[0] is Result.CHANGED
+    assert why in changed[1]
+
+
+def test_where_processes_are_hidden_nobody_is_ended(proven: Proven) -> None:
+    proven.host.processes.blind = "/proc hides the processes of others"
+    assert proven.last_look() == (Result.CHANGED, "/proc hides the processes of others")
+
+
+@pytest.mark.parametrize("method", ["of", "pidfd"])
+def test_who_cannot_be_looked_at_for_a_bug_of_ours_is_not_ended(proven: Proven, method: str) -> None:
+    proven.host.spied["processes"].broken.add(method)
+    changed = proven.last_look()
+    assert changed is not None
+    assert changed[0] is Result.CHANGED
+    assert f"{method} is broken" in changed[1]
+
+
+# -- perform
+
+
+@pytest.mark.parametrize("result", [Result.CHANGED, Result.TRY_AGAIN, Result.REFUSED])
+def test_what_the_last_look_gives_instead_of_a_pidfd_is_told_and_nothing_is_sent(
+    proven: Proven, result: Result
+) -> None:
+    def kill(pidfd: int, pid: int, uid: int | None) -> tuple[Result, str]:
+        raise AssertionError(pidfd, pid, uid)
+
+    outcome = perform(proven.effect, lambda _: (result, "it is gone"), lambda: 12.5, kill)
+    assert outcome == Outcome("shop-1", result, 12.5, "it is gone")
+
+
+def test_one_attempt_is_made_by_the_pidfd_of_the_last_look_which_is_closed(proven: Proven) -> None:
+    asked: list[tuple[str, int, int | None]] = []
+
+    def kill(pidfd: int, pid: int, uid: int | None) -> tuple[Result, str]:
+        asked.append((str(Path(f"/proc/self/fd/{pidfd}").readlink()), pid, uid))
+        return Result.TRY_AGAIN, "not yet"
+
+    before = set(Path("/proc/self/fd").iterdir())
+    outcome = perform(proven.effect, proven.watcher.observer.last_look_at_hung, lambda: 1.0, kill)
+    assert outcome == Outcome("shop-1", Result.TRY_AGAIN, 1.0, "not yet")
+    ((link, pid, uid),) = asked
+    assert "pidfd" in link
+    assert (pid, uid) == (proven.hung.id.pid, 33)
+    assert set(Path("/proc/self/fd").iterdir()) == before

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from watchdogd.model.base import Interval, Mono
+from watchdogd.model.done import Result
 from watchdogd.model.seen import Blind, Hang, Hung
 from watchdogd.observe.waits import Lock, Wait
 
@@ -36,6 +37,19 @@ def rule(wait: Wait) -> Hang | None:
 def is_running(wait: Wait) -> bool:
     """Say whether this look is no evidence either way: who waits for the GIL wakes up 195 times a second."""
     return wait.state == _RUNNING
+
+
+def unproven(pid: int, wait: Wait | None) -> tuple[Result, str] | None:
+    """Say why this look does not confirm that a process hangs by rule G, which is found already; None where it does."""
+    if wait is None:
+        return Result.CHANGED, f"process {pid} is no worker that is still to become ready"
+    if why := _unjudged(wait):
+        return Result.CHANGED, f"it cannot be seen whether process {pid} hangs: {why}"
+    if is_running(wait):
+        return Result.TRY_AGAIN, f"process {pid} was just running, so nobody could see what it waits for"
+    if rule(wait) is not Hang.GIL:
+        return Result.CHANGED, f"process {pid} does not wait for Python's GIL alone any more"
+    return None
 
 
 class Waiting:

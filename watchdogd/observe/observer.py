@@ -7,7 +7,9 @@ asked for, else every 10 s.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,10 +17,22 @@ from functools import partial
 
 from watchdogd.config import Config
 from watchdogd.model.base import Endpoint, InstanceId, MemberId, Mono
-from watchdogd.model.done import Outcome, Result, SendFifo
-from watchdogd.model.seen import OUT, Backend, Blind, Connection, Instance, Member, Request, Role, Snapshot, SocketsFrom
+from watchdogd.model.done import EndProcess, Outcome, Result, SendFifo
+from watchdogd.model.seen import (
+    OUT,
+    Backend,
+    Blind,
+    Connection,
+    Instance,
+    Member,
+    Request,
+    Role,
+    Snapshot,
+    SocketsFrom,
+)
 from watchdogd.model.text import fault
 from watchdogd.model.told import Event, Tell
+from watchdogd.observe.hung import unproven
 from watchdogd.observe.instances import Instances
 from watchdogd.observe.mongod.deployments import Deployments
 from watchdogd.observe.mongod.heartbeats import Heartbeats, PymongoHeartbeats
@@ -161,6 +175,37 @@ class Observer:
             return (Result.CHANGED, changed) if changed else self._edges.uwsgi.descriptor(checked)
         except Exception as error:  # noqa: BLE001 - what cannot be compared is not written
             return Result.CHANGED, fault(error)
+
+    def last_look_at_hung(self, effect: EndProcess) -> int | tuple[Result, str]:
+        """Open the process, and only then look whether it is who the decision was about, and hangs by rule G even now.
+
+        Returns its pidfd, which the caller closes: it can never mean another process. Else CHANGED or TRY_AGAIN with
+        what is not as it was, or what Processes.pidfd says.
+        """
+        with contextlib.ExitStack() as changed:
+            try:
+                if all(master.id != effect.master for master in self._instances.masters()):
+                    return Result.CHANGED, "the master has changed"
+                pidfd = self._edges.processes.pidfd(effect.process.pid)
+                if not isinstance(pidfd, int):
+                    return pidfd
+                changed.callback(os.close, pidfd)
+                if why := self._difference_of_hung(effect):
+                    return why
+            except Exception as error:  # noqa: BLE001 - who cannot be looked at is not ended
+                return Result.CHANGED, fault(error)
+            changed.pop_all()
+            return pidfd
+
+    def _difference_of_hung(self, effect: EndProcess) -> tuple[Result, str] | None:
+        """Return how it is not as the decision saw it, None when it is."""
+        processes = self._edges.processes.of(effect.master)
+        if isinstance(processes, Blind):
+            return Result.CHANGED, processes.why
+        its = next((process for process in processes if process.id == effect.process), None)
+        if its is None:
+            return Result.CHANGED, f"process {effect.process.pid} is no child of master {effect.master.pid} any more"
+        return unproven(its.id.pid, its.wait)
 
     def _difference(self, effect: SendFifo) -> str | None:
         """Return how its processes are not as the decision saw them, None when they are."""
