@@ -18,7 +18,7 @@ from rig.uwsgi import App, Uwsgi
 from tests.integration.masters import Watch, entry
 from tests.integration.nobody import DAC_READ_SEARCH, NOBODY, as_nobody, needs_root
 from tests.integration.test_hung import DEADLOCKED, JUDGED_WITHIN_S, an_app, launched, with_a_hung_worker
-from watchdogd.act.end import attempt, perform
+from watchdogd.act.end import kill, perform
 from watchdogd.model.base import ProcessId
 from watchdogd.model.done import EndProcess, Outcome, Result
 from watchdogd.model.seen import Instance
@@ -177,19 +177,19 @@ def pidfd_of(process: "subprocess.Popen[bytes]") -> Iterator[int]:
 
 def test_what_is_told_to_be_ended_is_dead(sleeper: "subprocess.Popen[bytes]") -> None:
     with pidfd_of(sleeper) as pidfd:
-        assert attempt(pidfd, sleeper.pid, 0) == (Result.ENDED, "")
+        assert kill(pidfd, sleeper.pid, 0) == (Result.ENDED, "")
         assert not alive(sleeper.pid)
-        assert attempt(pidfd, sleeper.pid, 0) == (Result.ENDED, "")  # dead, and nobody has asked after it yet
+        assert kill(pidfd, sleeper.pid, 0) == (Result.ENDED, "")  # dead, and nobody has asked after it yet
         assert sleeper.wait(timeout=10) == -signal.SIGKILL
-        result, why = attempt(pidfd, sleeper.pid, 0)
+        result, why = kill(pidfd, sleeper.pid, 0)
     assert result is Result.CHANGED
     assert why == f"process {sleeper.pid} had ended by itself"
 
 
 @needs_root
 def test_who_may_not_end_it_says_who_could_and_that_it_is_safe(sleeper: "subprocess.Popen[bytes]") -> None:
-    attempt = "__import__('watchdogd.act.end').act.end.attempt(os.pidfd_open({0}), {0}, 0)"
-    answer = as_nobody(attempt.format(sleeper.pid), DAC_READ_SEARCH)  # to load Python, wherever it is
+    killing = "__import__('watchdogd.act.end').act.end.kill(os.pidfd_open({0}), {0}, 0)"
+    answer = as_nobody(killing.format(sleeper.pid), DAC_READ_SEARCH)  # to load Python, wherever it is
     assert "Result.REFUSED" in answer
     assert f"user id {NOBODY} may not end it" in answer
     assert f"`kill -9 {sleeper.pid}`" in answer
@@ -201,7 +201,7 @@ def test_one_that_is_not_dead_in_time_is_tried_again(
 ) -> None:
     monkeypatch.setattr(signal, "pidfd_send_signal", lambda *_: None)
     with pidfd_of(sleeper) as pidfd:
-        result, why = attempt(pidfd, sleeper.pid, 0)
+        result, why = kill(pidfd, sleeper.pid, 0)
     assert result is Result.TRY_AGAIN
     assert "not dead yet" in why
 
@@ -209,6 +209,6 @@ def test_one_that_is_not_dead_in_time_is_tried_again(
 def test_what_is_no_pidfd_is_refused(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_PATH)
     try:
-        assert attempt(descriptor, 4711, 0)[0] is Result.REFUSED
+        assert kill(descriptor, 4711, 0)[0] is Result.REFUSED
     finally:
         os.close(descriptor)

@@ -42,6 +42,11 @@ def _write_memory(pid: int) -> None:
     _checked(_libc.process_vm_writev(pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0))
 
 
+def _signal_through(folder: str) -> None:
+    """The kernel takes a folder of /proc for a pidfd (kernel/signal.c, pidfd_to_pid)."""
+    signal.pidfd_send_signal(os.open(folder, os.O_RDONLY), signal.SIGCONT)
+
+
 def _connect(family: int, address: str | tuple[str, int]) -> None:
     with socket.socket(family, socket.SOCK_STREAM) as client:
         client.connect(address)
@@ -59,6 +64,7 @@ def main(pid: int, fifo: str) -> None:
         "open its memory": lambda: _open(f"/proc/{pid}/mem", write),
         "trace it": lambda: _checked(_libc.ptrace(_PTRACE_ATTACH, pid, 0, 0)),
         "signal it": lambda: os.kill(pid, signal.SIGCONT),
+        "signal it through its folder in /proc": lambda: _signal_through(f"/proc/{pid}"),
         "write its root": lambda: _open(f"/proc/{pid}/root/etc/probe", create),
         "write /etc": lambda: _open("/etc/probe", create),
         "write /dev/shm": lambda: _open("/dev/shm/probe", create),

@@ -332,24 +332,24 @@ def test_who_cannot_be_looked_at_for_a_bug_of_ours_is_not_ended(proven: Proven, 
 def test_what_the_last_look_gives_instead_of_a_pidfd_is_told_and_nothing_is_sent(
     proven: Proven, result: Result
 ) -> None:
-    def kill(pidfd: int, pid: int, uid: int | None) -> tuple[Result, str]:
-        raise AssertionError(pidfd, pid, uid)
+    def kill(pidfd: int, effect: EndProcess) -> tuple[Result, str]:
+        raise AssertionError(pidfd, effect)
 
     outcome = perform(proven.effect, lambda _: (result, "it is gone"), lambda: 12.5, kill)
     assert outcome == Outcome("shop-1", result, 12.5, "it is gone")
 
 
 def test_one_attempt_is_made_by_the_pidfd_of_the_last_look_which_is_closed(proven: Proven) -> None:
-    asked: list[tuple[str, int, int | None]] = []
+    asked: list[tuple[str, EndProcess]] = []
 
-    def kill(pidfd: int, pid: int, uid: int | None) -> tuple[Result, str]:
-        asked.append((str(Path(f"/proc/self/fd/{pidfd}").readlink()), pid, uid))
+    def kill(pidfd: int, effect: EndProcess) -> tuple[Result, str]:
+        asked.append((str(Path(f"/proc/self/fd/{pidfd}").readlink()), effect))
         return Result.TRY_AGAIN, "not yet"
 
     before = set(Path("/proc/self/fd").iterdir())
     outcome = perform(proven.effect, proven.watcher.observer.last_look_at_hung, lambda: 1.0, kill)
     assert outcome == Outcome("shop-1", Result.TRY_AGAIN, 1.0, "not yet")
-    ((link, pid, uid),) = asked
+    ((link, effect),) = asked
     assert "pidfd" in link
-    assert (pid, uid) == (proven.hung.id.pid, 33)
+    assert effect == proven.effect
     assert set(Path("/proc/self/fd").iterdir()) == before

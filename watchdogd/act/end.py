@@ -24,11 +24,16 @@ DEAD_WITHIN_MS = 500
 class Attempt(Protocol):
     """The edge: one try to end one process. `attempt` is the real one."""
 
-    def __call__(self, pidfd: int, pid: int, uid: int | None) -> tuple[Result, str]:
+    def __call__(self, pidfd: int, effect: EndProcess) -> tuple[Result, str]:
         """See `attempt`."""
 
 
-def attempt(pidfd: int, pid: int, uid: int | None) -> tuple[Result, str]:
+def attempt(pidfd: int, effect: EndProcess) -> tuple[Result, str]:
+    """Send SIGKILL to the process behind the descriptor, and wait until it is dead: see `kill`."""
+    return kill(pidfd, effect.process.pid, effect.uid)
+
+
+def kill(pidfd: int, pid: int, uid: int | None) -> tuple[Result, str]:
     """Send SIGKILL to the process behind the descriptor, and wait until it is dead, DEAD_WITHIN_MS at most.
 
     `pid`, `uid`: what it and its instance's user are called in a sentence. Gives ENDED, CHANGED where it had ended
@@ -41,8 +46,8 @@ def attempt(pidfd: int, pid: int, uid: int | None) -> tuple[Result, str]:
     except PermissionError:
         return Result.REFUSED, (
             f"process {pid} is of an instance of user id {uid}, and user id {os.geteuid()} may not end it: "
-            "run mongo-watchdog as the user of the instance, or end it yourself, which is safe, since it hangs since "
-            f"its fork and has no request: `kill -9 {pid}`"
+            "start mongo-watchdog-end.socket, which has it ended, or run mongo-watchdog as the user of the instance, "
+            f"or end it yourself: `kill -9 {pid}` is safe, since it hangs since its fork and has no request"
         )
     except OSError as error:
         return (
@@ -60,7 +65,7 @@ def perform(
     effect: EndProcess,
     look: Callable[[EndProcess], int | tuple[Result, str]],
     clock: Callable[[], Mono],
-    kill: Attempt = attempt,
+    end: Attempt = attempt,
 ) -> Outcome:
     """Take the last look, then make one attempt, and tell what became of the effect.
 
@@ -71,7 +76,7 @@ def perform(
     if not isinstance(pidfd, int):
         return Outcome(effect.id, pidfd[0], clock(), pidfd[1])
     try:
-        result, detail = kill(pidfd, effect.process.pid, effect.uid)
+        result, detail = end(pidfd, effect)
     finally:
         os.close(pidfd)
     return Outcome(effect.id, result, clock(), detail)
