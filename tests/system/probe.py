@@ -33,6 +33,12 @@ def _open(path: str, flags: int) -> None:
     os.close(os.open(path, flags | os.O_NONBLOCK, 0o600))
 
 
+def _read(*paths: str) -> None:
+    for path in paths:
+        if not Path(path).read_bytes():
+            raise OSError(errno.ENODATA, "")
+
+
 def _write_memory(pid: int) -> None:
     maps = Path(f"/proc/{pid}/maps").read_text()
     found = re.search(r"^([0-9a-f]+)-\S+ rw.*\[stack\]", maps, re.MULTILINE)
@@ -58,6 +64,8 @@ def main(pid: int, fifo: str) -> None:
     tries: dict[str, Callable[[], object]] = {
         "see the process": Path(f"/proc/{pid}").stat,
         "see what it holds": Path(f"/proc/{pid}/fd/0").readlink,
+        "see what it waits for": lambda: _read(f"/proc/{pid}/syscall", f"/proc/{pid}/maps"),
+        "hold a pidfd of it": lambda: os.close(os.pidfd_open(pid)),
         "read /etc/shadow": lambda: _open("/etc/shadow", os.O_RDONLY),
         "write the FIFO": lambda: _open(fifo, write),
         "write its memory": lambda: _write_memory(pid),

@@ -60,7 +60,7 @@ class ProcProcesses:
     """The edge over /proc."""
 
     def of(self, master: ProcessId) -> tuple[Process, ...] | Blind:
-        """See Processes.of. 40 us for each, up to 100 more for a worker that is not ready."""
+        """See Processes.of. 40 us for each, up to 140 more for a worker that is not ready."""
         try:
             found = [_process(pid, master) for pid in (master.pid, *sorted(procfs.children(master.pid)))]
         except PermissionError as error:

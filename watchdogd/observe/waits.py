@@ -57,7 +57,7 @@ class Wait(NamedTuple):
 def read(pid: int, status: bytes) -> Wait:
     """Read what a process waits for; `status`: the text of its /proc/PID/status, read just now.
 
-    100 us for one that waits for a lock (50 of them for its maps), 10 for another one, nothing for one with several
+    140 us for one that waits for a lock, most of them for its maps, 10 for another one, nothing for one with several
     threads. What it waits for takes CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, or the same user; all else takes no right.
     """
     seen = Wait(
@@ -116,10 +116,13 @@ def image_at(maps: bytes, address: int) -> bytes:
     """
     before, its_end = b"", -1
     for line in maps.splitlines():
-        fields = line.split(None, 5)
-        begin, end = (int(one, 16) for one in fields[0].split(b"-"))
-        name = fields[5].rstrip() if len(fields) > 5 else b""  # noqa: PLR2004 - the last column
-        if begin <= address < end:
-            return name or (before if begin == its_end else b"")
-        before, its_end = name, end
+        begin, _, end = line[: line.index(b" ")].partition(b"-")
+        if int(begin, 16) <= address < int(end, 16):
+            return _name(line) or (_name(before) if int(begin, 16) == its_end else b"")
+        before, its_end = line, int(end, 16)
     return b""
+
+
+def _name(line: bytes) -> bytes:
+    """Return the last column, which may hold spaces and may be missing."""
+    return b"".join(line.split(None, 5)[5:]).rstrip()
