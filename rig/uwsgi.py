@@ -157,6 +157,10 @@ class Uwsgi:
             else:
                 return
 
+    def launch(self) -> None:
+        """Starts it and returns at once: whether its workers ever become ready is for the test to see."""
+        self._process.start()
+
     def stop(self, *, grace: float = 10) -> None:
         """Ends it as systemd does, by SIGQUIT, which drops requests in flight; kills what is left then."""
         self._process.end(signal.SIGQUIT, grace=grace)

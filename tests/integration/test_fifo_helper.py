@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from rig.processes import wait_for
 from tests.integration.test_fifo import RealFifo, held
-from watchdogd.act import fifo_helper
-from watchdogd.act.helper import WITHIN_S, attempt
+from watchdogd.act import end_helper, fifo_helper, privileged
+from watchdogd.act.helper import FIFO, WITHIN_S, attempt
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command
 from watchdogd.model.done import Result
 
@@ -36,6 +37,7 @@ class Place:
 
     folder: Path
     stack: ExitStack
+    program: str = "watchdogd.act.fifo_helper"
 
     def __post_init__(self) -> None:
         self.config = self.folder / "etc" / "config.yaml"
@@ -55,7 +57,7 @@ class Place:
             listener.bind(str(self.socket))
             self.socket.chmod(0o666)
             listener.listen()
-            command = [sys.executable, "-m", "watchdogd.act.fifo_helper", DAEMON_NAME, str(self.config)]
+            command = [sys.executable, "-m", self.program, DAEMON_NAME, str(self.config)]
             self.helper = subprocess.Popen(command, stdin=listener.fileno(), stderr=subprocess.PIPE, cwd=ROOT)
         self.stack.callback(self.helper.wait)
         self.stack.callback(self.helper.kill)
@@ -92,7 +94,7 @@ class Place:
     def attempt(self, command: Command, owner: int) -> tuple[Result, str]:
         """One attempt of the daemon, by the descriptor that it took when the FIFO was first there."""
         with acting_as(DAEMON):
-            return attempt(self.fifo.fd, self.fifo.path, command, owner, helper=str(self.socket))
+            return attempt(self.fifo.fd, self.fifo.path, command, owner, helper=FIFO._replace(socket=str(self.socket)))
 
 
 @contextmanager
@@ -418,7 +420,7 @@ def test_a_client_that_says_nothing_holds_nobody_up(place: Place) -> None:
         silent.connect(str(place.socket))
         begun = time.monotonic()
         assert place.ask() == "written "
-    assert time.monotonic() - begun < fifo_helper.PATIENCE_S + ANSWER_WITHIN_S / 2
+    assert time.monotonic() - begun < privileged.PATIENCE_S + ANSWER_WITHIN_S / 2
 
 
 def test_a_client_that_has_gone_harms_nothing(place: Place) -> None:
@@ -512,32 +514,34 @@ def test_a_helper_that_is_stuck_costs_its_time_and_is_tried_again(quiet_place: P
 # ------------------------------------------------------------------------------------------------- its size
 
 
-def test_the_helper_is_small_and_gets_nothing_but_the_writer_and_yaml() -> None:
-    source = Path(fifo_helper.__file__).read_text()
-    assert len(source.splitlines()) <= 200
+WHAT_BOTH_GET = {
+    "watchdogd",
+    "watchdogd.act",
+    "watchdogd.act.privileged",
+    "watchdogd.model",
+    "watchdogd.model.base",
+    "watchdogd.model.done",
+    "watchdogd.model.text",
+    "watchdogd.paths",
+}
+
+
+@pytest.mark.parametrize(
+    ("program", "more"),
+    [(fifo_helper, {"watchdogd.act.fifo"}), (end_helper, {"watchdogd.act.end", "watchdogd.handlers"})],
+    ids=["fifo", "end"],
+)
+def test_a_helper_is_small_and_gets_nothing_but_what_it_acts_with_and_yaml(program: ModuleType, more: set[str]) -> None:
+    sources = [Path(str(one.__file__)).read_text() for one in (program, privileged)]
+    assert all(len(source.splitlines()) <= 200 for source in sources)
     imported = {
-        node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+        name.partition(".")[0]
+        for source in sources
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([str(node.module)] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names])
     }
-    assert {str(one) for one in imported if str(one).partition(".")[0] not in sys.stdlib_module_names} == {
-        "yaml",
-        "watchdogd",
-        "watchdogd.act.fifo",
-        "watchdogd.model.base",
-        "watchdogd.model.done",
-        "watchdogd.model.text",
-    }
-    shows = "import sys, watchdogd.act.fifo_helper; print(*(one for one in sys.modules if one.startswith('watchdogd')))"
+    assert imported - sys.stdlib_module_names == {"yaml", "watchdogd"}
+    shows = f"import sys, {program.__name__}; print(*(one for one in sys.modules if one.startswith('watchdogd')))"
     loaded = subprocess.run([sys.executable, "-c", shows], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert set(loaded.split()) == {
-        "watchdogd",
-        "watchdogd.model",
-        "watchdogd.model.base",
-        "watchdogd.model.done",
-        "watchdogd.model.text",
-        "watchdogd.act",
-        "watchdogd.act.fifo",
-        "watchdogd.paths",
-        "watchdogd.act.fifo_helper",
-    }
+    assert set(loaded.split()) == WHAT_BOTH_GET | {program.__name__} | more

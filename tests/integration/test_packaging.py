@@ -21,6 +21,8 @@ IN_PLACE = {
     "systemd/mongo-watchdog.service": "{units}/mongo-watchdog.service",
     "systemd/mongo-watchdog-fifo.service": "{units}/mongo-watchdog-fifo.service",
     "systemd/mongo-watchdog-fifo.socket": "{units}/mongo-watchdog-fifo.socket",
+    "systemd/mongo-watchdog-end.service": "{units}/mongo-watchdog-end.service",
+    "systemd/mongo-watchdog-end.socket": "{units}/mongo-watchdog-end.socket",
     "systemd/sysusers.d/mongo-watchdog.conf": "usr/lib/sysusers.d/mongo-watchdog.conf",
     "systemd/tmpfiles.d/mongo-watchdog.conf": "usr/lib/tmpfiles.d/mongo-watchdog.conf",
     "systemd/mongo-watchdog.catalog": "usr/lib/systemd/catalog/mongo-watchdog.catalog",
@@ -100,7 +102,8 @@ def test_it_is_enabled_not_started_restarted_by_an_upgrade_and_stopped_by_a_remo
     assert "deb-systemd-helper enable 'mongo-watchdog.service'" in postinst
     assert "deb-systemd-invoke try-restart 'mongo-watchdog.service'" in postinst
     assert not re.search(r"deb-systemd-invoke (?:start|\$_dh_action)", postinst)
-    assert "deb-systemd-invoke stop mongo-watchdog.service mongo-watchdog-fifo.socket" in prerm
+    (stopped,) = re.findall(r"deb-systemd-invoke stop (.*?) >", prerm.replace("\\\n", " "))
+    assert set(stopped.split()) == {one.target.name for one in UNITS}
     assert "systemd-sysusers" in postinst.split("systemd-tmpfiles")[0]
 
 
@@ -155,7 +158,7 @@ def test_install_makes_users_rights_and_catalog_and_uninstall_takes_its_files_ba
     install(root, dry_run=False, tell=lambda _: None, program=Program(folder, ()))
     users = dict(line.split(":")[0:3:2] for line in (root / "etc/passwd").read_text().splitlines())
     groups = dict(line.split(":")[0:3:2] for line in (root / "etc/group").read_text().splitlines())
-    assert {"mongo-watchdog", "mongo-watchdog-fifo"} <= set(users)
+    assert {"mongo-watchdog", "mongo-watchdog-fifo", "mongo-watchdog-end"} <= set(users)
     file = (root / CONFIG).stat()
     assert (file.st_mode & 0o777, file.st_uid, str(file.st_gid)) == (0o640, 0, groups["mongo-watchdog"])
     assert (root / CONFIG).parent.stat().st_mode & 0o777 == 0o750

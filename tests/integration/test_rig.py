@@ -1,18 +1,22 @@
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rig import fetch, wire
+from rig.hang import BESIDE, HANG, Hang
 from rig.mongod import Mongod, ReplicaSet
 from rig.netns import Namespace
 from rig.processes import EndedError, Process, all_pids, stat_fields, wait_for
 from rig.traffic import Traffic
-from rig.uwsgi import App, Front, StuckFromBootError, Uwsgi
+from rig.uwsgi import App, Front, StuckFromBootError, Uwsgi, hung_by_fork
 
 OUTAGE_S = 9.0
 
@@ -138,6 +142,28 @@ def test_a_loading_worker_is_not_yet_a_ready_one(tmp_path: Path) -> None:
         (loading,) = wait_for(lambda: set(app.workers()) - {old}, "a new worker", within=10)
         assert app.ready_workers() == []
         assert app.wait_ready(other_than=[old]) == [loading]
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["an app of its own", "beside another app"])
+def test_a_worker_hangs_since_its_fork_when_a_test_wants_one(beside: bool, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"extra": BESIDE} if beside else {"wsgi_file": HANG}
+    with Hang(tmp_path) as hang, Uwsgi(tmp_path, app=App.NO_CLIENT, warm=False, **how) as app:
+        others = app.ready_workers()[:-1]
+        hung = hang.worker_of(app)
+        assert hung_by_fork(app.master) == []  # it might be loading still
+        wait_for(lambda: hung_by_fork(app.master) == [hung], "it is old, and still not ready", within=10)
+        assert app.ready_workers() == others
+        assert {app.get().worker for _ in range(5)} <= set(others)
+        os.kill(hung, signal.SIGKILL)
+        assert app.wait_ready(other_than=[hung])[:2] == others
+
+
+def test_first_workers_hang_when_a_test_wants_them(tmp_path: Path) -> None:
+    with Hang(tmp_path) as hang, ExitStack() as stack:
+        app = Uwsgi(tmp_path, app=App.NO_CLIENT, wsgi_file=HANG, processes=4)
+        stack.callback(app.kill)
+        hung = hang.first_of(app)
+        wait_for(lambda: hung_by_fork(app.master) == hung, "they are old, and still not ready", within=20)
 
 
 def test_an_app_without_its_mongod_is_stuck_from_boot_and_leaves_nothing(tmp_path: Path) -> None:

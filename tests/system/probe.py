@@ -33,6 +33,12 @@ def _open(path: str, flags: int) -> None:
     os.close(os.open(path, flags | os.O_NONBLOCK, 0o600))
 
 
+def _read(*paths: str) -> None:
+    for path in paths:
+        if not Path(path).read_bytes():
+            raise OSError(errno.ENODATA, "")
+
+
 def _write_memory(pid: int) -> None:
     maps = Path(f"/proc/{pid}/maps").read_text()
     found = re.search(r"^([0-9a-f]+)-\S+ rw.*\[stack\]", maps, re.MULTILINE)
@@ -40,6 +46,11 @@ def _write_memory(pid: int) -> None:
     byte = ctypes.create_string_buffer(1)
     ours, theirs = _Piece(ctypes.addressof(byte), 1), _Piece(int(found[1], 16), 1)
     _checked(_libc.process_vm_writev(pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0))
+
+
+def _signal_through(folder: str) -> None:
+    """The kernel takes a folder of /proc for a pidfd (kernel/signal.c, pidfd_to_pid)."""
+    signal.pidfd_send_signal(os.open(folder, os.O_RDONLY), signal.SIGCONT)
 
 
 def _connect(family: int, address: str | tuple[str, int]) -> None:
@@ -53,12 +64,15 @@ def main(pid: int, fifo: str) -> None:
     tries: dict[str, Callable[[], object]] = {
         "see the process": Path(f"/proc/{pid}").stat,
         "see what it holds": Path(f"/proc/{pid}/fd/0").readlink,
+        "see what it waits for": lambda: _read(f"/proc/{pid}/syscall", f"/proc/{pid}/maps"),
+        "hold a pidfd of it": lambda: os.close(os.pidfd_open(pid)),
         "read /etc/shadow": lambda: _open("/etc/shadow", os.O_RDONLY),
         "write the FIFO": lambda: _open(fifo, write),
         "write its memory": lambda: _write_memory(pid),
         "open its memory": lambda: _open(f"/proc/{pid}/mem", write),
         "trace it": lambda: _checked(_libc.ptrace(_PTRACE_ATTACH, pid, 0, 0)),
         "signal it": lambda: os.kill(pid, signal.SIGCONT),
+        "signal it through its folder in /proc": lambda: _signal_through(f"/proc/{pid}"),
         "write its root": lambda: _open(f"/proc/{pid}/root/etc/probe", create),
         "write /etc": lambda: _open("/etc/probe", create),
         "write /dev/shm": lambda: _open("/dev/shm/probe", create),

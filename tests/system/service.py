@@ -15,6 +15,8 @@ from tests.world.schemas import strict
 UNIT = "mongo-watchdog.service"
 HELPER = "mongo-watchdog-fifo.service"
 HELPER_SOCKET = "/run/mongo-watchdog-fifo.socket"
+ENDER = "mongo-watchdog-end.service"
+ENDER_SOCKET = "/run/mongo-watchdog-end.socket"
 CONFIG = "/etc/mongo-watchdog/config.yaml"
 STATUS_WITHIN_S = 30.0
 STATUS = strict("status")
@@ -111,7 +113,7 @@ class Service:
         """What happened, for a test that failed."""
         texts: Sequence[str] = (
             self.box.run("journalctl", "--output=short-precise", "--lines=150", "--quiet", check=False).stdout,
-            self.box.systemctl("status", UNIT, HELPER, check=False),
+            self.box.systemctl("status", UNIT, HELPER, ENDER, check=False),
             self.command("status", check=False).stdout if self.box.path("/usr/bin/mongo-watchdog").exists() else "",
         )
         return "\n".join(texts)

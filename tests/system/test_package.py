@@ -15,7 +15,7 @@ from tests.system import machines
 from tests.system.box import Box
 from tests.system.in_flight import reload_in_flight
 from tests.system.machines import ON_EACH
-from tests.system.service import CONFIG, HELPER, HELPER_SOCKET, UNIT, Service
+from tests.system.service import CONFIG, ENDER, ENDER_SOCKET, HELPER, HELPER_SOCKET, UNIT, Service
 from tests.system.site import FIFO, Site
 
 APT_S = 120.0
@@ -45,7 +45,8 @@ def a_next_version(folder: Path, shipped_config: str | None = None) -> Path:
 def test_after_a_reboot_it_watches(rebooted: Box) -> None:
     service = Service(rebooted)
     wait_for(lambda: service.state == "active", "it is started", within=60)
-    assert rebooted.show("mongo-watchdog-fifo.socket", "ActiveState") == "active"
+    for name in ("mongo-watchdog-fifo.socket", "mongo-watchdog-end.socket"):
+        assert rebooted.show(name, "ActiveState") == "active"
     assert service.order("started") == ["started"]
 
 
@@ -116,7 +117,8 @@ def test_a_purge_leaves_nothing(fresh: Box) -> None:
     service = Service(fresh, fifos={"shop": FIFO})
     service.configure()
     service.drop_in("[Service]\nWatchdogSec=8\n")
-    service.drop_in("[Service]\nMemoryMax=32M\n", unit=HELPER)
+    for unit in (HELPER, ENDER):
+        service.drop_in("[Service]\nMemoryMax=32M\n", unit=unit)
     fresh.write("/etc/mongo-watchdog/main.uri", "mongodb://127.0.0.1/\n", 0o600)
     service.start()
     service.command("pause", "--reason", "a state to be saved")
@@ -125,6 +127,7 @@ def test_a_purge_leaves_nothing(fresh: Box) -> None:
     left = {path for path in fresh.files() - before if not BOOKS.search(path)}
     assert left == set()
     assert not fresh.path(HELPER_SOCKET).exists()
+    assert not fresh.path(ENDER_SOCKET).exists()
     assert not fresh.path("/run/mongo-watchdog").exists()
     assert "mongo-watchdog" not in fresh.run("journalctl", "--list-catalog").stdout
     assert fresh.show(UNIT, "LoadState") == "not-found"

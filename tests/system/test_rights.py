@@ -6,7 +6,7 @@ import pytest
 from tests.once import ROOT
 from tests.system.box import Box
 from tests.system.machines import ON_EACH
-from tests.system.service import HELPER, HELPER_SOCKET, UNIT, Service
+from tests.system.service import ENDER, ENDER_SOCKET, HELPER, HELPER_SOCKET, UNIT, Service
 from tests.system.site import CHECKOUT_INSIDE
 
 VICTIM = "victim.service"
@@ -53,7 +53,8 @@ def can(outcomes: dict[str, str]) -> set[str]:
 @pytest.mark.usefixtures("service")
 def test_the_daemon_can_read_everything_and_change_nothing(box: Box) -> None:
     outcomes = probed(box, UNIT)
-    assert can(outcomes) == {"see the process", "see what it holds", "read /etc/shadow", "write /dev/shm"}, outcomes
+    sees = {"see the process", "see what it holds", "see what it waits for", "hold a pidfd of it", "read /etc/shadow"}
+    assert can(outcomes) == sees | {"write /dev/shm"}, outcomes
     assert outcomes["connect to the network"] == "ECONNREFUSED"  # it may: nobody listens there
 
 
@@ -75,15 +76,23 @@ def test_the_helper_can_write_fifos_and_see_and_reach_nobody(box: Box) -> None:
 
 
 @ON_EACH
+@pytest.mark.usefixtures("service")
+def test_the_ender_can_signal_others_through_what_means_them_and_nothing_else(box: Box) -> None:
+    outcomes = probed(box, ENDER)
+    assert can(outcomes) == {"see the process", "signal it through its folder in /proc"}, outcomes
+    assert outcomes["signal it"] == "EPERM"
+
+
+@ON_EACH
 def test_the_units_are_hardened(box: Box) -> None:
-    for name, most in ((UNIT, 25), (HELPER, 20)):
+    for name, most in ((UNIT, 25), (HELPER, 15), (ENDER, 15)):
         done = box.run("systemd-analyze", "security", "--no-pager", f"--threshold={most}", name, check=False)
         assert done.returncode == 0, done.stdout
 
 
 @ON_EACH
 def test_the_units_have_no_mistake(box: Box) -> None:
-    names = (UNIT, HELPER, "mongo-watchdog-fifo.socket")
+    names = (UNIT, HELPER, "mongo-watchdog-fifo.socket", ENDER, "mongo-watchdog-end.socket")
     done = box.run("systemd-analyze", "verify", *names)
     assert done.stdout + done.stderr == ""
 
@@ -94,16 +103,18 @@ client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 client.settimeout(30)
 try:
     client.connect(sys.argv[1])
-    socket.send_fds(client, [sys.argv[2].encode()], [os.open(sys.argv[3], os.O_PATH | os.O_NOFOLLOW)])
+    sent = sys.argv[3]
+    opened = os.pidfd_open(int(sent)) if sent.isdigit() else os.open(sent, os.O_PATH | os.O_NOFOLLOW)
+    socket.send_fds(client, [sys.argv[2].encode()], [opened])
     print(client.recv(65536).decode())
 except OSError as error:
     print(type(error).__name__)
 """
 
 
-def asked(box: Box, user: str, request: str, sent: str = FIFO) -> str:
-    """What the installed helper answers a program of that user, which sends a descriptor of what is at that path."""
-    command = ["runuser", "-u", user, "--", "/usr/bin/python3", "-c", CLIENT, HELPER_SOCKET, request, sent]
+def asked(box: Box, user: str, request: str, sent: str = FIFO, of: str = HELPER_SOCKET) -> str:
+    """What an installed helper answers a program of that user, which sends a descriptor of that path or process."""
+    command = ["runuser", "-u", user, "--", "/usr/bin/python3", "-c", CLIENT, of, request, sent]
     return box.run(*command).stdout.rstrip("\n")
 
 
@@ -130,17 +141,66 @@ def test_the_helper_refuses_every_wrong_caller_path_and_command(service: Service
     assert asked(box, "mongo-watchdog", right).startswith("refused ")
 
 
+# A master and its worker that loads, by their handlers.
+WORKER = """
+import os, signal, time
+def handles(*names):
+    for name in names:
+        signal.signal(getattr(signal, "SIG" + name), lambda *_: None)
+handles("HUP", "QUIT", "USR1", "TERM", "TSTP")
+if os.fork() == 0:
+    handles("WINCH")
+    open("/run/worker/pid", "w").write(str(os.getpid()))
+while True:
+    time.sleep(3600)
+"""
+
+
+def a_loading_worker(box: Box) -> str:
+    """A worker of www-data that is not ready, below a master; its pid inside."""
+    box.write("/usr/local/lib/worker.py", WORKER)
+    box.write(
+        "/etc/systemd/system/worker.service",
+        "[Service]\nUser=www-data\nRuntimeDirectory=worker\nExecStart=/usr/bin/python3 /usr/local/lib/worker.py\n"
+        "ExecStartPost=/bin/sh -c 'until test -s /run/worker/pid; do sleep 0.05; done'\n",
+    )
+    box.systemctl("daemon-reload")
+    box.systemctl("restart", "worker.service")
+    return box.path("/run/worker/pid").read_text()
+
+
+@ON_EACH
+def test_the_ender_ends_a_worker_that_is_not_ready_and_nobody_else(service: Service, box: Box) -> None:
+    victim, worker = str(a_victim(box)), a_loading_worker(box)
+    service.configure(uwsgi=[{"name": "victim", "master_fifo": FIFO}])
+    box.systemctl("start", "mongo-watchdog-end.socket")
+    right = f"{FOREVER} {FIFO}"
+    assert asked(box, "www-data", right, worker, ENDER_SOCKET) == "PermissionError"
+    assert asked(box, "mongo-watchdog-end", right, worker, ENDER_SOCKET) == "PermissionError"
+    assert asked(box, "root", right, worker, ENDER_SOCKET).startswith("refused only the user of mongo-watchdog")
+    for other in ("1", victim, box.show("worker.service", "MainPID"), "/etc/passwd", FIFO):
+        assert asked(box, "mongo-watchdog", right, other, ENDER_SOCKET).startswith("refused "), other
+    for request in (f"{FOREVER} /etc/passwd", f"9 {worker}", "SIGTERM"):
+        assert asked(box, "mongo-watchdog", request, worker, ENDER_SOCKET).startswith("refused "), request
+    assert asked(box, "mongo-watchdog", f"0 {FIFO}", worker, ENDER_SOCKET).startswith("try_again ")
+    assert asked(box, "mongo-watchdog", right, worker, ENDER_SOCKET).startswith(f"ended process {worker} of user id")
+    assert box.show(VICTIM, "ActiveState") == "active"
+    assert len(box.journal("SYSLOG_IDENTIFIER=mongo-watchdog-end", "PRIORITY=4")) == 9
+
+
 def test_a_right_that_is_missing_is_said_at_the_start_with_what_gives_it(service: Service, box: Box) -> None:
     a_victim(box)
     service.configure(uwsgi=[{"name": "victim", "master_fifo": FIFO}])
     service.start()
     assert "missing" not in service.log()
-    box.systemctl("disable", "--now", "mongo-watchdog-fifo.socket")
-    box.systemctl("mask", "mongo-watchdog-fifo.socket")  # the service wants it
+    for name in ("mongo-watchdog-fifo.socket", "mongo-watchdog-end.socket"):
+        box.systemctl("disable", "--now", name)
+        box.systemctl("mask", name)  # the service wants it
     service.drop_in("[Service]\nAmbientCapabilities=\nCapabilityBoundingSet=\n")
     box.systemctl("restart", UNIT)
     log = service.log()
     assert "CAP_SYS_PTRACE is missing" in log
     assert "CAP_DAC_READ_SEARCH is missing" in log
     assert "systemctl enable --now mongo-watchdog-fifo.socket" in log
+    assert "systemctl enable --now mongo-watchdog-end.socket" in log
     assert "same-user.conf" in log

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.world.command_line import arguments, verbs
-from watchdogd.act import helper
+from watchdogd.act import end, end_helper, helper
 from watchdogd.config import PolicyConfig
 from watchdogd.core import case, forks, gates, phases, reload
 from watchdogd.core.evidence import unconnected
@@ -98,6 +98,9 @@ NUMBERS = [
     (DESIGN, f"one pymongo client for each member, {heartbeats.HEARTBEAT_MS} ms, no credentials"),
     (CONFIGURATION, f"mongo-watchdog asks each member every {heartbeats.HEARTBEAT_MS} ms with `hello`"),
     (RIGHTS, f"names the moment ({helper.WITHIN_S:g} s ahead) after which nothing may be written"),
+    (RIGHTS, f"and the moment, {helper.WITHIN_S:g} s ahead, after which nobody may be ended"),
+    (RIGHTS, f"whose user's instances are named, {end_helper.MOST} in {end_helper.WITHIN_S:g} s"),
+    (DESIGN, f"a process that was sent SIGKILL, {end.DEAD_WITHIN_MS / 1000:g} s"),
     (RIGHTS, f"policy tries again for {reload.FIFO_TRIES_S:g} s"),
 ]  # fmt: skip
 

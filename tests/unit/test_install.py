@@ -286,7 +286,13 @@ def test_uninstall_leaves_the_configuration_and_nothing_else(
     uninstall(root, dry_run=False, tell=told.append)
     assert set(files_below(root)) == {CONFIG}
     assert ran[0][:3] == ("systemctl", f"--root={root}", "disable")
-    assert ran[0][3:] == ("mongo-watchdog.service", "mongo-watchdog-fifo.service", "mongo-watchdog-fifo.socket")
+    assert ran[0][3:] == (
+        "mongo-watchdog.service",
+        "mongo-watchdog-end.service",
+        "mongo-watchdog-end.socket",
+        "mongo-watchdog-fifo.service",
+        "mongo-watchdog-fifo.socket",
+    )
     assert ran[1:] == [("journalctl", f"--root={root}", "--update-catalog")]
 
 

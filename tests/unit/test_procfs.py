@@ -2,9 +2,10 @@ import signal
 
 import pytest
 
+from watchdogd.handlers import is_master
 from watchdogd.model.seen import Role
 from watchdogd.observe.procfs import Stat, caught, field, parse_stat
-from watchdogd.observe.roles import is_master, role
+from watchdogd.observe.roles import role
 
 # SigCgt as measured, uWSGI 2.0.30: the same for uwsgi and pyuwsgi.
 MASTER, MULE, READY = 0x84687, 0x4487, 0x8085E83

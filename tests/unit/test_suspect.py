@@ -196,7 +196,7 @@ def test_descriptors_of_all_are_read_for_dead_sockets_at_every_fifth_look_alone(
 def test_a_loading_worker_has_no_requests(suspicion: Suspicion) -> None:
     suspicion.workers[0].role = Role.LOADING
     suspicion.look(2)
-    assert suspicion.worker(suspicion.workers[0]).threads is None
+    assert suspicion.worker(suspicion.workers[0]).waits is None
 
 
 def test_of_an_instance_that_nobody_runs_nothing_is_read(suspicion: Suspicion) -> None:

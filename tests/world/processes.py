@@ -5,19 +5,30 @@ same assertions on both.
 """
 
 import itertools
+import os
 from dataclasses import dataclass, field
 from typing import Final
 
 from watchdogd.model.base import ProcessId
+from watchdogd.model.done import Result
 from watchdogd.model.seen import Blind, Role
+from watchdogd.observe.locks import Lock, Wait
 from watchdogd.observe.processes import Process
+
+COMPUTES: Final = Wait("R", 1, 0, ignores_hup=False, catches_alrm=False)
+SLEEPS: Final = COMPUTES._replace(state="S")
+FOR_THE_GIL: Final = SLEEPS._replace(lock=Lock(0x7F00_0000_1000, in_python=True, forever=False))
+FOR_ITS_OWN: Final = SLEEPS._replace(lock=Lock(0x5500_0000_1000, in_python=False, forever=True))
 
 OUR_NETNS: Final = 4026531833
 
 
 @dataclass(eq=False)
 class FakeProcess:
-    """One process. `sockets`: inode by descriptor. While `refused` is set its descriptors may not be read."""
+    """One process. `sockets`: inode by descriptor. While `refused` is set its descriptors may not be read.
+
+    `wait`: what it waits for while it is a worker that is not ready.
+    """
 
     id: ProcessId
     role: Role
@@ -27,6 +38,11 @@ class FakeProcess:
     refused: str | None = None
     # Switches of each thread that is in a futex; None for one that waits for something else.
     threads: dict[int, int | None] = field(default_factory=lambda: {0: None})
+    wait: Wait = SLEEPS
+
+    def read(self) -> Process:
+        """What a look shows of it."""
+        return Process(self.id, self.role, self.io, self.wait if self.role is Role.LOADING else None)
 
     def holds(self, inode: int) -> int:
         """Opens or inherits a socket; returns the descriptor."""
@@ -77,7 +93,7 @@ class FakeProcesses:
         known = self.alive.get(master.pid)
         if known is None or known.id != master:
             return ()
-        return tuple(Process(one.id, one.role, one.io) for one in (known, *self.children(known)))
+        return tuple(one.read() for one in (known, *self.children(known)))
 
     def descriptors(self, pid: int) -> dict[int, int] | Blind:
         known = self.alive.get(pid)
@@ -98,6 +114,10 @@ class FakeProcesses:
     def protocol(self, pid: int, fd: int) -> str:
         known = self.alive.get(pid)
         return "" if known is None or known.refused or fd not in known.sockets else "TCP"
+
+    def pidfd(self, pid: int) -> int | tuple[Result, str]:
+        """One that is never signalled here: of our own process."""
+        return os.pidfd_open(os.getpid()) if pid in self.alive else (Result.CHANGED, f"process {pid} has ended")
 
     def netns(self) -> int:
         return OUR_NETNS

@@ -1,1 +1,1 @@
-"""What changes the world: one byte into one FIFO. Nothing else in mongo-watchdog acts on anything."""
+"""What changes the world: one byte into one FIFO, SIGKILL of one process that is proven to hang, and nothing else."""

@@ -1,7 +1,8 @@
-"""Has the byte written by mongo-watchdog-fifo.service where the daemon's own user may not write it.
+"""Has done what the daemon's own user may not do: by mongo-watchdog-fifo.service, and by mongo-watchdog-end.service.
 
-It must never leave the outcome open: the helper writes nothing after the time that the request names, and nobody here
-waits longer than that and a little more. What it gets is the descriptor of the FIFO: a path might lead elsewhere.
+It must never leave the outcome open: the helper does nothing after the time that the request names, and nobody here
+waits longer than that and a little more. What it gets is a descriptor, of the FIFO or of the process: a path might lead
+elsewhere, and a number might mean another one.
 """
 
 from __future__ import annotations
@@ -9,52 +10,77 @@ from __future__ import annotations
 import os
 import socket
 import time
+from typing import NamedTuple
 
+from watchdogd.act import end as ender
 from watchdogd.act import fifo as writer
 from watchdogd.model.base import Command
-from watchdogd.model.done import Result
+from watchdogd.model.done import EndProcess, Result
 
-SOCKET = "/run/mongo-watchdog-fifo.socket"
+
+class Helper(NamedTuple):
+    """One of the two. `name`: of its units. `socket`: where it listens."""
+
+    name: str
+    socket: str
+
+
+FIFO = Helper("mongo-watchdog-fifo", "/run/mongo-watchdog-fifo.socket")
+END = Helper("mongo-watchdog-end", "/run/mongo-watchdog-end.socket")
 
 WITHIN_S = 2.0
-"""For the helper to write: it is started first when it does not run (docs/rights.md has the measured times)."""
+"""For the helper to act: it is started first when it does not run (docs/rights.md has the measured times)."""
 
-_ANSWER_S = 0.5  # from the last moment in which it may write until its answer must be here
+_ANSWER_S = 0.5  # from the last moment in which it may act until its answer must be here
 _MAX_ANSWER = 16384
-_START = "`systemctl enable --now mongo-watchdog-fifo.socket`"
 
 
-def attempt(fifo: int, path: str, command: Command, uid: int | None, *, helper: str = SOCKET) -> tuple[Result, str]:
+def attempt(fifo: int, path: str, command: Command, uid: int | None, *, helper: Helper = FIFO) -> tuple[Result, str]:
     """Make one attempt, as act.fifo.attempt: `write` of act.fifo.perform.
 
     Directly where the FIFO is of our own user or we are root, or where there is no helper (then a capability may
     help); else by the helper.
     """
-    if uid is None or os.geteuid() in {0, uid} or not os.path.exists(helper):  # noqa: PTH110 - it is this one call
+    if uid is None or os.geteuid() in {0, uid} or not os.path.exists(helper.socket):  # noqa: PTH110 - it is this one call
         return writer.attempt(fifo, path, command, uid)
     now = time.monotonic()
     request = b"%s %.3f %.3f %d %s" % (command.value.encode(), now, now + WITHIN_S, uid, os.fsencode(path))
+    return _asked(helper, request, fifo, f"{path} belongs to user id {uid}")
+
+
+def end(pidfd: int, effect: EndProcess, *, helper: Helper = END) -> tuple[Result, str]:
+    """Make one attempt, as act.end.attempt: `end` of act.end.perform. By the helper where we may not."""
+    result, why = ender.attempt(pidfd, effect)
+    if result is not Result.REFUSED or not os.path.exists(helper.socket):  # noqa: PTH110 - it is this one call
+        return result, why
+    request = b"%.3f %s" % (time.monotonic() + WITHIN_S, os.fsencode(effect.instance))
+    return _asked(helper, request, pidfd, f"process {effect.process.pid} belongs to user id {effect.uid}")
+
+
+def _asked(helper: Helper, request: bytes, descriptor: int, whose: str) -> tuple[Result, str]:
+    """Send one request, and give what becomes of it. `whose`: the thing, for a sentence."""
     try:
-        answer = _asked(helper, request, fifo)
+        answer = _answer(helper.socket, request, descriptor)
     except PermissionError:
         return Result.REFUSED, (
-            f"{path} belongs to user id {uid}, and {helper} does not let user id {os.geteuid()} ask for the write: "
+            f"{whose}, and {helper.socket} does not let user id {os.geteuid()} ask for it: "
             "it is for the user that its unit names as SocketUser="
         )
     except TimeoutError:
-        return Result.TRY_AGAIN, f"mongo-watchdog-fifo did not answer within {WITHIN_S:g} s"
+        return Result.TRY_AGAIN, f"{helper.name} did not answer within {WITHIN_S:g} s"
     except OSError as error:
-        return Result.TRY_AGAIN, f"mongo-watchdog-fifo cannot be asked ({error.strerror}): {_START}"
+        start = f"`systemctl enable --now {helper.name}.socket`"
+        return Result.TRY_AGAIN, f"{helper.name} cannot be asked ({error.strerror}): {start}"
     result, _, sentence = os.fsdecode(answer).partition(" ")
     try:
         return Result(result), sentence
-    except ValueError:  # nothing: it ended before it had written
-        return Result.TRY_AGAIN, "mongo-watchdog-fifo ended without an answer: see `systemctl status` of it"
+    except ValueError:  # nothing: it ended before it had acted
+        return Result.TRY_AGAIN, f"{helper.name} ended without an answer: see `systemctl status` of it"
 
 
-def _asked(helper: str, request: bytes, fifo: int) -> bytes:
+def _answer(socket_path: str, request: bytes, descriptor: int) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as connection:
         connection.settimeout(WITHIN_S + _ANSWER_S)
-        connection.connect(helper)
-        socket.send_fds(connection, [request], [fifo])
+        connection.connect(socket_path)
+        socket.send_fds(connection, [request], [descriptor])
         return connection.recv(_MAX_ANSWER)

@@ -51,7 +51,13 @@ _SHARE = Path("usr/local/share")
 UNITS = tuple(
     [
         Shipped(f"systemd/{unit}", _UNITS / unit)
-        for unit in ("mongo-watchdog-fifo.socket", "mongo-watchdog-fifo.service", "mongo-watchdog.service")
+        for unit in (
+            "mongo-watchdog-fifo.socket",
+            "mongo-watchdog-fifo.service",
+            "mongo-watchdog-end.socket",
+            "mongo-watchdog-end.service",
+            "mongo-watchdog.service",
+        )
     ]
 )
 FILES = (
@@ -192,8 +198,8 @@ def uninstall(root: Path, *, dry_run: bool, tell: Tell) -> None:
     _check_units(root)
     _perform(list(_removal(root)), dry_run=dry_run, tell=tell)
     tell(
-        f"left as they are: {root / CONFIG.parent}, {root / 'var/lib' / NAME}, the users {NAME} and {NAME}-fifo;"
-        f" the program itself is in its virtual environment"
+        f"left as they are: {root / CONFIG.parent}, {root / 'var/lib' / NAME}, the users {NAME}, {NAME}-fifo and"
+        f" {NAME}-end; the program itself is in its virtual environment"
     )
 
 

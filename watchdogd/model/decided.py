@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from watchdogd.model.base import InstanceId, Mono
-from watchdogd.model.done import SendFifo
+from watchdogd.model.done import EndProcess, SendFifo
 from watchdogd.model.remembered import Phase, State
 from watchdogd.model.told import Tell
 
@@ -21,7 +21,7 @@ class Answer:
     reload: str | None = None
 
 
-Effect = Tell | SendFifo | Answer
+Effect = Tell | SendFifo | EndProcess | Answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,26 @@ class SendFifo:
     uid: int | None
 
 
-class Result(enum.Enum):
-    """What became of one attempt to write the FIFO."""
+@dataclass(frozen=True, slots=True)
+class EndProcess:
+    """SIGKILL one worker, if it still is the same process of the same master and still hangs by rule G.
 
+    `uid`: the effective one of the master, as Instance.uid; for the sentence where that may not be done.
+    """
+
+    id: str
+    instance: InstanceId
+    master: ProcessId
+    process: ProcessId
+    uid: int | None
+
+
+class Result(enum.Enum):
+    """What became of one attempt to write the FIFO, or to end a process."""
+
+    ENDED = "ended"  # the process is dead, as its pidfd says
     WRITTEN = "written"  # the byte is in the pipe; that proves delivery, not execution
-    TRY_AGAIN = "try_again"  # ENOENT, ENXIO, EPIPE, EAGAIN: normal while the master makes its FIFO anew
+    TRY_AGAIN = "try_again"  # ENOENT, ENXIO, EPIPE, EAGAIN: normal while the master makes its FIFO anew; not dead yet
     CHANGED = "changed"  # the last look did not find what the decision was made on
     REFUSED = "refused"  # not a FIFO, another owner, no permission: will not mend itself
 

@@ -157,6 +157,24 @@ class Role(enum.Enum):
     OTHER = "other"
 
 
+class Hang(enum.Enum):
+    """How a worker that is not ready waits for what nobody can give it. docs/design.md has the rules, and their counts.
+
+    Both are proofs: only another thread of the same process could release such a lock, and there is none.
+    """
+
+    GIL = "gil"  # rule G: for a lock of Python's own, since its fork; another fork will most likely not
+    OWN_CODE = "own_code"  # rule B: for one that the app made; the next worker will mostly do the same
+
+
+@dataclass(frozen=True, slots=True)
+class Hung:
+    """A worker that hangs. `since`: when it began to wait for that lock."""
+
+    kind: Hang
+    since: Interval
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
     """One worker process.
@@ -166,9 +184,14 @@ class Worker:
     `monitored`: those that it has had two own connections to at once: one is its requests', the other its driver's
     monitor. `owned`: it was ever seen to hold a connection alone.
 
-    Read only while its instance is suspected, None else: `waits`: its requests that wait for a server. `threads`: how
-    many it has now. `monitored_at`: when it was last seen to reach every member of a deployment that is up as one whose
-    driver's monitor runs does (observe/monitors.py), by deployment.
+    Read only while its instance is suspected, None else: `waits`: its requests that wait for a server. `monitored_at`:
+    when it was last seen to reach every member of a deployment that is up as one whose driver's monitor runs does
+    (observe/monitors.py), by deployment. `threads`: how many it has; of one that is not ready that is always read.
+
+    Of one that is not ready: `ignores_hup`, whether SIGHUP does nothing to it (so it is in a first generation: later
+    ones have their master's handler); `hung`, once that is proven. `unjudged`: why nobody can say whether it hangs, as
+    long as that is so: a right that is missing, a debugger, SIGSTOP. Then `hung` is None, which says nothing. All three
+    say nothing of one that is ready.
     """
 
     id: ProcessId
@@ -180,6 +203,9 @@ class Worker:
     waits: Waits | None = None
     threads: int | None = None
     monitored_at: Mapping[str, Mono] | None = None
+    ignores_hup: bool | None = None
+    hung: Hung | None = None
+    unjudged: str = ""
 
     @property
     def single(self) -> bool:

@@ -128,6 +128,10 @@ class Instances:
         beside = [_strangers(master) for master in self.masters() if master.rivals and not master.fifo_problem]
         return (*self._not_covered, *beside)
 
+    def suspected(self) -> bool:
+        """Say whether a worker may hang, and looks that follow soon would prove it."""
+        return any(site.workers.suspected() for site in self._sites.values())
+
     def masters(self) -> list[Master]:
         """Return the masters that are there."""
         return [site.master for site in self._sites.values() if site.master]

@@ -1,13 +1,15 @@
 """One look at the world: which edges are read, how deep, and what the readings fold into. Never decides about reloads.
 
-A quiet look is the heartbeats and one dump of CLOSE_WAIT sockets. A full look adds ESTABLISHED ones, masters, roles and
-descriptors: while something is wrong, when it is asked for, else every 10 s. Of the instances that are suspected a look
-also has what suspect.py reads.
+A quiet look is the heartbeats and one dump of CLOSE_WAIT sockets. A full look adds ESTABLISHED ones, masters, roles,
+descriptors, and what workers that are not ready wait for: while something is wrong or a worker may hang, when it is
+asked for, else every 10 s. Of the instances that are suspected a look also has what suspect.py reads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ from functools import partial
 
 from watchdogd.config import Config
 from watchdogd.model.base import Endpoint, InstanceId, MemberId, Mono
-from watchdogd.model.done import Outcome, Result, SendFifo
+from watchdogd.model.done import EndProcess, Outcome, Result, SendFifo
 from watchdogd.model.seen import (
     OUT,
     Area,
@@ -33,6 +35,7 @@ from watchdogd.model.seen import (
 )
 from watchdogd.model.text import fault
 from watchdogd.model.told import SocketsFromProc, Tell
+from watchdogd.observe.hung import unproven
 from watchdogd.observe.instances import Instances
 from watchdogd.observe.mongod.ask import Asker, SocketAsker
 from watchdogd.observe.mongod.deployments import Deployments
@@ -140,7 +143,7 @@ class Observer:
         full |= answered
         if members is not self._members:
             full |= self._take(members)
-        full = full or self._out or at - self._full_at >= FULL_EVERY_S
+        full = full or self._out or self._instances.suspected() or at - self._full_at >= FULL_EVERY_S
         walk = full or at >= self._walk_at
         if full or not self._is_quiet(walk=walk):
             self._full_at = at
@@ -237,6 +240,37 @@ class Observer:
             return (Result.CHANGED, changed) if changed else self._edges.uwsgi.descriptor(checked)
         except Exception as error:  # noqa: BLE001 - what cannot be compared is not written
             return Result.CHANGED, fault(error)
+
+    def last_look_at_hung(self, effect: EndProcess) -> int | tuple[Result, str]:
+        """Open the process, and only then look whether it is who the decision was about, and hangs by rule G even now.
+
+        Returns its pidfd, which the caller closes: it can never mean another process. Else CHANGED or TRY_AGAIN with
+        what is not as it was, or what Processes.pidfd says.
+        """
+        with contextlib.ExitStack() as changed:
+            try:
+                if all(master.id != effect.master for master in self._instances.masters()):
+                    return Result.CHANGED, "the master has changed"
+                pidfd = self._edges.processes.pidfd(effect.process.pid)
+                if not isinstance(pidfd, int):
+                    return pidfd
+                changed.callback(os.close, pidfd)
+                if why := self._difference_of_hung(effect):
+                    return why
+            except Exception as error:  # noqa: BLE001 - who cannot be looked at is not ended
+                return Result.CHANGED, fault(error)
+            changed.pop_all()
+            return pidfd
+
+    def _difference_of_hung(self, effect: EndProcess) -> tuple[Result, str] | None:
+        """Return how it is not as the decision saw it, None when it is."""
+        processes = self._edges.processes.of(effect.master)
+        if isinstance(processes, Blind):
+            return Result.CHANGED, processes.why
+        its = next((process for process in processes if process.id == effect.process), None)
+        if its is None:
+            return Result.CHANGED, f"process {effect.process.pid} is no child of master {effect.master.pid} any more"
+        return unproven(its.id.pid, its.wait)
 
     def _difference(self, effect: SendFifo) -> str | None:
         """Return how its processes are not as the decision saw them, None when they are."""

@@ -77,6 +77,32 @@ def threads(pid: int) -> dict[int, int | None]:
     return found
 
 
+def syscall(pid: int) -> bytes:
+    """Return the system call that a process waits in (proc_pid_syscall(5)); empty when it is gone, or there is no file.
+
+    `running`, or `NUMBER`, six arguments, stack and program counter; `-1` for a wait outside of any call.
+    """
+    return _read(f"/proc/{pid}/syscall")
+
+
+def maps(pid: int) -> bytes:
+    """Return what its memory is mapped to, a line for each range (proc_pid_maps(5)); empty when it is gone."""
+    try:
+        descriptor = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+    except GONE:
+        return b""
+    with open(descriptor, "rb", buffering=0) as file:  # a read gives a page of it at most
+        return file.readall()
+
+
+def exe(pid: int) -> bytes:
+    """Return the path of the program that it runs; empty when it is gone."""
+    try:
+        return os.readlink(b"/proc/%d/exe" % pid)
+    except GONE:
+        return b""
+
+
 def field(status: bytes, name: bytes) -> bytes:
     """Return one field of that text, empty where there is none (gVisor has no signal masks)."""
     begin = status.find(b"\n%s:\t" % name)
@@ -188,19 +214,22 @@ def protocol(pid: int, fd: int) -> str:
     return os.getxattr(f"/proc/{pid}/fd/{fd}", "system.sockprotoname").rstrip(b"\0").decode()
 
 
-def refusal(pid: int, error: PermissionError) -> str | None:
-    """Say which right was missing to read the descriptors; None when the process has ended.
+def refusal(pid: int, error: PermissionError, what: str = "its descriptors") -> str | None:
+    """Say which right was missing to read this of a process; None when it has ended.
 
-    The folder is guarded by its mode (0500), a link by ptrace_may_access() (fs/proc/base.c); root without
-    capabilities is refused too, and so is anybody for a process that changed its user without exec.
+    The folder of descriptors is guarded by its mode (0500), and so is its system call (0400); a link, the maps and what
+    is in that file by ptrace_may_access() (fs/proc/base.c). Root without capabilities is refused too, and so is anybody
+    for a process that changed its user without exec; the system call also to the same user, where Yama guards it
+    (kernel.yama.ptrace_scope).
     """
     user = uid(status(pid))
     known = stat(pid)
     if known is None or known.ended:
         return None
-    missing = "CAP_DAC_READ_SEARCH" if error.filename == f"/proc/{pid}/fd" else "CAP_SYS_PTRACE"
+    by_mode = error.filename in {f"/proc/{pid}/fd", f"/proc/{pid}/syscall"}
+    missing = "CAP_DAC_READ_SEARCH" if by_mode else "CAP_SYS_PTRACE"
     mend = "give the daemon CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, or run it as that user"
-    return f"process {pid} of user id {user} hides its descriptors: {missing} is missing; {mend}"
+    return f"process {pid} of user id {user} hides {what}: {missing} is missing; {mend}"
 
 
 def blindness() -> str | None:

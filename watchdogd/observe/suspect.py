@@ -106,7 +106,7 @@ class Suspect:
                 replace(
                     worker,
                     waits=self._waits.get(worker.id),
-                    threads=self._threads.get(worker.id),
+                    threads=self._threads.get(worker.id, worker.threads),
                     monitored_at=self._monitored.get(worker.id),
                 )
                 for worker in workers

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from watchdogd import paths
+from watchdogd.handlers import is_master
 from watchdogd.model.base import ProcessId
 from watchdogd.model.done import Result
 from watchdogd.model.seen import Blind, Role
 from watchdogd.model.text import Outside
 from watchdogd.observe import handed, procfs, two_masters
-from watchdogd.observe.roles import NEWBORN_S, is_master, role
+from watchdogd.observe.roles import NEWBORN_S, role
 from watchdogd.paths import Led, follow
 
 _DELETED = " (deleted)"

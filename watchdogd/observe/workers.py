@@ -1,4 +1,4 @@
-"""Folds readings of processes into workers that carry their own `since`: ready, used, and whom they reached.
+"""Folds readings of processes into workers that carry their own `since`: ready, used, hung, and whom they reached.
 
 This module must never decide anything, and neither reads nor knows a clock: times come with the readings.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from watchdogd.model.base import Endpoint, Incarnation, Interval, Mono, ProcessId
 from watchdogd.model.seen import Connection, Member, MemberState, Role, Tcp, Worker
+from watchdogd.observe.hung import Waiting
+from watchdogd.observe.locks import Wait
 from watchdogd.observe.processes import Process
 
 READY_SETTLED_S = 1.0
@@ -36,6 +38,25 @@ class _WorkerTrack:
     baseline: int | None = None
     outages: object = None
     held: bool = False
+    waiting: Waiting = field(default_factory=Waiting)
+
+    def loads(self, wait: Wait | None, before: Mono, at: Mono) -> None:
+        """Take a look at it while it is not ready: nothing that was seen of it before is true of what it will be."""
+        waiting = self.waiting
+        waiting.fold(wait, before, at)
+        self.worker = Worker(
+            self.worker.id,
+            threads=wait.threads if wait else None,
+            ignores_hup=wait.ignores_hup if wait else None,
+            hung=waiting.hung,
+            unjudged=waiting.unjudged,
+        )
+        self.baseline = None
+
+    def is_ready(self, since: Interval) -> None:
+        """It was not at the look before."""
+        self.waiting = Waiting()
+        self.worker = replace(self.worker, ready_since=since, threads=None, ignores_hup=None, hung=None, unjudged="")
 
 
 class Workers:
@@ -49,6 +70,10 @@ class Workers:
         """Return every worker as it is known now, by pid."""
         return tuple([self._tracks[process].worker for process in sorted(self._tracks)])
 
+    def suspected(self) -> bool:
+        """Say whether one of them may hang, and looks that follow soon would prove it."""
+        return any(track.waiting.suspected for track in self._tracks.values())
+
     def fold(self, processes: Iterable[Process], at: Mono, outages: object) -> None:
         """Take one reading of the processes; `outages` changes whenever an outage begins.
 
@@ -60,12 +85,12 @@ class Workers:
             del self._tracks[gone]
         for process in workers.values():
             track = self._tracks.setdefault(process.id, _WorkerTrack(Worker(process.id), outages=outages))
-            worker = track.worker
             if process.role is Role.LOADING:
-                track.worker, track.baseline = Worker(process.id), None
+                track.loads(process.wait, self._looked_at, at)
                 continue
-            if worker.ready_since is None:
-                worker = replace(worker, ready_since=Interval(self._looked_at, at))
+            if not track.worker.ready:
+                track.is_ready(Interval(self._looked_at, at))
+            worker = track.worker
             if outages != track.outages:
                 track.outages = outages
                 if worker.reconnected or not track.held:

@@ -12,14 +12,14 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from watchdogd.act import fifo, helper
+from watchdogd.act import end, fifo, helper
 from watchdogd.config import Config, ConfigError
 from watchdogd.core.conclude import Conclusions
 from watchdogd.core.phases import QUIET
 from watchdogd.core.tick import decide
 from watchdogd.model.base import Mono
 from watchdogd.model.decided import Answer, Effect
-from watchdogd.model.done import Outcome, SendFifo
+from watchdogd.model.done import EndProcess, Outcome, SendFifo
 from watchdogd.model.remembered import State
 from watchdogd.model.seen import Area, Blindness, Scope
 from watchdogd.model.text import fault
@@ -130,6 +130,8 @@ class Daemon:
     def _perform(self, effect: Effect) -> Outcome | None:
         if isinstance(effect, SendFifo):
             return fifo.perform(effect, self.observer.last_look, self.clock, helper.attempt)
+        if isinstance(effect, EndProcess):
+            return end.perform(effect, self.observer.last_look_at_hung, self.clock, helper.end)
         if isinstance(effect, Answer):
             self.server.reply(effect)
         else:

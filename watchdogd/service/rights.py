@@ -18,7 +18,7 @@ from watchdogd.config import Config, Mode
 from watchdogd.report.journal import is_journal_stream
 from watchdogd.report.say import say
 
-_DAC_OVERRIDE, _DAC_READ_SEARCH, _SYS_PTRACE = 1, 2, 19  # linux/capability.h
+_DAC_OVERRIDE, _DAC_READ_SEARCH, _KILL, _SYS_PTRACE = 1, 2, 5, 19  # linux/capability.h
 _SEES = {_SYS_PTRACE: "CAP_SYS_PTRACE", _DAC_READ_SEARCH: "CAP_DAC_READ_SEARCH"}
 _UNIT = "the shipped mongo-watchdog.service gives it (`systemctl revert mongo-watchdog` removes what took it away)"
 _SAME_USER = "the drop-in same-user.conf makes do without it where one user runs all instances"
@@ -26,18 +26,23 @@ _SAME_USER = "the drop-in same-user.conf makes do without it where one user runs
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What this process may do. `capabilities`: the effective ones as a mask; `helper`: whether it may ask it."""
+    """What this process may do. `capabilities`: the effective ones as a mask.
+
+    `writer`, `ender`: whether it may ask the program that writes FIFOs, and the one that ends hung workers.
+    """
 
     uid: int
     capabilities: int
-    helper: bool
+    writer: bool
+    ender: bool
 
     @classmethod
     def of_this_process(cls) -> Rights:
         """Read them."""
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         mask = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
-        return cls(os.geteuid(), int(mask, 16), os.access(helper.SOCKET, os.W_OK))
+        writer, ender = (os.access(one.socket, os.W_OK) for one in (helper.FIFO, helper.END))
+        return cls(os.geteuid(), int(mask, 16), writer, ender)
 
     def has(self, capability: int) -> bool:
         """Say whether this capability is effective."""
@@ -67,11 +72,17 @@ def missing(config: Config, rights: Rights, owner: Callable[[Path], int | None] 
     for capability, name in _SEES.items():
         if not rights.has(capability):
             yield f"{name} is missing to see what {strangers} holds: {_UNIT}; {_SAME_USER}"
-    writes = config.mode is Mode.OBSERVE or rights.helper or rights.has(_DAC_OVERRIDE)
-    if not writes:
+    if config.mode is Mode.OBSERVE:
+        return
+    if not rights.writer and not rights.has(_DAC_OVERRIDE):
         yield (
             f"nothing may be written to the FIFO of {strangers}: "
-            f"`systemctl enable --now mongo-watchdog-fifo.socket` has it written; {_SAME_USER}"
+            f"`systemctl enable --now {helper.FIFO.name}.socket` has it written; {_SAME_USER}"
+        )
+    if not rights.ender and not rights.has(_KILL):
+        yield (
+            f"no worker of {strangers} that hangs since its fork may be ended: "
+            f"`systemctl enable --now {helper.END.name}.socket` has it ended; {_SAME_USER}"
         )
 
 

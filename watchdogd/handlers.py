@@ -1,0 +1,33 @@
+"""What a process of uWSGI is, by the signals that it has handlers for (SigCgt of /proc/PID/status).
+
+Never by its name or command line, which uWSGI's options change at will. What observes and a privileged helper must mean
+the same by it, so it is neither's: it imports nothing of watchdogd, and must never read anything.
+"""
+
+from __future__ import annotations
+
+import signal
+
+
+def mask(*signals: signal.Signals) -> int:
+    """Return these signals as a mask of /proc/PID/status: signal 1 is bit 0."""
+    return sum(1 << (one - 1) for one in signals)
+
+
+_HUP_QUIT_USR1_TERM_TSTP = mask(signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTERM, signal.SIGTSTP)
+_USR2, _WINCH, _URG = mask(signal.SIGUSR2), mask(signal.SIGWINCH), mask(signal.SIGURG)
+
+
+def is_master(caught: int) -> bool:
+    """Say whether these are the handlers of a master."""
+    return caught & (_HUP_QUIT_USR1_TERM_TSTP | _USR2 | _WINCH) == _HUP_QUIT_USR1_TERM_TSTP
+
+
+def is_worker(caught: int) -> bool:
+    """Say whether a master's child with these is a worker. The Emperor has WINCH too, and it alone has URG."""
+    return bool(caught & _WINCH) and not caught & _URG
+
+
+def is_ready(caught: int) -> bool:
+    """Say whether a worker with these has loaded the app and takes requests."""
+    return bool(caught & _USR2)
