@@ -38,18 +38,18 @@ ANNA_NAME, BERT_NAME, DEPLOY_NAME = [pwd.getpwuid(uid).pw_name for uid in (ANNA,
 
 @dataclass(eq=False)
 class Uwsgi(RigUwsgi):
-    """One uWSGI without MongoDB. `user`: who runs it; `prefix`: what goes before the command, and execs or forks it.
+    """One uWSGI without MongoDB. `user`: who runs it; what its `prefix` executes may fork it.
 
     `at`: the path of its FIFO as it sees it itself, where that is not in its folder; then `fifo` is how we come there.
     """
 
     user: int = 0
-    prefix: tuple[str, ...] = ()
     at: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._process.argv[:0] = [*self.prefix, *(as_user(self.user) if self.user else ())]
+        end = len(self.prefix)
+        self._process.argv[end:end] = as_user(self.user) if self.user else ()
         os.chown(self.folder, self.user, self.user)
 
     @property

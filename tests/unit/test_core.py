@@ -25,6 +25,7 @@ from tests.world.pieces import (
     pids,
     ripe_at,
     secondary,
+    sent_on,
     snapshot,
     stranded,
     well,
@@ -272,7 +273,7 @@ def test_a_fork_is_not_safe_by_the_second_deployment_where_the_first_one_is_not_
     one = of_two(stranded(2), held_by_master=frozenset({"archive"}))
     seen = snapshot(one, leftover(2), members=[member(), archive()])
     unsafe = detect(seen, config(deployments=("main", "archive")))[SHOP_ID].fork.unsafe
-    assert unsafe == "the master has no connection of its own to 10.0.0.2:27017 yet"
+    assert unsafe == "the master has not sent anything to 10.0.0.2:27017 since it serves"
 
 
 # ---- where it stands
@@ -301,7 +302,11 @@ def test_an_instance_that_is_only_being_verified_holds_no_other_back() -> None:
     ticks = Ticks(config(max_parallel=1))
     reload_by_hand(ticks, FINE, new(4, 5))
     blog = replace(STUCK, name="blog", fifo=BLOG_FIFO, master=pid(9))
-    seen = replace(snapshot(FINE, leftover(2, 3), connection(9)), at=ticks.at + 1, instances=(new(4, 5), blog))
+    seen = replace(
+        snapshot(FINE, leftover(2, 3), connection(9)),
+        at=ticks.at + 1,
+        instances=(new(4, 5), replace(blog, master_sent=sent_on(pid(9), [connection(9)], [member()]))),
+    )
     decision = decide(ticks.state, detect(seen, ticks.config), seen, ticks.config)
     assert [one.gate for one in decision.outlooks[BLOG_ID].blocked_by] == []
 

@@ -399,7 +399,9 @@ def test_deciding_changes_nothing_that_it_is_given_and_is_the_same_every_time() 
 
 def test_instances_are_decided_one_after_the_other_and_share_what_is_allowed() -> None:
     blog = replace(STUCK, name="blog", fifo=BLOG_FIFO)
-    seen = replace(snapshot(STUCK, *HELD), instances=(STUCK, blog))
+    seen = snapshot(STUCK, *HELD)
+    (shop,) = seen.instances
+    seen = replace(seen, instances=(shop, replace(blog, master_sent=shop.master_sent)))
     using = config(max_parallel=1)
     decision = decide(State(), detect(seen, using), seen, using)
     assert [one.instance for one in decision.effects if isinstance(one, SendFifo)] == [SHOP_ID]

@@ -38,7 +38,7 @@ from watchdogd.core.detect import detect
 from watchdogd.core.look import ended_by_outage, endpoint_map
 from watchdogd.model.base import Incarnation, Interval, MemberId
 from watchdogd.model.found import Kind, Verdict
-from watchdogd.model.seen import Connection, MemberState, Tcp, Worker
+from watchdogd.model.seen import Backend, Connection, MemberState, SocketsFrom, Tcp, Worker
 
 LINGER = 15.0
 
@@ -351,8 +351,12 @@ def test_a_fork_is_not_safe_of_a_master_that_ever_held_a_connection_or_whose_wor
     shared = leftover(2) if held else leftover(2, 3)
     it = instance(stranded(2), stranded(3), held_by_master=held, master_connected_at=950.0, seen_at=10.0)
     found = find(snapshot(it, shared))
-    assert found.fork.unsafe == "the master has no connection of its own to 10.0.0.1:27017 yet"
-    assert (found.fork.safe_at, found.fork.unsafe_since) == (None, 950.0)
+    assert found.fork.unsafe == "the master has not sent anything to 10.0.0.1:27017 since it serves"
+    assert (found.fork.safe_at, found.fork.unsafe_since) == (None, BACK)
+    # Without ages nobody knows what it sent, and it has not been long without a connection.
+    without = find(snapshot(it, shared, sockets=SocketsFrom(Backend.PROC)))
+    assert without.fork.unsafe == "the master has no connection of its own to 10.0.0.1:27017 yet"
+    assert without.fork.unsafe_since == 950.0
 
 
 @pytest.mark.parametrize(
@@ -380,7 +384,7 @@ def test_the_master_must_be_connected_to_every_serving_member() -> None:
     mongos = [member("10.0.0.1"), member("10.0.0.2")]
     it = instance(stranded(2), stranded(3))
     one = find(snapshot(it, leftover(2, 3), connection(1), members=mongos))
-    assert one.fork.unsafe == "the master has no connection of its own to 10.0.0.2:27017 yet"
+    assert one.fork.unsafe == "the master has not sent anything to 10.0.0.2:27017 since it serves"
     both = find(snapshot(it, leftover(2, 3), connection(1), connection(1, cookie=9, host="10.0.0.2"), members=mongos))
     assert both.fork.unsafe is None
 
@@ -404,7 +408,7 @@ def test_each_deployment_that_the_master_has_a_client_of_must_be_reached() -> No
     members = [member(), member("10.0.1.1", "other")]
     it = instance(stranded(2), stranded(3), deployments=("main", "other"), held_by_master=frozenset({"main", "other"}))
     found = find(snapshot(it, leftover(2, 3), connection(1), members=members))
-    assert found.fork.unsafe == "the master has no connection of its own to 10.0.1.1:27017 yet"
+    assert found.fork.unsafe == "the master has not sent anything to 10.0.1.1:27017 since it serves"
 
 
 # ---- several

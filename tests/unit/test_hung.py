@@ -10,6 +10,7 @@ from tests.world.host import FIFO, Host, Watcher, config_of
 from tests.world.pieces import SHOP_ID
 from tests.world.processes import COMPUTES, FOR_ITS_OWN, FOR_THE_GIL, SLEEPS, FakeProcess
 from watchdogd.act.end import perform
+from watchdogd.core.detect import SUSPECTED_FOR_S
 from watchdogd.model.base import Interval, ProcessId
 from watchdogd.model.done import EndProcess, Outcome, Result
 from watchdogd.model.seen import Blind, Hang, Hung, Role, Worker
@@ -204,6 +205,9 @@ def test_a_hung_worker_is_shown_after_three_looks_that_follow_at_once_and_then_i
     assert found is not None
     assert found.kind is Hang.GIL
     assert found.since.hi == watcher.snapshot.at - 2.0
+    watcher.tick(int(SUSPECTED_FOR_S))
+    host.spied["processes"].calls.clear()
+    watcher.until(lambda: "of" in host.spied["processes"].names)
     host.spied["processes"].calls.clear()
     watcher.tick(3)
     assert "of" not in host.spied["processes"].names
@@ -336,7 +340,7 @@ def test_what_the_last_look_gives_instead_of_a_pidfd_is_told_and_nothing_is_sent
         raise AssertionError(pidfd, effect)
 
     outcome = perform(proven.effect, lambda _: (result, "it is gone"), lambda: 12.5, kill)
-    assert outcome == Outcome("shop-1", result, 12.5, "it is gone")
+    assert outcome == Outcome(proven.effect.id, result, 12.5, "it is gone", proven.effect.process)
 
 
 def test_one_attempt_is_made_by_the_pidfd_of_the_last_look_which_is_closed(proven: Proven) -> None:
@@ -348,7 +352,7 @@ def test_one_attempt_is_made_by_the_pidfd_of_the_last_look_which_is_closed(prove
 
     before = set(Path("/proc/self/fd").iterdir())
     outcome = perform(proven.effect, proven.watcher.observer.last_look_at_hung, lambda: 1.0, kill)
-    assert outcome == Outcome("shop-1", Result.TRY_AGAIN, 1.0, "not yet")
+    assert outcome == Outcome(proven.effect.id, Result.TRY_AGAIN, 1.0, "not yet", proven.effect.process)
     ((link, effect),) = asked
     assert "pidfd" in link
     assert effect == proven.effect

@@ -421,7 +421,10 @@ def test_an_instance_that_stays_keeps_what_is_known_of_it_under_another_name(hos
     renamed = replace(config_of(FIFO), instances=(InstanceConfig("store", Path(FIFO), (MAIN,), mercy_s=7.0),))
     watcher.observer.reconfigure(renamed)
     watcher.tick()
-    assert replace(instance(watcher, "store"), name="shop") == before
+    after = replace(instance(watcher, "store"), name="shop")
+    assert replace(after, workers=()) == replace(before, workers=())
+    assert [one.ready_since for one in after.workers] == [one.ready_since for one in before.workers]
+    assert [one.reconnected for one in after.workers] == [one.reconnected for one in before.workers]
     assert instance(watcher, "store").master == master.id
 
 

@@ -12,6 +12,7 @@ from tests.world.host import ADDRESS, FIFO, MONGOD, Host, Watcher, config_of, st
 from tests.world.pieces import SHOP_ID
 from tests.world.processes import FakeProcess
 from tests.world.sockets import FakeSocket
+from watchdogd.core.detect import SUSPECTED_FOR_S
 from watchdogd.core.phases import QUIET
 from watchdogd.model.base import WORKERS, InstanceId, MemberId
 from watchdogd.model.done import Result, SendFifo
@@ -34,9 +35,13 @@ def host() -> Host:
 
 
 def looking(host: Host, *fifos: str) -> Watcher:
-    """A watcher that knows its member and its instances; the next look would be a quiet one."""
+    """A watcher that knows its member and its instances, long after MongoDB came; the next look would be quiet."""
     watcher = Watcher(host, config_of(*(fifos or (FIFO,))))
-    watcher.tick(4, every=0.1)
+    watcher.tick(int(SUSPECTED_FOR_S / 5) + 2, every=5)  # and suspects nothing any more
+    watcher.tick(11)  # until a full look has just been
+    forget_calls(host)
+    while not was_full(host):
+        watcher.tick()
     forget_calls(host)
     return watcher
 

@@ -532,10 +532,7 @@ def test_a_chain_that_stands_still_has_failed() -> None:
         (
             instance(worker(4, ready=AT), worker(5, ready=None)),
             (),
-            (
-                "the new workers did not become ready: 1 of 2 workers are loading the app; "
-                "one that hangs since its fork ends by `kill -9 5`, and uWSGI makes it anew"
-            ),
+            ("the new workers did not become ready: 1 of 2 workers are loading the app"),
         ),
         (instance(), (), "the new workers did not become ready: there is no worker"),
     ],

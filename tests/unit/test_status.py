@@ -128,6 +128,7 @@ def test_the_document_is_what_section_8_of_the_design_says() -> None:
                     {"pid": 102, "verdict": "idle", "leftovers": 1},
                     {"pid": 103, "verdict": None, "leftovers": 0},
                 ],
+                "evidence": [],
                 "next": {"what": "reload w", "at": "2026-11-22T10:20:00.000Z"},
                 "incident": "shop-i1",
                 "last_reload": {

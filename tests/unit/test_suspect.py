@@ -81,7 +81,7 @@ def test_a_request_of_a_suspected_instance_is_seen_to_wait(suspicion: Suspicion)
 def test_others_are_not_read_for_it(suspicion: Suspicion) -> None:
     suspicion.look(2)
     asked = {call.arguments[0] for call in suspicion.host.spied["processes"].calls if call.name == "threads"}
-    assert asked == {one.id.pid for one in suspicion.workers}
+    assert asked == {suspicion.master.id.pid, *(one.id.pid for one in suspicion.workers)}
     assert all(one.waits is None for one in suspicion.instance(BLOG).workers)
 
 

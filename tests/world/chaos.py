@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
+from tests.world.pieces import sent_on
 from watchdogd.config import Budget, Config, DeploymentConfig, Idle, InstanceConfig, Mode, PolicyConfig
 from watchdogd.core.detect import detect
 from watchdogd.core.tick import decide
@@ -78,7 +79,7 @@ class Chaos:
             self.at,
             self.at,
             members={MEMBER: member},
-            instances=(self.instance,),
+            instances=(replace(self.instance, master_sent=sent_on(self.instance.master, self.connections, [member])),),
             connections=self.connections,
             outcomes=self.outcomes,
             requests=self.requests,

@@ -17,7 +17,6 @@ from tests.world.uwsgi import FakeUwsgi
 from watchdogd.config import Config, DeploymentConfig, InstanceConfig
 from watchdogd.core.conclude import Conclusions
 from watchdogd.core.detect import detect
-from watchdogd.core.phases import QUIET
 from watchdogd.core.tick import decide
 from watchdogd.model.base import Endpoint, InstanceId, Interval, MemberId
 from watchdogd.model.decided import Outlook
@@ -205,7 +204,7 @@ class Watcher:
         """Look and decide, after time has passed; nothing is ever written."""
         for _ in range(times):
             self.host.pass_time(every)
-            suspected = [key for key, one in self.state.instances.items() if one.phase not in QUIET]
+            suspected = [key for key, one in self.outlooks.items() if one.suspected]
             self.snapshot = self.observer.look(full=False, suspected=suspected)
             anew = decide(self.state, detect(self.snapshot, self.config), self.snapshot, self.config)
             self.findings, decision = self.conclusions.draw(self.state, self.snapshot, self.config)

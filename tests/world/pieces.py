@@ -33,6 +33,7 @@ from watchdogd.model.seen import (
     Member,
     MemberState,
     Scope,
+    Sent,
     Snapshot,
     Tcp,
     Worker,
@@ -168,8 +169,23 @@ def snapshot(
     one: Instance, *connections: Connection, members: Iterable[Member] | None = None, **changes: Any
 ) -> Snapshot:
     known = [member()] if members is None else list(members)
+    one = one if one.master_sent else replace(one, master_sent=sent_on(one.master, connections, known))
     usual = Snapshot(AT, 1_790_000_000.0, {one.id: one for one in known}, (one,), connections)
     return replace(usual, **changes)
+
+
+def sent_on(master: ProcessId | None, connections: Iterable[Connection], members: Iterable[Member]) -> tuple[Sent, ...]:
+    """What a master has sent that holds these: on each one that had data since its member serves, from then on."""
+    return tuple(
+        Sent(one.id, max(held.since.hi, one.serving_since.hi), held.last_data)
+        for one in members
+        if one.state is MemberState.UP and one.serving and one.serving_since
+        for held in connections
+        if held.remote in one.endpoints
+        and held.tcp is Tcp.ESTABLISHED
+        and master in held.holders
+        and held.last_data.hi >= one.serving_since.lo
+    )
 
 
 def config(

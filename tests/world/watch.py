@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from tests.world.apps import App, Process, Socket
 from tests.world.mongo import Mongod
-from tests.world.pieces import blind
+from tests.world.pieces import blind, sent_on
 from watchdogd.act import fifo
 from watchdogd.config import Config
 from watchdogd.core.detect import detect
@@ -121,6 +121,7 @@ class Watch:
             seen_at=latches.seen_at,
             held_by_master=latches.held,
             master_connected_at=latches.connected_at,
+            master_sent=sent_on(app.master.id, mine, list(by_endpoint.values())),
             no_restart="it was handed its socket" if app.handed else None,
             fifo_problem=None if app.fifo.exists and not app.executing else "closed, or deleted",
             uid=UID,

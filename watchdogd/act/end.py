@@ -74,9 +74,9 @@ def perform(
     """
     pidfd = look(effect)
     if not isinstance(pidfd, int):
-        return Outcome(effect.id, pidfd[0], clock(), pidfd[1])
+        return Outcome(effect.id, pidfd[0], clock(), pidfd[1], effect.process)
     try:
         result, detail = end(pidfd, effect)
     finally:
         os.close(pidfd)
-    return Outcome(effect.id, result, clock(), detail)
+    return Outcome(effect.id, result, clock(), detail, effect.process)

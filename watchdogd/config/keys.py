@@ -15,6 +15,7 @@ from watchdogd.config.readers import FLAG, absolute_path, choice, duration, list
 from watchdogd.config.strict_yaml import MAX_BYTES, Key, Reader, Spot, Wrong, quoted, section
 from watchdogd.config.values import Budget, Cause, Idle, Mode, PolicyConfig
 from watchdogd.model.base import Command
+from watchdogd.model.found import Kind
 from watchdogd.paths import user_id
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
@@ -259,6 +260,12 @@ POLICY = (
         "max_parallel",
         whole_number(1, 1000),
         "How many instances of this host may reload at once.",
+    ),
+    Key(
+        "tell_only",
+        "tell_only",
+        list_of("a list of kinds of evidence", choice(Kind)),
+        "Kinds of evidence that are told and not acted on, as `[hung, orphaned]`.",
     ),
 )
 BUDGET = (

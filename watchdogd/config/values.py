@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from watchdogd.model.base import CHAIN, WORKERS, Command, InstanceId
+from watchdogd.model.found import Kind
 from watchdogd.model.text import Outside
 
 DEFAULT_PATH = Path("/etc/mongo-watchdog/config.yaml")
@@ -85,6 +86,7 @@ class PolicyConfig:
     budget: Budget = Budget()
     half_open_after_s: float = 1800.0
     max_parallel: int = 4
+    tell_only: tuple[Kind, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

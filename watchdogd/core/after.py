@@ -92,7 +92,7 @@ def _doubtful(c: Case, _: Ended) -> Standing:
 def _worse(c: Case, ended: Ended) -> Standing:
     """A restart is next where it is allowed and has not been against this life of MongoDB; else we give up."""
     after_it = replace(c, state=replace(c.state, restarted=_restarted(c.state, ended.reload)))
-    if restart_left(after_it, ended.reload.incarnations):
+    if not ended.final and restart_left(after_it, ended.reload.incarnations):
         return Standing(Stand.ESCALATING, c.at)
     return Standing(Stand.GAVE_UP, c.at, f"the reload did not help: {ended.why}", unproven=True)
 

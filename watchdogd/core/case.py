@@ -10,6 +10,7 @@ from watchdogd.model.found import Evidence, Finding, Kind
 from watchdogd.model.remembered import InstanceState, Spent, State
 from watchdogd.model.seen import EVERYBODYS, Area, Instance, Scope, Snapshot, Worker
 
+UNPROVEN_FOR_S = 60.0  # a stuck worker that is used now and then was seen so after 59 s at the latest
 FORK_UNSAFE_FOR_S = 120.0  # the master's monitor runs at least every 10 s; after 120 s it does not run at all
 
 
@@ -39,13 +40,20 @@ class Case:
     def not_ready(self) -> str:
         """Which workers take no request yet, and what helps where one hangs; empty when all are ready.
 
-        1 to 3 of 100 forks of a master with a MongoDB client hang on Python's lock, and nothing ends such a worker.
+        Of one that cannot be judged it is said why, and what a person may do.
         """
-        loading = [str(worker.id.pid) for worker in self.instance.workers if not worker.ready]
-        if not loading:
+        others = [worker for worker in self.instance.workers if not worker.ready]
+        if not others:
             return "" if self.ready else "there is no worker"
-        hint = f"one that hangs since its fork ends by `kill -9 {' '.join(loading)}`, and uWSGI makes it anew"
-        return f"{len(loading)} of {len(self.instance.workers)} workers are loading the app; {hint}"
+        hung = [one.sentence for one in self.finding.evidence if one.kind is Kind.HUNG]
+        loading = len(others) - len(hung)
+        said = [f"{loading} of {len(self.instance.workers)} workers are loading the app"] if loading else []
+        unjudged = [(one.id.pid, one.unjudged) for one in others if one.unjudged]
+        said += [f"whether worker {pid} hangs cannot be seen: {why}" for pid, why in unjudged]
+        if unjudged:
+            pids = " ".join(str(pid) for pid, _ in unjudged)
+            said.append(f"one that hangs since its fork ends by `kill -9 {pids}`, and uWSGI makes it anew")
+        return "; ".join([*hung, *said])
 
     @property
     def blind(self) -> str | None:
@@ -85,9 +93,24 @@ class Case:
         return bool(groups) and all(worker.reconnected & group for group in groups)
 
     @property
+    def early(self) -> bool:
+        """Whether there is ripe evidence that it does not heal by itself: then nothing waits for linger."""
+        told = self.config.policy.tell_only
+        return any(self.ripe(kind) for kind in (Kind.WAITING, Kind.ORPHANED) if kind not in told)
+
+    @property
+    def unproven(self) -> bool:
+        """Whether a worker works, and was not seen to reach MongoDB yet, within the time in which that would show."""
+        since = self.finding.served_since
+        if since is None or self.at >= since + UNPROVEN_FOR_S:
+            return False
+        return any(one.used and not self.reaches(one, self.finding.incarnations) for one in self.ready)
+
+    @property
     def well(self) -> bool:
         """Whether it was seen that the app is healthy: all serves, and who works has connections."""
         every = self.finding.incarnations
         used = [worker for worker in self.ready if worker.used or worker.reconnected & every]
-        clear = not self.evidence(Kind.LEFTOVER) and not self.not_ready and self.blind is None
+        stuck = {Kind.LEFTOVER, Kind.WAITING, Kind.ORPHANED}
+        clear = not any(self.evidence(kind) for kind in stuck) and not self.not_ready and self.blind is None
         return self.finding.is_serving and clear and bool(used) and all(self.reaches(one, every) for one in used)

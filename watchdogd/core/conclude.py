@@ -64,4 +64,5 @@ class Conclusions:
 def _is_rest(before: State, decision: Decision) -> bool:
     """Say whether nothing came of it, and nothing is going on: then only the time, or something new, changes it."""
     at_rest = all(one.phase in QUIET and one.reload is None for one in before.instances.values())
+    at_rest = at_rest and not any(one.suspected for one in decision.outlooks.values())
     return at_rest and not decision.effects and not decision.faults and decision.state == before

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from watchdogd.core.case import FORK_UNSAFE_FOR_S, Case
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command, Incarnation, Mono, ProcessId
 from watchdogd.model.found import Cure, Evidence, Kind
-from watchdogd.model.remembered import Reload, Stand
+from watchdogd.model.remembered import Ends, Reload, Stand
+
+COUNT = (Kind.LEFTOVER, Kind.WAITING, Kind.ORPHANED)
+"""The kinds of which each one is enough. BORN_EARLY is told alone; of HUNG the cure is no command (to_end)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,8 @@ class Due:
 
 def due(c: Case) -> Due:
     """Return what a reload is for now, ripe or not, and which command that asks for; whether it may be is for gates."""
-    counts = (*c.evidence(Kind.LEFTOVER), *_of_a_doubt(c))
+    kinds = [kind for kind in COUNT if kind not in c.config.policy.tell_only]
+    counts = (*[one for kind in kinds for one in c.evidence(kind)], *_of_a_doubt(c))
     return Due(
         counts, min((one.ripe_at for one in counts if one.ripe_at is not None), default=None), _command(c, counts)
     )
@@ -90,3 +94,36 @@ def hopeless(c: Case) -> str | None:
     elif RESTART not in c.limits.reloads:
         mend = f"add `restart` to `reloads`, or {mend}"
     return f"{c.finding.fork.unsafe} for {FORK_UNSAFE_FOR_S:.0f} s, so every worker it forks would be stuck too; {mend}"
+
+
+def to_end(c: Case) -> list[Evidence]:
+    """Return the workers that are to be ended: who hangs on Python's GIL since its fork, in calm too.
+
+    Of a found instance only where it was seen to use MongoDB, and never where root runs it: nobody named it.
+    """
+    if Kind.HUNG in c.config.policy.tell_only:
+        return []
+    if c.config.instances is None and (not c.instance.met or c.instance.uid in {None, 0}):
+        return []
+    return [one for one in c.ripe(Kind.HUNG) if one.cure is Cure.END]
+
+
+ROUNDS, ROUNDS_IN_S = 3, 600.0
+"""So often what hangs is ended within so many seconds: without threads (uWSGI < 2.0.27) every later fork hangs."""
+
+
+def why_not_ended(c: Case, hung: list[Evidence], wanted: list[Evidence], ends: Ends) -> str:
+    """Say why workers that hang are left as they are; empty where they are ended, or will be."""
+    if wanted and len(ends.rounds) >= ROUNDS:
+        return (
+            f"{ROUNDS} rounds in {ROUNDS_IN_S / 60:.0f} min have not helped: each new worker hangs too; "
+            "give uWSGI `enable-threads`, or `lazy-apps`"
+        )
+    if not wanted and ends.asked:
+        return ends.left
+    own = [one.sentence for one in hung if one.ripe_at is None]
+    if own:
+        return f"{own[0]}; the next one would most likely do the same: look into the app"
+    if hung and not wanted and Kind.HUNG not in c.config.policy.tell_only:
+        return f"{hung[0].sentence}; name the instance under `uwsgi:` to have it ended. `kill -9` is safe"
+    return ends.left if hung else ""

@@ -11,8 +11,9 @@ from dataclasses import replace
 from watchdogd.config import Mode
 from watchdogd.core.case import Case
 from watchdogd.core.due import why_restart
-from watchdogd.model.base import RESTART, Command
+from watchdogd.model.base import RESTART, WORKERS, Command
 from watchdogd.model.decided import Blocked
+from watchdogd.model.seen import Hang
 
 
 def _mode(c: Case, _: Command) -> Blocked | None:
@@ -46,14 +47,19 @@ def _not_serving(c: Case, _: Command) -> Blocked | None:
 
 def _linger(c: Case, _: Command) -> Blocked | None:
     settled = c.settled_at
-    if settled is None or settled <= c.at:
+    if settled is None or settled <= c.at or c.early:
         return None
     return Blocked("linger", "MongoDB has only just come back", settled)
 
 
-def _not_ready(c: Case, _: Command) -> Blocked | None:
-    # `w` at a worker that still loads its app kills uWSGI's http router and, after mercy, healthy workers.
-    return Blocked("not_ready", c.not_ready) if c.not_ready else None
+def _not_ready(c: Case, command: Command) -> Blocked | None:
+    # `w` at a worker that still loads its app kills uWSGI's http router and, after mercy, healthy workers. One that is
+    # deadlocked in its own code and ignores SIGHUP is gone at mercy without harm (9 of 9).
+    others = [one for one in c.instance.workers if not one.ready]
+    harmless = [one for one in others if one.hung and one.hung.kind is Hang.OWN_CODE and one.ignores_hup]
+    if not c.not_ready or (command is WORKERS and c.ready and len(harmless) == len(others)):
+        return None
+    return Blocked("not_ready", c.not_ready)
 
 
 def _fork_unsafe(c: Case, command: Command) -> Blocked | None:
@@ -146,6 +152,11 @@ def blocked_anew(case: Case, command: Command) -> str:
     """Return what would hold this reload if it were decided now; it has paid for cooldown and budget already."""
     as_new = replace(case, state=replace(case.state, reload=None, retry_at=None, spent=()))
     return ", ".join(blocked.reason for blocked in blocked_by(as_new, command))
+
+
+def may_not_end(case: Case) -> tuple[Blocked, ...]:
+    """Return what holds the end of a process that hangs, as it holds a reload."""
+    return tuple([blocked for gate in (_mode, _paused, _blind) if (blocked := gate(case, WORKERS))])
 
 
 def foreseen(case: Case) -> tuple[Blocked, ...]:

@@ -33,16 +33,18 @@ from dataclasses import replace
 
 from watchdogd.core.after import after, given_up, reconsidered
 from watchdogd.core.case import Case
-from watchdogd.core.due import due, hopeless
-from watchdogd.core.gates import blocked_by, foreseen
+from watchdogd.core.due import ROUNDS_IN_S, due, hopeless, to_end, why_not_ended
+from watchdogd.core.gates import blocked_by, foreseen, may_not_end
 from watchdogd.core.outlook import outlook
 from watchdogd.core.phases import phase_of
 from watchdogd.core.reload import Ended, Going, begin, follow
 from watchdogd.model.base import Command, Incarnation, ProcessId
 from watchdogd.model.decided import Answer, Blocked, Effect, Outlook
+from watchdogd.model.done import EndProcess, Result
 from watchdogd.model.found import Kind, Verdict
 from watchdogd.model.remembered import (
     FINE,
+    Ends,
     Incident,
     InstanceState,
     LastReload,
@@ -55,6 +57,9 @@ from watchdogd.model.remembered import (
 from watchdogd.model.seen import Request
 from watchdogd.model.told import (
     Healed,
+    HungEnded,
+    HungFound,
+    HungLeft,
     InstanceAbsent,
     InstanceBack,
     LeftoversFound,
@@ -91,6 +96,7 @@ class Tick:
         in_flight = self.state.reload is not None
         self._remember()
         self._follow()
+        self._end_hung()
         if in_flight or not self.case.instance.blind:  # else nobody can tell: neither absent nor healed
             self._stand()
         blocked = self._cure()
@@ -179,6 +185,44 @@ class Tick:
             self._tell(what)
         self.case = replace(self.case, state=replace(state, incident=None if closes else state.incident))
 
+    # ---- and the workers that hang since their fork, in calm too
+
+    def _end_hung(self) -> None:
+        """End who is proven to hang, before any command: `w` and `c` break on such a worker, and `r` waits for it."""
+        c, ends = self.case, self.state.ends
+        here = {worker.id for worker in c.instance.workers}
+        ends = self._take_ends(replace(ends, asked=ends.asked & here, told=ends.told & here))
+        hung = [one for one in c.finding.evidence if one.kind is Kind.HUNG]
+        for one in hung:
+            if one.worker not in ends.told:
+                self._tell(HungFound(one.worker.pid, one.sentence.partition(": ")[2]))
+        ends = replace(ends, told=ends.told | {one.worker for one in hung})
+        ends = replace(ends, rounds=tuple([at for at in ends.rounds if at + ROUNDS_IN_S > c.at]))
+        wanted = [one for one in to_end(c) if one.worker not in ends.asked]
+        held = why_not_ended(c, hung, wanted, ends)
+        if held and held != ends.left:
+            self._tell(HungLeft(held))
+        ends = replace(ends, left=held if hung else "")
+        if wanted and not held and not may_not_end(c) and c.instance.master and not ends.asked:
+            ends = replace(ends, rounds=(*ends.rounds, c.at), asked=frozenset(one.worker for one in wanted))
+            for one in wanted:
+                end = EndProcess(self._id(), c.instance.id, c.instance.master, one.worker, c.instance.uid)
+                self.effects.append(end)
+        self._keep(ends=ends)
+
+    def _take_ends(self, ends: Ends) -> Ends:
+        """Take what became of the ends that were asked for: an outcome has the pid in the name of its effect."""
+        for outcome in self.case.snapshot.outcomes:
+            if outcome.process is None or outcome.process not in self.state.ends.asked:
+                continue
+            ends = replace(ends, asked=ends.asked - {outcome.process})
+            if outcome.result is Result.ENDED:
+                self._tell(HungEnded(outcome.process.pid))
+            elif outcome.result is Result.REFUSED and outcome.detail != ends.left:
+                self._tell(HungLeft(outcome.detail))
+                ends = replace(ends, left=outcome.detail)
+        return ends
+
     # ---- 3: where it stands
 
     def _stand(self) -> None:
@@ -238,8 +282,13 @@ class Tick:
         why = None
         if self.state.standing.stand is Stand.ESCALATING:
             why = "the last reload did not help"
-        elif not stranded + idle:
-            why = f"{len(found.workers)} workers of the last reload work without a connection to MongoDB"
+        elif kinds := {one.kind: one for one in found.evidence if one.kind is not Kind.LEFTOVER}:
+            why = "; ".join(
+                f"{len(found.workers)} workers of the last reload work without a connection to MongoDB"
+                if kind is Kind.UNCONNECTED
+                else one.sentence
+                for kind, one in kinds.items()
+            )
         self._tell(ReloadDue(found.command, why, stranded, idle, len(c.finding.leftovers)))
 
     # ---- 4: the cure

@@ -7,12 +7,13 @@ own (docs/design.md, "What tells a stranded worker").
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from watchdogd.config import Cause, Config
 from watchdogd.model.base import Endpoint, Incarnation, Mono, ProcessId
 from watchdogd.model.found import Left, Verdict
-from watchdogd.model.seen import OUT, Connection, Instance, Member, MemberState, Snapshot, Tcp, Worker
+from watchdogd.model.seen import OUT, Backend, Connection, Instance, Member, MemberState, Snapshot, Tcp, Worker
 
 USED_SETTLED_S = 2.0
 """Sockets are read before processes: in the look that first sees a worker work, its new connection may be missing."""
@@ -65,6 +66,8 @@ class Look:
                 self.members[member.id.deployment].append(member)
         self.serving = {name: serving(members) for name, members in self.members.items()}
         self.served = {name: _incarnations(members) for name, members in self.serving.items()}
+        sockets = instance.sockets or snapshot.sockets
+        self.ages = sockets.backend is not Backend.PROC  # whether sockets have them
         self.is_serving = all(self.serving.values())
         self.served_since = self._served_since()
         workers = {worker.id for worker in instance.workers}
@@ -97,6 +100,29 @@ class Look:
         states = {member.state for member in self.members[deployment]}
         heard = bool(states & (OUT | {MemberState.UP})) and MemberState.UNKNOWN not in states
         return heard and not self.serving[deployment]
+
+    @property
+    def seen_to_return(self) -> bool:
+        """Whether this daemon saw every deployment begin to serve; else nobody knows what came before."""
+        return bool(self.serving) and all(
+            any(one.serving_since and one.serving_since.lo > -math.inf for one in members)
+            for members in self.serving.values()
+        )
+
+    def monitored(self, worker: Worker) -> bool:
+        """Say whether a worker was seen to reach all members as one does whose driver's monitor runs: it heals."""
+        since, seen = self.served_since, worker.monitored_at or {}
+        return since is not None and all(seen.get(name, -math.inf) >= since for name in self.members)
+
+    def own(self, worker: Worker, deployment: str) -> list[Connection]:
+        """Return the ESTABLISHED connections to a deployment that a worker holds alone."""
+        return [
+            connection
+            for connection, member in self.connections
+            if member.id.deployment == deployment
+            and connection.tcp is Tcp.ESTABLISHED
+            and connection.holders == {worker.id}
+        ]
 
     # -- leftovers and verdicts
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from watchdogd.core.case import FORK_UNSAFE_FOR_S, Case
+from watchdogd.core.case import FORK_UNSAFE_FOR_S, UNPROVEN_FOR_S, Case
 from watchdogd.core.due import due
 from watchdogd.core.evidence.unconnected import USED_UNPROVEN_S
+from watchdogd.core.phases import QUIET
 from watchdogd.core.reload import CHEAPER_SETTLED_S
 from watchdogd.model.base import Mono
 from watchdogd.model.decided import Blocked, Outlook
@@ -22,7 +24,9 @@ def outlook(c: Case, blocked: tuple[Blocked, ...]) -> Outlook:
     unproven = sum(1 for one in c.spent if not one.proven)
     left = max(0, min(budget.unproven - unproven, budget.total - len(c.spent)))
     what, at = _next(c, blocked)
-    return Outlook(c.state.phase, what, at if at is not None and at > c.at else None, blocked, left)
+    at = at if at is not None and at > c.at else None
+    suspected = c.state.phase not in QUIET or c.finding.suspected_until > c.at
+    return Outlook(c.state.phase, what, at, blocked, left, suspected)
 
 
 def _next(c: Case, blocked: tuple[Blocked, ...]) -> tuple[str, Mono | None]:
@@ -70,7 +74,7 @@ def waiting_for(c: Case) -> str:
 def wake_times(c: Case, shown: Outlook) -> Iterator[Mono]:
     """Yield the instants at which something may change without anything being seen to change."""
     state, fork, reload = c.state, c.finding.fork, c.state.reload
-    times = [due(c).at, fork.safe_at, c.settled_at, shown.next_at, state.retry_at]
+    times = [due(c).at, c.finding.suspected_until, fork.safe_at, c.settled_at, shown.next_at, state.retry_at]
     times += [blocked.until for blocked in shown.blocked_by]
     if reload and reload.complete_at is None:
         times += [reload.try_at, reload.deadline, reload.progress_at + CHEAPER_SETTLED_S]
@@ -78,4 +82,6 @@ def wake_times(c: Case, shown: Outlook) -> Iterator[Mono]:
         times.append(fork.unsafe_since + FORK_UNSAFE_FOR_S)
     if reload or state.standing.in_doubt:
         times += [worker.used.hi + USED_UNPROVEN_S for worker in c.ready if worker.used]
-    return (time for time in times if time is not None)
+    if c.unproven and c.finding.served_since is not None:
+        times.append(c.finding.served_since + UNPROVEN_FOR_S)
+    return (time for time in times if time is not None and time != math.inf)

@@ -23,9 +23,13 @@ def _is_outage(c: Case) -> bool:
 def _is_settling(c: Case) -> bool:
     at, standing = due(c).at, c.state.standing
     open_ = c.state.incident is not None or standing.in_doubt
+    if c.early:
+        return False
     if at is not None and at > c.at:
         return True
     if open_ and c.settled_at is not None and c.settled_at > c.at:
+        return True
+    if c.state.incident is not None and at is None and c.unproven:
         return True
     return standing.stand is Stand.DOUBTFUL and at is None
 

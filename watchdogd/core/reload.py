@@ -24,6 +24,7 @@ LOAD_S = 30.0  # an app's import, which nobody tells us beforehand
 FIFO_TRIES_S = 5.0  # the master makes its FIFO anew after every write; longer absences are not that
 TRY_EVERY_S = 0.25
 HEALED = "the app has healed by itself"
+STRICT = frozenset({Kind.WAITING, Kind.ORPHANED})
 CHEAPER_SETTLED_S = 3.0  # with --cheaper fewer come back: no news for 3 check intervals is all of them
 
 
@@ -41,7 +42,7 @@ class Ended:
     """A reload has ended, by `outcome`, for this reason.
 
     `written`: a byte of it may have been, whatever the outcome says of its last one. `reached`: how many workers were
-    seen to reach MongoDB.
+    seen to reach MongoDB. `final`: no other cure would help either.
     """
 
     reload: Reload
@@ -49,6 +50,7 @@ class Ended:
     why: str = ""
     written: bool = False
     reached: int = 0
+    final: bool = False
 
 
 def span_s(c: Case) -> float:
@@ -58,7 +60,8 @@ def span_s(c: Case) -> float:
 
 def begin(c: Case, id_: str, master: ProcessId, command: Command, operator: str | None) -> Going:
     """Decide a reload: the intent, and its byte."""
-    concerned = frozenset().union(*[one.deployments for one in due(c).evidence]) or c.finding.served.keys()
+    evidence = due(c).evidence
+    concerned = frozenset().union(*[one.deployments for one in evidence]) or c.finding.served.keys()
     old = frozenset(worker.id for worker in c.instance.workers)
     reload = Reload(
         id=id_,
@@ -72,6 +75,7 @@ def begin(c: Case, id_: str, master: ProcessId, command: Command, operator: str 
         deadline=c.at + span_s(c),
         left=len(old),
         operator=operator,
+        because=frozenset(one.kind for one in evidence),
     )
     return _sent(c, reload)
 
@@ -204,17 +208,33 @@ def _held(c: Case, reload: Reload, new: list[Worker]) -> bool:
 
 
 def _proof(c: Case, reload: Reload) -> Going | Ended:
-    """See whether who is used reaches MongoDB: all of them prove it, one that works for 15 s without refutes it."""
+    """See whether who is used reaches MongoDB: all of them prove it, one that works for 15 s without refutes it.
+
+    Where a request that waits was the reason, connections prove less: a worker that reads from secondaries has some.
+    Then nobody may have such a request for 15 s of use. One that has such a request after its cure polls, or has
+    another MongoDB that is dead: no cure of ours would help.
+    """
     new = _new(c, reload)
+    ids = {worker.id for worker in new}
+    waiting = [one for one in c.ripe(Kind.WAITING) if one.worker in ids]
+    if waiting:
+        return Ended(reload, ReloadOutcome.FAILED, f"after it {waiting[0].sentence}", final=True)
     own = [worker for worker in new if c.reaches(worker, reload.incarnations)]
-    waiting = {worker.id for worker in new if worker.used and worker not in own}
-    stuck = [one for one in c.ripe(Kind.UNCONNECTED) if one.worker in waiting]
-    if own and not waiting:
+    without = {worker.id for worker in new if worker.used and worker not in own}
+    stuck = [one for one in c.ripe(Kind.UNCONNECTED) if one.worker in without]
+    if own and not without and (not reload.because & STRICT or _worked_well(c, new)):
         return Ended(reload, ReloadOutcome.RECOVERED, reached=len(own))
     if stuck:
         why = f"{len(stuck)} new workers work for {USED_UNPROVEN_S:.0f} s without a connection"
         return Ended(reload, ReloadOutcome.FAILED, why)
     return Going(reload)
+
+
+def _worked_well(c: Case, new: list[Worker]) -> bool:
+    """Say whether a worker was used for 15 s, and none has a request that waits."""
+    begun = min((worker.used.hi for worker in new if worker.used), default=None)
+    quiet = not any(one.kind is Kind.WAITING for one in c.finding.evidence)
+    return quiet and begun is not None and c.at - begun >= USED_UNPROVEN_S
 
 
 def outrun_until(c: Case, reload: Reload) -> Mono:

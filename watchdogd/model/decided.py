@@ -35,13 +35,17 @@ class Blocked:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What the status shows of an instance's future: which command is next, when, and what blocks it."""
+    """What the status shows of an instance's future: which command is next, when, and what blocks it.
+
+    `suspected`: there is reason to look closer, each second.
+    """
 
     phase: Phase
     next_what: str = ""
     next_at: Mono | None = None
     blocked_by: tuple[Blocked, ...] = ()
     reloads_left: int = 0
+    suspected: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,9 +47,10 @@ class Result(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What act did with the effect `id`."""
+    """What act did with the effect `id`; `process`: whom it was to end."""
 
     id: str
     result: Result
     at: Mono
     detail: str = ""
+    process: ProcessId | None = None

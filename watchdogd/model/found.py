@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -32,6 +33,10 @@ class Kind(enum.Enum):
     """The kinds of evidence. core/evidence has one file for each, with what it rests on."""
 
     LEFTOVER = "leftover"
+    WAITING = "waiting"
+    ORPHANED = "orphaned"
+    BORN_EARLY = "born_early"
+    HUNG = "hung"
     UNCONNECTED = "unconnected"
 
 
@@ -40,6 +45,7 @@ class Cure(enum.Enum):
 
     RELOAD = "reload"  # of the workers: `w` or `c`
     RESTART = "restart"  # `r` alone: the master itself is part of it
+    END = "end"  # SIGKILL of that process
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,8 @@ class Finding:
     `leftovers`: cookies that a worker holds and an outage ended; `unexplained`: CLOSE_WAIT without an outage.
     `counted`: how many of the leftovers each process holds. `served`: the incarnations that serve now, by deployment.
     `is_serving`: every deployment of it serves; `served_since`: since when, without a break. `outage`: one of them is
-    known not to serve. `fault`: why nothing could be found.
+    known not to serve. `suspected_until`: until when there is reason to look closer, infinity as long as there is
+    evidence that only closer looks show. `fault`: why nothing could be found.
     """
 
     instance: InstanceId
@@ -93,6 +100,7 @@ class Finding:
     outage: bool = False
     served: Mapping[str, frozenset[Incarnation]] = field(default_factory=dict)
     fork: Fork = Fork()
+    suspected_until: Mono = -math.inf
     fault: str | None = None
 
     @property

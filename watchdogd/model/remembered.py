@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from watchdogd.model.base import Command, Incarnation, InstanceId, Mono, ProcessId
+from watchdogd.model.found import Kind
 from watchdogd.model.seen import Blindness
 from watchdogd.model.text import NOTHING_SAID, Outside
 
@@ -31,7 +32,7 @@ class Reload:
     `old`: the workers to be gone. `cookies`: the leftovers that must not be held afterwards. `incarnations`: those that
     the new workers must reach. `sent_at` None: no outcome is known (the daemon ended between the save and the write).
     `try_at`: no byte was written, and this is when to try again. `complete_at`: when the last old worker was gone and
-    the new ones were ready. `operator`: the request that asked for it.
+    the new ones were ready. `operator`: the request that asked for it. `because`: the kinds of evidence that it is for.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Reload:
     resent: bool = False
     operator: str | None = None
     try_at: Mono | None = None
+    because: frozenset[Kind] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,22 @@ class Outrun:
 
 
 @dataclass(frozen=True, slots=True)
+class Ends:
+    """The processes that hang: `rounds` is when some were ended, `asked` whose end has no outcome yet.
+
+    `told`: of whom it was told that it hangs. `left`: why the last one could not be ended; empty where it could.
+    """
+
+    rounds: tuple[Mono, ...] = ()
+    asked: frozenset[ProcessId] = frozenset()
+    told: frozenset[ProcessId] = frozenset()
+    left: str = ""
+
+
+NO_ENDS = Ends()
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceState:
     """What is remembered of an instance: only what we did and said. All of it is saved.
 
@@ -163,6 +181,7 @@ class InstanceState:
     held: tuple[str, ...] = ()
     master: ProcessId | None = None
     unsent: Unsent | None = None
+    ends: Ends = NO_ENDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,8 @@ class Member:
     the last good heartbeat to the first good one after it (infinity while it goes on). `identity`: what tells its
     process from every other one, at whatever address that answers; None: nothing does (mongod 4.2 alone). `learned`:
     those of `endpoints` that nobody named and at which this process was found to answer. `unneeded`: why it is no alarm
-    that it cannot be reached; empty where it is one.
+    that it cannot be reached; empty where it is one. `took_over`: when it last became the primary of its replica set
+    after another one had been, as we watched.
     """
 
     id: MemberId
@@ -57,6 +58,7 @@ class Member:
     identity: str | None = None
     learned: frozenset[Endpoint] = frozenset()
     unneeded: str = ""
+    took_over: Interval | None = None
 
 
 class Tcp(enum.Enum):
@@ -256,7 +258,8 @@ class Instance:
     which a process of it was ever seen connected. `elsewhere`: whom it talks to, where that is only others than the
     members of its deployments; then it is a part of `blind` too.
     Read only while it is suspected: `dead`: the dead sockets of which nobody knows where they led. `unseen`: why not
-    all of what is read then can be seen; empty where it can. It blocks nothing.
+    all of what is read then can be seen; empty where it can. It blocks nothing. `master_threads`: how many
+    the master has.
     """
 
     name: str
@@ -278,6 +281,7 @@ class Instance:
     master_sent: tuple[Sent, ...] = ()
     dead: tuple[DeadSocket, ...] = ()
     unseen: str = ""
+    master_threads: int | None = None
 
     @property
     def id(self) -> InstanceId:

@@ -36,6 +36,9 @@ class Event(enum.Enum):
     REPLACED = "replaced"
     ENDED_BY_US = "ended_by_us"
     GAVE_UP = "gave_up"
+    HUNG_FOUND = "hung_found"
+    HUNG_ENDED = "hung_ended"
+    HUNG_LEFT = "hung_left"
     BLIND = "blind"
     SEEING_AGAIN = "seeing_again"
     INSTANCE_ABSENT = "instance_absent"
@@ -237,6 +240,31 @@ class GaveUp(What):
     event: ClassVar = Event.GAVE_UP
     reason: str
     until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HungFound(What):
+    """A worker hangs since its fork. `pid`: whose; `reason`: on what."""
+
+    event: ClassVar = Event.HUNG_FOUND
+    pid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HungEnded(What):
+    """It was ended, and uWSGI makes it anew."""
+
+    event: ClassVar = Event.HUNG_ENDED
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class HungLeft(What):
+    """A worker that hangs is not ended."""
+
+    event: ClassVar = Event.HUNG_LEFT
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -420,8 +420,7 @@ def _by_holder(connections: Iterable[Connection]) -> dict[ProcessId, list[Connec
 
 def _read_suspect(site: _Site, suspect: Suspect, around: Around) -> None:
     if site.master is not None:
-        others = [site.master.id, *site.others]
-        suspect.read(site.workers.now(), others, site.limits.deployments, around)
+        suspect.read(site.master.id, site.workers.now(), site.others, site.limits.deployments, around)
 
 
 def _latch(
@@ -527,4 +526,5 @@ def _instance(site: _Site) -> Instance:
         master_sent=site.sent,
         dead=site.suspect.dead if site.suspect else (),
         unseen=site.suspect.unseen if site.suspect else "",
+        master_threads=site.suspect.master_threads if site.suspect else None,
     )

@@ -45,6 +45,7 @@ class Suspect:
         self._threads: dict[ProcessId, int] = {}
         self._monitored: dict[ProcessId, dict[str, Mono]] = {}
         self._dead = DeadSockets(processes)
+        self.master_threads: int | None = None
         self.unseen = ""
 
     @property
@@ -53,9 +54,14 @@ class Suspect:
         return self._dead.found
 
     def read(
-        self, workers: Iterable[Worker], others: Iterable[ProcessId], deployments: Container[str], around: Around
+        self,
+        master: ProcessId,
+        workers: Iterable[Worker],
+        others: Iterable[ProcessId],
+        deployments: Container[str],
+        around: Around,
     ) -> None:
-        """Look at the workers that are ready, and at what they hold together with `others`, the master among them.
+        """Look at the workers that are ready, and at what they hold together with the master and the `others`.
 
         `deployments`: those that the instance uses.
         """
@@ -73,7 +79,11 @@ class Suspect:
                 self.unseen = read.why
             elif read:
                 self._waits[process] = read
-        every = [*others, *(worker.id for worker in workers)]
+        its_threads = self._processes.threads(master.pid)
+        if isinstance(its_threads, Blind):
+            self.unseen = its_threads.why
+        self.master_threads = None if isinstance(its_threads, Blind) else len(its_threads) or None
+        every = [master, *others, *(worker.id for worker in workers)]
         known = {one.inode for process in every for one in around.held.get(process, ())}
         if blind := self._dead.read(every, known, lambda sockets: around.table().missing(sockets), around.began):
             self.unseen = blind.why

@@ -198,6 +198,28 @@ CATALOG: Mapping[Event, Entry] = {
         "restart the instance by hand, and look into its log; where the reason names a setting, that "
         "setting is the mend.",
     ),
+    Event.HUNG_FOUND: Entry(
+        "534394b56c88453d948a8c6d9ba0cf74",
+        Priority.WARNING,
+        "Worker {pid} of {instance} hangs: {reason}.",
+        "It was forked in the very moment in which a thread of the master held a lock, so it is never ready and "
+        "takes no request. Where that lock is Python's own, the daemon ends the process, and uWSGI makes it anew. "
+        "Where it is the app's own, look into what its postfork hooks and its import wait for.",
+    ),
+    Event.HUNG_ENDED: Entry(
+        "b76f7ad78775405a8417d31931648210",
+        Priority.NOTICE,
+        "Ended worker {pid} of {instance}, which hung since its fork; uWSGI makes it anew.",
+        "The process was proven to hang and had no request, so nobody lost one. An app that makes its MongoClient "
+        "after the fork (`lazy-apps = true`) has no such workers. Nothing is to be done.",
+    ),
+    Event.HUNG_LEFT: Entry(
+        "d2638c6c705e46378b1144c34c87580c",
+        Priority.ERR,
+        "A worker of {instance} hangs and is not ended: {reason}.",
+        "It never takes a request, and holds every reload of the instance. The reason names what is missing, or why "
+        "its end would not help. A process that hangs so may be ended by `kill -9` without any harm.",
+    ),
     Event.BLIND: Entry(
         "288777a3e07347b1a4f25c1136fae172",
         Priority.ERR,

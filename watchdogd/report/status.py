@@ -16,7 +16,7 @@ from watchdogd.codec import STATUS, Document, encode
 from watchdogd.config import Config
 from watchdogd.model.base import Command, InstanceId, Mono
 from watchdogd.model.decided import Blocked, Decision, Outlook
-from watchdogd.model.found import Finding
+from watchdogd.model.found import Finding, Kind
 from watchdogd.model.remembered import InstanceState, LastReload, Phase
 from watchdogd.model.seen import Backend, Instance, Member, MemberState, Snapshot, SocketsFrom
 from watchdogd.report.words import COMMANDS, also_at, count, duration, from_proc, plain, timestamp, tree
@@ -156,6 +156,17 @@ def _instance(snapshot: Snapshot, instance: Instance, finding: Finding, decision
             }
             for worker in instance.workers
         ],
+        "evidence": [
+            {
+                "kind": one.kind,
+                "pid": one.worker.pid,
+                "since": _wall(snapshot, one.since),
+                "ripe_at": _wall(snapshot, one.ripe_at),
+                "sentence": one.sentence,
+            }
+            for one in finding.evidence
+            if one.kind is not Kind.UNCONNECTED
+        ],
         "next": {"what": outlook.next_what, "at": _wall(snapshot, outlook.next_at)} if outlook.next_what else None,
         "incident": state.incident and state.incident.id,
         "last_reload": state.last and _last_reload(state.last),
@@ -252,6 +263,9 @@ def _instance_lines(document: Document, one: Document) -> Iterator[str]:
         yield from (f"  {row}" for row in _table([("WORKER", "VERDICT", "LEFTOVERS"), *rows]))
     for blind in one["blind"]:
         yield f"  blind: {blind}"
+    for evidence in one.get("evidence", ()):  # a daemon of before has none
+        if evidence["kind"] != Kind.LEFTOVER.value:  # which the table shows
+            yield f"  {evidence['kind']}: {evidence['sentence']}"
     yield from (f"  {line}" for line in _socket_lines(one["sockets"]))
     if following := one["next"]:
         at = _when(document, following["at"])

@@ -9,16 +9,15 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from watchdogd.act import end, fifo, helper
 from watchdogd.config import Config, ConfigError
 from watchdogd.core.conclude import Conclusions
-from watchdogd.core.phases import QUIET
 from watchdogd.core.tick import decide
-from watchdogd.model.base import Mono
-from watchdogd.model.decided import Answer, Effect
+from watchdogd.model.base import InstanceId, Mono
+from watchdogd.model.decided import Answer, Effect, Outlook
 from watchdogd.model.done import EndProcess, Outcome, SendFifo
 from watchdogd.model.remembered import State
 from watchdogd.model.seen import Area, Blindness, Scope
@@ -52,6 +51,7 @@ class Daemon:
     _incoming: list[Incoming] = field(default_factory=list)
     _signals: set[int] = field(default_factory=set)
     _conclusions: Conclusions = field(default_factory=Conclusions)
+    _outlooks: Mapping[InstanceId, Outlook] = field(default_factory=dict)
     _wake_at: Mono = 0.0
     _error: str = ""
 
@@ -104,7 +104,7 @@ class Daemon:
             for one in asked:
                 self.server.answer(one, answer)
         requests = tuple([request for one in self._incoming if (request := one.request(self.clock()))])
-        suspected = [key for key, one in self.state.instances.items() if one.phase not in QUIET]
+        suspected = [key for key, one in self._outlooks.items() if one.suspected]
         snapshot = self.observer.look(
             full=bool(self._incoming), suspected=suspected, outcomes=self._outcomes, requests=requests
         )
@@ -118,7 +118,7 @@ class Daemon:
         except StoreError as error:  # decided again with that as a blindness: then nothing is sent
             snapshot = replace(snapshot, blind=(*snapshot.blind, Blindness(Scope(Area.STATE), str(error))))
             decision = decide(self.state, findings, snapshot, self.config)
-        self.state = decision.state
+        self.state, self._outlooks = decision.state, decision.outlooks
         performed = map(self._perform, (*snapshot.news, *decision.effects))
         self._outcomes = tuple([outcome for outcome in performed if outcome])
         for one in [one for one in self._incoming if isinstance(one.wish, Status)]:

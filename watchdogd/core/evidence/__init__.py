@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from watchdogd.core.evidence import leftover, unconnected
+from watchdogd.core.evidence import born_early, hung, leftover, orphaned, unconnected, waiting
 from watchdogd.core.look import Look
 from watchdogd.model.found import Evidence, Kind
 
 KINDS: Mapping[Kind, Callable[[Look], Iterable[Evidence]]] = {
     Kind.LEFTOVER: leftover.evidence,
+    Kind.WAITING: waiting.evidence,
+    Kind.ORPHANED: orphaned.evidence,
+    Kind.BORN_EARLY: born_early.evidence,
+    Kind.HUNG: hung.evidence,
     Kind.UNCONNECTED: unconnected.evidence,
 }

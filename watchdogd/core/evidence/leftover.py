@@ -9,6 +9,7 @@ leave` says so, from its first use. Where the master holds it too, only `r` ends
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from watchdogd.config import Idle
@@ -16,6 +17,8 @@ from watchdogd.core.look import USED_SETTLED_S, Look
 from watchdogd.model.base import Mono
 from watchdogd.model.found import Cure, Evidence, Kind, Verdict
 from watchdogd.model.seen import Worker
+
+LOST_AT_MOST_S = 120.0
 
 
 def evidence(look: Look) -> Iterator[Evidence]:
@@ -58,7 +61,23 @@ def _ripe_at(look: Look, worker: Worker, since: Mono) -> Mono | None:
         if look.verdicts[worker.id] is Verdict.IDLE or worker.used is None or just_used:
             return None
         since = max(since, worker.used.hi)
-    return since + look.policy.linger_s
+    return since + _linger_s(look, worker)
+
+
+def _linger_s(look: Look, worker: Worker) -> float:
+    """Return for how long it may still heal: after a network loss as long as that was, for so long TCP backs off.
+
+    With the path back after 40 s, requests went on after 14.5 to 15.1 s (9 of 9 apps).
+    """
+    names = {left.deployment for left in look.held[worker.id]}
+    lost = [
+        outage.hi - outage.lo
+        for name in names
+        for one in look.serving[name]
+        for outage in one.outages[-1:]
+        if one.born and one.born.hi < outage.lo < outage.hi < math.inf  # the same process as before
+    ]
+    return max([look.policy.linger_s, *[min(length, LOST_AT_MOST_S) for length in lost]])
 
 
 def _heals(look: Look, worker: Worker) -> bool:

@@ -31,6 +31,7 @@ class Members:
     _tracks: dict[MemberId, _Track] = field(default_factory=dict)
     _news: list[Tell] = field(default_factory=list)
     _now: dict[MemberId, Member] | None = None
+    _served: dict[str, MemberId] = field(default_factory=dict)  # by deployment: who last began to serve
 
     def now(self) -> dict[MemberId, Member]:
         """Return every member as it is known now: the same dictionary as long as nothing has changed but the time."""
@@ -160,6 +161,7 @@ class Members:
             old,
             state=MemberState.UP,
             serving=beat.serving,
+            took_over=self._took_over(old, beat, serving_since),
             process_id=beat.process_id,
             identity=beat.identity or beat.process_id,
             incarnation=self._incarnation(old, beat, ended=ended),
@@ -176,6 +178,14 @@ class Members:
             self._tell(old, MemberUp(old.id.deployment, seconds, restarted))
         elif restarted:
             self._tell(old, MemberRestarted(old.id.deployment, beat.process_id))
+
+    def _took_over(self, old: Member, beat: Heartbeat, serving_since: Interval | None) -> Interval | None:
+        """Return when it became primary after another one; who names peers is of a replica set, and no mongos."""
+        before = self._served.get(old.id.deployment, old.id)
+        if serving_since is None or serving_since == old.serving_since:
+            return old.took_over
+        self._served[old.id.deployment] = old.id
+        return serving_since if beat.peers and before != old.id else old.took_over
 
     @staticmethod
     def _incarnation(old: Member, beat: Heartbeat, *, ended: bool) -> Incarnation:
@@ -211,8 +221,8 @@ def _repeats(heartbeat: Heartbeat, last: Heartbeat | None) -> bool:
 
 
 def outage_starts(members: Mapping[MemberId, Member], deployments: Iterable[str]) -> frozenset[tuple[MemberId, Mono]]:
-    """Return what changes whenever an outage of one of the deployments begins."""
+    """Return what changes whenever an outage of one of the deployments begins, or another primary takes over."""
     names = set(deployments)
-    return frozenset(
-        (key, member.outages[-1].lo) for key, member in members.items() if key.deployment in names and member.outages
-    )
+    own = [(key, member) for key, member in members.items() if key.deployment in names]
+    starts = {(key, member.outages[-1].lo) for key, member in own if member.outages}
+    return frozenset(starts | {(key, member.took_over.lo) for key, member in own if member.took_over})
