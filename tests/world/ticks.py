@@ -27,6 +27,7 @@ class Ticks:
     state: State = field(default_factory=State)
     decision: Decision | None = None
     detail: str = "as it is"  # of every outcome
+    outcomes: tuple[Outcome, ...] = ()  # of other effects, for the next tick
     _outcomes: tuple[Outcome, ...] = ()
 
     def see(
@@ -45,12 +46,13 @@ class Ticks:
             snapshot(one, *connections, members=members),
             at=self.at,
             wall=1_790_000_000.0 + self.at,
-            outcomes=self._outcomes,
+            outcomes=(*self._outcomes, *self.outcomes),
             requests=(request,) if request else (),
             blind=(pieces.blind(blind),) if blind else (),
         )
         self.decision = decide(self.state, detect(seen, self.config), seen, self.config)
         assert not self.decision.faults
+        self.outcomes = ()
         self.state = self.decision.state
         self._outcomes = (
             (Outcome(self.sent.id, self.result, self.at, self.detail),) if self.sent and self.result else ()

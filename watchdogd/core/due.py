@@ -112,18 +112,18 @@ ROUNDS, ROUNDS_IN_S = 3, 600.0
 """So often what hangs is ended within so many seconds: without threads (uWSGI < 2.0.27) every later fork hangs."""
 
 
-def why_not_ended(c: Case, hung: list[Evidence], wanted: list[Evidence], ends: Ends) -> str:
+def why_not_ended(c: Case, hung: list[Evidence], ends: Ends) -> str:
     """Say why workers that hang are left as they are; empty where they are ended, or will be."""
-    if wanted and len(ends.rounds) >= ROUNDS:
+    told = Kind.HUNG in c.config.policy.tell_only
+    if own := [one.sentence for one in hung if one.ripe_at is None]:
+        return f"{own[0]}; the next one would most likely do the same: look into the app"
+    if not hung or told:
+        return ""
+    if not to_end(c):
+        return f"{hung[0].sentence}; name the instance under `uwsgi:` to have it ended. `kill -9` is safe"
+    if len(ends.rounds) >= ROUNDS and not ends.asked:
         return (
             f"{ROUNDS} rounds in {ROUNDS_IN_S / 60:.0f} min have not helped: each new worker hangs too; "
             "give uWSGI `enable-threads`, or `lazy-apps`"
         )
-    if not wanted and ends.asked:
-        return ends.left
-    own = [one.sentence for one in hung if one.ripe_at is None]
-    if own:
-        return f"{own[0]}; the next one would most likely do the same: look into the app"
-    if hung and not wanted and Kind.HUNG not in c.config.policy.tell_only:
-        return f"{hung[0].sentence}; name the instance under `uwsgi:` to have it ended. `kill -9` is safe"
-    return ends.left if hung else ""
+    return ends.left if c.at < ends.again_at else ""

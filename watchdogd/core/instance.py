@@ -71,6 +71,7 @@ from watchdogd.model.told import (
     What,
 )
 
+END_AGAIN_S = 60.0  # who may not end a process today may tomorrow, and asking costs little
 STARTED_ANEW = "uWSGI was started anew by somebody else"
 _TAKEN_BACK = frozenset({ReloadOutcome.DROPPED, ReloadOutcome.UNSENT})
 _IN_TROUBLE = frozenset({Phase.OUTAGE, Phase.SETTLING, Phase.DUE})
@@ -198,12 +199,12 @@ class Tick:
                 self._tell(HungFound(one.worker.pid, one.sentence.partition(": ")[2]))
         ends = replace(ends, told=ends.told | {one.worker for one in hung})
         ends = replace(ends, rounds=tuple([at for at in ends.rounds if at + ROUNDS_IN_S > c.at]))
-        wanted = [one for one in to_end(c) if one.worker not in ends.asked]
-        held = why_not_ended(c, hung, wanted, ends)
+        held = why_not_ended(c, hung, ends)
         if held and held != ends.left:
             self._tell(HungLeft(held))
-        ends = replace(ends, left=held if hung else "")
-        if wanted and not held and not may_not_end(c) and c.instance.master and not ends.asked:
+        ends = replace(ends, left=held or (ends.left if hung else ""))
+        wanted = [] if held or ends.asked or may_not_end(c) else to_end(c)
+        if wanted and c.instance.master:
             ends = replace(ends, rounds=(*ends.rounds, c.at), asked=frozenset(one.worker for one in wanted))
             for one in wanted:
                 end = EndProcess(self._id(), c.instance.id, c.instance.master, one.worker, c.instance.uid)
@@ -218,9 +219,12 @@ class Tick:
             ends = replace(ends, asked=ends.asked - {outcome.process})
             if outcome.result is Result.ENDED:
                 self._tell(HungEnded(outcome.process.pid))
-            elif outcome.result is Result.REFUSED and outcome.detail != ends.left:
-                self._tell(HungLeft(outcome.detail))
-                ends = replace(ends, left=outcome.detail)
+                ends = replace(ends, left="")
+            elif outcome.result is Result.REFUSED:
+                if outcome.detail != ends.left:
+                    self._tell(HungLeft(outcome.detail))
+                again_at = self.case.at + END_AGAIN_S
+                ends = replace(ends, left=outcome.detail, rounds=ends.rounds[:-1], again_at=again_at)
         return ends
 
     # ---- 3: where it stands

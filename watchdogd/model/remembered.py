@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -146,13 +147,15 @@ class Outrun:
 class Ends:
     """The processes that hang: `rounds` is when some were ended, `asked` whose end has no outcome yet.
 
-    `told`: of whom it was told that it hangs. `left`: why the last one could not be ended; empty where it could.
+    `told`: of whom it was told that it hangs. `left`: why what hangs is left as it is; empty where it is not.
+    `again_at`: until then nobody is asked again to end what could not be ended.
     """
 
     rounds: tuple[Mono, ...] = ()
     asked: frozenset[ProcessId] = frozenset()
     told: frozenset[ProcessId] = frozenset()
     left: str = ""
+    again_at: Mono = -math.inf
 
 
 NO_ENDS = Ends()
