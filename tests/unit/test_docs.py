@@ -89,8 +89,8 @@ POLICY = PolicyConfig()
 NUMBERS = [
     (README, f"and `linger` ({POLICY.linger_s:g} s, longer than any healthy driver needs)"),
     (DESIGN, f"| linger | {POLICY.linger_s:g} s, from mongod's return |"),
-    (DESIGN, f"to every serving member, with data since the return, for {forks.FORK_SAFE_AFTER_S:g} s."),
-    (DESIGN, f"Without one for {case.FORK_UNSAFE_FOR_S:g} s its monitor does not run"),
+    (DESIGN, f"to every serving member, and to read what came (below), for {forks.FORK_SAFE_AFTER_S:g} s."),
+    (DESIGN, f"Without that for {case.FORK_UNSAFE_FOR_S:g} s its monitor does not run"),
     (DESIGN, f"a worker that was used for {unconnected.USED_UNPROVEN_S:g} s without one makes it `reload_failed`"),
     (DESIGN, f"mercy + 2 x check interval + {reload.LOAD_S:g} s of loading"),
     (DESIGN, f"while a leftover or an outage exists, on request, else every {observer.FULL_EVERY_S:g} s"),
