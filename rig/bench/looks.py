@@ -173,7 +173,7 @@ def all_seen(site: Site, *, ended: bool) -> Callable[[Snapshot], bool]:
 
     def seen(snapshot: Snapshot) -> bool:
         held = Counter(one.tcp for one in snapshot.connections if one.holders)
-        return any(member.serving for member in snapshot.members.values()) and held == +expected
+        return any(member.is_serving for member in snapshot.members.values()) and held == +expected
 
     return seen
 

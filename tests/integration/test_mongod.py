@@ -119,7 +119,7 @@ class FakeScene:
     def start(self) -> None:
         at = time.monotonic()
         self.started = Interval(at, at)
-        self._up = Heartbeat(self.member, at, UP, f"{time.monotonic_ns():024x}", self.started, serving=True)
+        self._up = Heartbeat(self.member, at, UP, f"{time.monotonic_ns():024x}", self.started, is_serving=True)
         self.heartbeats.say(self._up)
 
     def stop(self) -> None:
@@ -171,7 +171,7 @@ def test_a_member_that_answers_is_up_with_the_name_and_the_birth_of_its_process(
     assert up.member == scene.member
     assert up.at <= time.monotonic()
     assert up.at >= before or isinstance(scene, FakeScene)
-    assert up.serving
+    assert up.is_serving
     assert up.process_id is not None
     assert len(up.process_id) == 24
     assert up.born is not None
@@ -198,7 +198,7 @@ def test_a_member_that_is_killed_is_down_and_says_nothing_of_a_process(scene: Sc
     watched(scene)
     scene.kill()
     down = first(scene.heartbeats, DOWN)
-    assert (down.process_id, down.born, down.serving) == (None, None, False)
+    assert (down.process_id, down.born, down.is_serving) == (None, None, False)
     assert down.detail
 
 
@@ -333,14 +333,14 @@ def test_a_port_that_speaks_another_protocol_is_no_outage(
 def test_authentication_is_not_needed(tmp_path: Path, heartbeats: PymongoHeartbeats) -> None:
     with Mongod(tmp_path, extra=["--auth"]) as server:
         heartbeats.watch({member_at(server.port): {}})
-        assert first(heartbeats, UP).serving
+        assert first(heartbeats, UP).is_serving
 
 
 def test_mongod_4_2_has_no_process_id(tmp_path: Path, heartbeats: PymongoHeartbeats) -> None:
     with Mongod(tmp_path, version="4.2.6") as server:
         heartbeats.watch({member_at(server.port): {}})
         up = first(heartbeats, UP)
-        assert (up.process_id, up.born, up.serving) == (None, None, True)
+        assert (up.process_id, up.born, up.is_serving) == (None, None, True)
         server.kill()
         first(heartbeats, DOWN)
 
@@ -372,7 +372,7 @@ def test_of_a_replica_set_the_primary_serves_and_every_member_names_all(
 
         def only_serving(member: MemberId) -> bool:
             seen.update({one.member: one for one in heartbeats.drain()})
-            return seen.keys() == everybody.keys() and [key for key, one in seen.items() if one.serving] == [member]
+            return seen.keys() == everybody.keys() and [key for key, one in seen.items() if one.is_serving] == [member]
 
         wait_for(lambda: only_serving(old), "the primary alone serves", within=WITHIN_S)
         for heartbeat in seen.values():
@@ -495,7 +495,7 @@ while news.wait():
     news.clear()
     for one in heartbeats.drain():
         if not one.says_the_same(before):
-            said = {"state": one.state.name, "id": one.process_id, "born": one.born, "serving": one.serving}
+            said = {"state": one.state.name, "id": one.process_id, "born": one.born, "serving": one.is_serving}
             print(json.dumps({**said, "detail": one.detail}), flush=True)
         before = one
 """
@@ -519,7 +519,7 @@ def test_the_other_pymongo_hears_the_same(tmp_path: Path) -> None:
     with Mongod(tmp_path) as server:
         argv = [sys.executable, "-c", SAY_WHAT_IS_HEARD, f"{server.host}:{server.port}"]
         with Process(argv, log=log, env={"PYTHONPATH": str(folder)}, cwd=Path(__file__).parents[2]):
-            up = heard(state="UP", id=server.process_id(), serving=True)
+            up = heard(state="UP", id=server.process_id(), is_serving=True)
             assert json.loads(log.read_text().splitlines()[0]) == {"pymongo": other}
             # Births have a grain of 1 s: two in one second look the same.
             born = Interval(*up["born"])  # type: ignore[misc]

@@ -39,8 +39,8 @@ def test_after_a_step_down_who_made_its_client_itself_is_monitored_and_who_inher
 
     def primary(snapshot: Snapshot) -> float | None:
         for one in snapshot.members.values():
-            if one.serving_since and one.id.address != f"{before.host}:{before.port}":
-                return one.serving_since.hi
+            if one.served_since and one.id.address != f"{before.host}:{before.port}":
+                return one.served_since.hi
         return None
 
     since = looking.until(primary, "another member is primary")

@@ -37,8 +37,8 @@ def test_a_master_with_threads_sends_and_one_without_only_has_received(at_end: E
 
     def both(snapshot: Snapshot) -> Snapshot | None:
         (member,) = snapshot.members.values()
-        assert member.serving_since
-        heard = [one for one in held(snapshot, without) if one.last_data.lo > member.serving_since.hi]
+        assert member.served_since
+        heard = [one for one in held(snapshot, without) if one.last_data.lo > member.served_since.hi]
         return snapshot if heard and of(snapshot, with_threads).master_sent else None
 
     seen = looking.until(both, "one master sends, and the other one receives")

@@ -46,7 +46,7 @@ from watchdogd.model.told import Event
 STUCK = instance(stranded(2), stranded(3))
 HELD = (leftover(2, 3), connection(1))
 FINE = instance(well(2), well(3))
-LONG_AGO = [member(serving_since=exactly(AT - 130))]
+LONG_AGO = [member(served_since=exactly(AT - 130))]
 """So long without a connection of its own, and the master's monitor evidently does not run."""
 
 

@@ -130,7 +130,7 @@ def test_what_is_shown_of_a_fifo_means_it_unless_another_one_is_called_just_that
 
 def test_while_linger_goes_on_an_operator_may_not_hurry_it() -> None:
     ticks = Ticks()
-    ticks.see(FINE, members=[member(serving_since=exactly(AT - 1))], ask=Verb.RELOAD)
+    ticks.see(FINE, members=[member(served_since=exactly(AT - 1))], ask=Verb.RELOAD)
     assert "linger" in ticks.answer.text
 
 
@@ -291,7 +291,7 @@ def test_a_flap_begins_linger_anew() -> None:
     ticks = Ticks()
     for back in (AT, AT + 12, AT + 24):
         ticks.see(STUCK, *HELD, members=[down()])
-        members = [member(serving_since=exactly(back), born=exactly(back))]
+        members = [member(served_since=exactly(back), born=exactly(back))]
         ticks.see(STUCK, *HELD, after=10, members=members)
         assert ticks.phase() is Phase.SETTLING
         ticks.at = back + 11
@@ -308,7 +308,7 @@ def test_a_flap_begins_linger_anew() -> None:
         (snapshot(instance(master=None)), Phase.ABSENT, "uWSGI to be started", None),
         (snapshot(STUCK, *HELD, members=[down()]), Phase.OUTAGE, "MongoDB to serve again", None),
         (
-            snapshot(STUCK, *HELD, members=[member(serving_since=exactly(AT - 5))]),
+            snapshot(STUCK, *HELD, members=[member(served_since=exactly(AT - 5))]),
             Phase.SETTLING,
             "linger: a healthy driver heals itself within it",
             AT + 10,
@@ -330,7 +330,7 @@ def test_what_settles_is_next_when_both_mongodb_and_the_workers_have_had_their_t
     late = (leftover(2, 3, closed=exactly(AT - 2)), connection(1))  # ended after MongoDB's return
     for served_ago, until in ((5, AT + 13), (1, AT + 14)):
         ticks = Ticks()
-        ticks.see(STUCK, *late, members=[member(serving_since=exactly(AT - served_ago))])
+        ticks.see(STUCK, *late, members=[member(served_since=exactly(AT - served_ago))])
         assert (ticks.outlook.phase, ticks.outlook.next_at) == (Phase.SETTLING, until)
 
 
@@ -417,7 +417,7 @@ def test_linger_is_over_exactly_when_it_is() -> None:
 
 def test_what_was_given_up_without_any_reload_is_forgotten_with_its_master_too() -> None:
     ticks = Ticks()
-    long_ago = [member(serving_since=exactly(AT - 130))]
+    long_ago = [member(served_since=exactly(AT - 130))]
     ticks.see(STUCK, leftover(2, 3), members=long_ago)  # the master's monitor does not run, `restart` is not allowed
     assert ticks.phase() is Phase.GAVE_UP
     assert ticks.see(instance(master=None), members=long_ago) == [Event.REPLACED, Event.INSTANCE_ABSENT]
@@ -481,7 +481,7 @@ def test_a_fifo_that_takes_no_byte_is_shown_before_a_reload_is_due() -> None:
     ("now", "members", "phase"),
     [
         (STUCK, [down()], Phase.OUTAGE),
-        (STUCK, [member(serving_since=exactly(AT - 5))], Phase.SETTLING),
+        (STUCK, [member(served_since=exactly(AT - 5))], Phase.SETTLING),
         (instance(master=None), None, Phase.ABSENT),
     ],
 )

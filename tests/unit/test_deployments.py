@@ -70,11 +70,11 @@ def test_the_seeds_of_the_uri_are_members_and_are_watched_with_its_options(host:
 
 def test_whom_a_member_names_is_a_member_too(host: Host) -> None:
     host.start_mongod(peers=frozenset({ADDRESS, "10.0.0.2:27017"}))
-    host.start_mongod("10.0.0.2:27017", serving=False, peers=frozenset({"10.0.0.3:27017"}))
-    host.start_mongod("10.0.0.3:27017", serving=False)
+    host.start_mongod("10.0.0.2:27017", is_serving=False, peers=frozenset({"10.0.0.3:27017"}))
+    host.start_mongod("10.0.0.3:27017", is_serving=False)
     watch = Watch(host, one())
     watch.hear(6)
-    assert {address: one.serving for address, one in watch.members.items()} == {
+    assert {address: one.is_serving for address, one in watch.members.items()} == {
         ADDRESS: True,
         "10.0.0.2:27017": False,
         "10.0.0.3:27017": False,
@@ -271,9 +271,9 @@ def test_what_no_member_and_no_endpoint_needs_is_not_asked_for_any_more(host: Ho
 # -- names that are known inside another network alone
 
 
-def inside_set(host: Host, *, serving: bool = True) -> Watch:
+def inside_set(host: Host, *, is_serving: bool = True) -> Watch:
     """A replica set in containers, of which one member is published."""
-    host.start_mongod(serving=serving, peers=frozenset({"mongo:27017", "mongo2:27017"}))
+    host.start_mongod(is_serving=is_serving, peers=frozenset({"mongo:27017", "mongo2:27017"}))
     watch = Watch(host, one())
     watch.hear()
     for name in ("mongo", "mongo2"):
@@ -295,12 +295,12 @@ def test_a_name_that_only_the_set_knows_is_no_alarm_while_the_deployment_serves(
 
 
 def test_it_is_one_with_the_mend_while_the_deployment_is_not_seen_to_serve(host: Host) -> None:
-    watch = inside_set(host, serving=False)
+    watch = inside_set(host, is_serving=False)
     mend = "its replica set names it so: make the name known here (/etc/hosts, say)"
     assert watch.blind() == {
         f"member {name}:27017": f"DNS: {name}: not in the world of this test; {mend}" for name in ("mongo", "mongo2")
     }
-    host.say(serving=True)
+    host.say(is_serving=True)
     watch.hear()
     assert watch.blind() == {}
 

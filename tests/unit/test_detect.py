@@ -191,7 +191,7 @@ def test_a_connection_to_an_earlier_life_of_the_member_does_not_count() -> None:
 
 
 def test_a_restarted_secondary_makes_nothing_due_of_an_app_that_reaches_the_primary() -> None:
-    members = [member("10.0.0.1", born=exactly(10.0), serving_since=exactly(10.0)), secondary("10.0.0.2")]
+    members = [member("10.0.0.1", born=exactly(10.0), served_since=exactly(10.0)), secondary("10.0.0.2")]
     found = find(snapshot(instance(well(2), well(3)), leftover(2, 3, host="10.0.0.2"), members=members))
     assert found.leftovers == {7}
     assert found.verdicts == {pid(2): Verdict.RECONNECTED, pid(3): Verdict.RECONNECTED}
@@ -204,7 +204,7 @@ def test_with_the_old_primary_left_down_a_stuck_app_is_due_once_the_new_one_has_
     it = instance(stranded(2), stranded(3))
     nobody = find(snapshot(it, held, members=[old, secondary("10.0.0.2")]))
     assert (nobody.is_serving, nobody.outage, ripe_at(nobody), by_leftovers(nobody)) == (False, True, None, frozenset())
-    elected = find(snapshot(it, held, members=[old, member("10.0.0.2", serving_since=exactly(BACK))]))
+    elected = find(snapshot(it, held, members=[old, member("10.0.0.2", served_since=exactly(BACK))]))
     assert (elected.is_serving, elected.outage, ripe_at(elected)) == (True, False, BACK + LINGER)
 
 
@@ -231,8 +231,8 @@ def test_an_outage_is_a_deployment_that_is_known_not_to_serve(states: list[Membe
 
 
 def test_a_deployment_serves_since_the_first_of_its_servers_and_all_since_the_last_of_them() -> None:
-    mongos = [member("10.0.0.1", serving_since=exactly(500.0)), member("10.0.0.2", serving_since=exactly(700.0))]
-    other = member("10.0.1.1", "other", serving_since=Interval(600.0, 650.0))
+    mongos = [member("10.0.0.1", served_since=exactly(500.0)), member("10.0.0.2", served_since=exactly(700.0))]
+    other = member("10.0.1.1", "other", served_since=Interval(600.0, 650.0))
     it = instance(idle(2), deployments=("main", "other"))
     assert find(snapshot(it, members=mongos)).is_serving is False
     assert find(snapshot(it, members=[*mongos, other])).served_since == 650.0
@@ -245,7 +245,7 @@ def test_an_instance_without_a_deployment_is_shown_and_nothing_of_it_is_due() ->
 
 
 def test_a_server_that_does_not_say_since_when_it_serves_has_only_just_begun() -> None:
-    found = find(snapshot(instance(stranded(2)), leftover(2, 3), members=[member(serving_since=None)]))
+    found = find(snapshot(instance(stranded(2)), leftover(2, 3), members=[member(served_since=None)]))
     assert ripe_at(found) == AT + LINGER
 
 
@@ -257,7 +257,7 @@ def test_linger_counts_from_the_latest_of_closing_serving_readiness_and_our_firs
         served, closed, ready, seen = (float(str(changes.get(k, 0.0))) for k in ("served", "closed", "ready", "seen"))
         at = leftover(2, 3, closed=Interval(0.0, closed))
         it = instance(worker(2, used=1.0, ready=ready), worker(3, used=1.0, ready=ready), seen_at=seen)
-        return ripe_at(find(snapshot(it, at, members=[member(serving_since=Interval(0.0, served))])))
+        return ripe_at(find(snapshot(it, at, members=[member(served_since=Interval(0.0, served))])))
 
     assert due_at(served=950.0) == 965.0
     assert due_at(served=950.0, closed=960.0) == 975.0

@@ -67,7 +67,7 @@ def test_what_is_not_allowed_is_replaced_by_the_mildest_that_is(
     [
         (snapshot(STUCK, leftover(1, 2, 3)), NOTHING),
         (SEEN, InstanceState(standing=ESCALATING)),
-        (snapshot(STUCK, leftover(2, 3), members=[member(serving_since=exactly(AT - 120))]), NOTHING),
+        (snapshot(STUCK, leftover(2, 3), members=[member(served_since=exactly(AT - 120))]), NOTHING),
     ],
     ids=["inherited", "escalated", "no safe fork for 120 s"],
 )
@@ -81,7 +81,7 @@ def test_only_a_restart_ends_what_the_master_has(seen: Snapshot, state: Instance
 
 def test_who_may_never_be_restarted_is_given_up_instead_and_told_why() -> None:
     handed = replace(STUCK, no_restart="it was handed its socket")
-    seen = snapshot(handed, leftover(2, 3), members=[member(serving_since=exactly(AT - 120))])
+    seen = snapshot(handed, leftover(2, 3), members=[member(served_since=exactly(AT - 120))])
     assert "a restart would end it: it was handed its socket" in str(hopeless(case(seen, using=config([RESTART]))))
     assert not restart_left(case(seen, using=config([RESTART])), frozenset({FIRST}))
     assert restart_left(case(using=config([RESTART])), frozenset({FIRST}))

@@ -108,7 +108,7 @@ def test_a_daemon_that_did_not_see_mongodb_return_tells_it_alone(
     came: Interval, born: Interval, ripe: Mono | None
 ) -> None:
     one = waits(worker(2, ready=BACK - 50), BACK + 6, BACK + 9)
-    found = find(snapshot(instance(one), members=[member(serving_since=came, born=born)]))
+    found = find(snapshot(instance(one), members=[member(served_since=came, born=born)]))
     assert ripe_ats(found, Kind.WAITING) == [ripe]
 
 
@@ -206,7 +206,7 @@ def test_after_a_network_loss_a_leftover_lingers_as_long_as_that_was(born: Inter
 
 
 STUCK = instance(waits(worker(2), BACK + 6, BACK + 9), waits(worker(3), BACK + 6, BACK + 9))
-JUST_NOW = [member(serving_since=exactly(AT - 9))]
+JUST_NOW = [member(served_since=exactly(AT - 9))]
 NOW_STUCK = instance(waits(worker(2), AT - 3, AT - 1), waits(worker(3), AT - 3, AT - 1))
 
 
@@ -252,7 +252,7 @@ def test_who_has_requests_that_wait_after_its_cure_is_given_up_and_not_restarted
 def test_an_incident_is_not_healed_while_a_worker_works_that_was_not_seen_to_reach_mongodb() -> None:
     ticks, it = Ticks(), instance(worker(2, used=BACK + 1), well(3))
     ticks.see(it, members=[down()])
-    back = [member(serving_since=exactly(AT))]
+    back = [member(served_since=exactly(AT))]
     assert ticks.see(it, after=30, members=back) == []
     assert ticks.phase() is Phase.SETTLING
     assert ticks.see(instance(well(2), well(3)), members=back) == [Event.HEALED]

@@ -28,7 +28,7 @@ from watchdogd.model.remembered import InstanceState, Outrun, Pause, Phase, Spen
 from watchdogd.model.seen import Area, Blindness, Scope
 from watchdogd.model.text import Outside
 
-JUST_BACK = [member(serving_since=exactly(AT - 5))]
+JUST_BACK = [member(served_since=exactly(AT - 5))]
 
 
 def reloading(number: int) -> State:

@@ -226,9 +226,9 @@ def test_a_peer_that_no_connection_can_lead_to_is_left_out() -> None:
 
 
 def test_the_same_again_is_no_news_and_another_process_is() -> None:
-    first = Heartbeat(MemberId("main", "a:1"), 1.0, MemberState.UP, "aa", Interval(0, 1), serving=True)
-    again = Heartbeat(MemberId("main", "a:1"), 2.0, MemberState.UP, "aa", Interval(0, 1), serving=True)
-    other = Heartbeat(MemberId("main", "a:1"), 2.0, MemberState.UP, "bb", Interval(1, 2), serving=True)
+    first = Heartbeat(MemberId("main", "a:1"), 1.0, MemberState.UP, "aa", Interval(0, 1), is_serving=True)
+    again = Heartbeat(MemberId("main", "a:1"), 2.0, MemberState.UP, "aa", Interval(0, 1), is_serving=True)
+    other = Heartbeat(MemberId("main", "a:1"), 2.0, MemberState.UP, "bb", Interval(1, 2), is_serving=True)
     assert again.says_the_same(first)
     assert not other.says_the_same(first)
     assert not first.says_the_same(None)

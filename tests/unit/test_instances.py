@@ -154,7 +154,7 @@ def test_what_a_master_sent_before_its_member_served_anew_does_not_count(host: H
     socket.sends()
     watcher.tick(12)
     assert sends(watcher)
-    host.say(serving=False)  # another one is primary; no connection ends
+    host.say(is_serving=False)  # another one is primary; no connection ends
     watcher.tick(2)
     assert sends(watcher) == []
     host.say()

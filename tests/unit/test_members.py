@@ -20,10 +20,10 @@ UP, DOWN, FROZEN, UNREACHABLE = MemberState.UP, MemberState.DOWN, MemberState.FR
 EVER = -math.inf
 
 
-def up(at: Mono, life: str | None = "a", born: Interval | float | None = 0.0, *, serving: bool = True) -> Heartbeat:
+def up(at: Mono, life: str | None = "a", born: Interval | float | None = 0.0, *, is_serving: bool = True) -> Heartbeat:
     """An answer of the process `life`, which was born then."""
     birth = Interval(born, born) if isinstance(born, float) else born
-    return Heartbeat(ID, at, UP, life, birth, serving=serving)
+    return Heartbeat(ID, at, UP, life, birth, is_serving=is_serving)
 
 
 def bad(at: Mono, state: MemberState = DOWN) -> Heartbeat:
@@ -52,7 +52,7 @@ def told(news: tuple[Tell, ...]) -> list[Event]:
 
 def test_before_its_first_heartbeat_a_member_is_unknown() -> None:
     member, news = heard()
-    assert (member.state, member.serving, member.up_since, member.outages, news) == (
+    assert (member.state, member.is_serving, member.up_since, member.outages, news) == (
         MemberState.UNKNOWN, False, None, (), (),
     )  # fmt: skip
 
@@ -60,14 +60,14 @@ def test_before_its_first_heartbeat_a_member_is_unknown() -> None:
 @pytest.mark.parametrize(("birth", "lo"), [(Interval(7.0, 8.0), 7.0), (None, EVER)])
 def test_what_answers_at_first_has_done_so_since_its_birth_or_since_ever(birth: Interval | None, lo: float) -> None:
     member, news = heard(up(100.0, born=birth))
-    assert member.up_since == member.serving_since == Interval(lo, 100.0)
+    assert member.up_since == member.served_since == Interval(lo, 100.0)
     assert (member.outages, member.restarts, news) == ((), 0, ())
 
 
 def test_a_mistake_of_ours_at_the_start_does_not_make_it_younger() -> None:
     """Else connections that the workers have had all the time would not count, and an app that healed be reloaded."""
     member, news = heard(bad(98.0, UNREACHABLE), bad(99.0, UNREACHABLE), up(100.0, born=7.0))
-    assert member.up_since == member.serving_since == Interval(7.0, 100.0)
+    assert member.up_since == member.served_since == Interval(7.0, 100.0)
     assert (member.outages, news) == ((), ())
 
 
@@ -75,7 +75,7 @@ def test_an_outage_that_is_found_at_the_start_may_have_begun_at_any_time() -> No
     member, news = heard(bad(99.0))
     assert member.outages == (Interval(EVER, math.inf),)
     member, news = heard(bad(99.0), up(100.0, born=99.5))
-    assert (member.outages, member.serving_since) == ((Interval(EVER, 100.0),), Interval(99.5, 100.0))
+    assert (member.outages, member.served_since) == ((Interval(EVER, 100.0),), Interval(99.5, 100.0))
     assert told(news) == [Event.MEMBER_DOWN, Event.MEMBER_UP]
     assert news[1].fields["seconds"] is None  # nobody knows
 
@@ -86,7 +86,7 @@ def test_an_outage_that_is_found_at_the_start_may_have_begun_at_any_time() -> No
 def test_an_outage_lasts_from_the_last_good_heartbeat_to_the_next_good_one() -> None:
     member, news = heard(up(10.0), bad(10.5), bad(11.0), bad(11.5), up(12.0, "b", 11.25))
     assert member.outages == (Interval(10.0, 12.0),)
-    assert member.up_since == member.serving_since == Interval(11.5, 12.0)
+    assert member.up_since == member.served_since == Interval(11.5, 12.0)
     assert (member.state, member.since, member.restarts, member.incarnation) == (UP, 12.0, 1, "b")
     assert told(news) == [Event.MEMBER_DOWN, Event.MEMBER_UP]
     assert (news[0].member, news[0].fields["state"], news[0].fields["reason"]) == (
@@ -98,14 +98,14 @@ def test_an_outage_lasts_from_the_last_good_heartbeat_to_the_next_good_one() -> 
 def test_while_it_is_out_it_serves_nobody() -> None:
     for state in OUT:
         member, _ = heard(up(10.0), bad(10.5, state))
-        assert (member.state, member.serving, member.serving_since) == (state, False, None)
+        assert (member.state, member.is_serving, member.served_since) == (state, False, None)
         assert member.outages == (Interval(10.0, math.inf),)
 
 
 def test_one_that_was_frozen_is_the_same_process_after_an_outage() -> None:
     member, news = heard(up(10.0), bad(12.5, FROZEN), up(13.0))
     assert (member.restarts, member.incarnation, member.born) == (0, "a", Interval(0.0, 0.0))
-    assert (member.outages, member.serving_since) == ((Interval(10.0, 13.0),), Interval(12.5, 13.0))
+    assert (member.outages, member.served_since) == ((Interval(10.0, 13.0),), Interval(12.5, 13.0))
     assert news[1].fields["restarted"] is False
 
 
@@ -118,11 +118,11 @@ def test_what_changes_its_kind_is_one_outage() -> None:
 def test_a_mistake_of_ours_is_no_outage_and_breaks_nothing_of_what_it_was() -> None:
     before, _ = heard(up(10.0))
     member, news = heard(up(10.0), bad(10.5, UNREACHABLE))
-    assert (member.state, member.serving, member.serving_since) == (UNREACHABLE, True, before.serving_since)
-    secondary, _ = heard(up(10.0, serving=False), bad(10.5, UNREACHABLE))
-    assert secondary.serving is False
+    assert (member.state, member.is_serving, member.served_since) == (UNREACHABLE, True, before.served_since)
+    secondary, _ = heard(up(10.0, is_serving=False), bad(10.5, UNREACHABLE))
+    assert secondary.is_serving is False
     member, news = heard(up(10.0), bad(10.5, UNREACHABLE), up(20.0))
-    assert (member.serving_since, member.up_since, member.outages) == (before.serving_since, before.up_since, ())
+    assert (member.served_since, member.up_since, member.outages) == (before.served_since, before.up_since, ())
     assert news == ()
 
 
@@ -130,7 +130,7 @@ def test_a_mistake_of_ours_in_an_outage_does_not_end_it_and_says_nothing_of_when
     member, news = heard(up(10.0), bad(10.5), bad(11.0, UNREACHABLE))
     assert member.outages == (Interval(10.0, math.inf),)
     member, news = heard(up(10.0), bad(10.5), bad(11.0, UNREACHABLE), bad(15.0, UNREACHABLE), up(16.0))
-    assert (member.outages, member.serving_since) == ((Interval(10.0, 16.0),), Interval(10.5, 16.0))
+    assert (member.outages, member.served_since) == ((Interval(10.0, 16.0),), Interval(10.5, 16.0))
     assert told(news) == [Event.MEMBER_DOWN, Event.MEMBER_UP]
 
 
@@ -150,7 +150,7 @@ def test_a_restart_faster_than_any_heartbeat_is_an_outage_between_two_good_ones(
     member, news = heard(up(10.0), up(10.5, "b", Interval(9.6, 10.4)))
     assert (member.outages, member.restarts, member.incarnation) == ((Interval(10.0, 10.5),), 1, "b")
     assert member.born == Interval(10.0, 10.4)
-    assert member.up_since == member.serving_since == Interval(10.0, 10.5)
+    assert member.up_since == member.served_since == Interval(10.0, 10.5)
     assert told(news) == [Event.MEMBER_RESTARTED]
     assert news[0].fields["process_id"] == "b"
 
@@ -166,7 +166,7 @@ def test_another_process_that_was_there_before_is_no_restart(birth: Interval | N
     member, news = heard(up(10.0, born=1.0), up(10.5, "b", birth))
     assert (member.incarnation, member.process_id, member.born) == ("b", "b", birth)
     assert (member.outages, member.restarts, news) == ((), 0, ())
-    assert (member.up_since, member.serving_since) == (before.up_since, before.serving_since)
+    assert (member.up_since, member.served_since) == (before.up_since, before.served_since)
 
 
 def test_one_that_is_older_than_the_last_process_is_another_and_no_restart_of_it() -> None:
@@ -177,7 +177,7 @@ def test_one_that_is_older_than_the_last_process_is_another_and_no_restart_of_it
 def test_an_outage_after_which_another_old_process_answers_is_an_outage_and_no_restart() -> None:
     member, news = heard(up(10.0, born=5.0), bad(10.5), up(11.0, "b", 1.0))
     assert (member.outages, member.restarts) == ((Interval(10.0, 11.0),), 0)
-    assert member.serving_since == Interval(10.5, 11.0)  # here it served nobody before
+    assert member.served_since == Interval(10.5, 11.0)  # here it served nobody before
     assert news[1].fields["restarted"] is False
 
 
@@ -198,22 +198,22 @@ def test_the_first_reading_of_a_birth_is_kept() -> None:
 
 
 def test_it_serves_since_the_heartbeat_before_the_one_that_says_so() -> None:
-    member, _ = heard(up(10.0, serving=False), up(10.5, serving=False))
-    assert (member.serving, member.serving_since, member.up_since) == (False, None, Interval(0.0, 10.0))
-    member, _ = heard(up(10.0, serving=False), up(10.5, serving=False), up(11.0), up(11.5))
-    assert (member.serving, member.serving_since) == (True, Interval(10.5, 11.0))
+    member, _ = heard(up(10.0, is_serving=False), up(10.5, is_serving=False))
+    assert (member.is_serving, member.served_since, member.up_since) == (False, None, Interval(0.0, 10.0))
+    member, _ = heard(up(10.0, is_serving=False), up(10.5, is_serving=False), up(11.0), up(11.5))
+    assert (member.is_serving, member.served_since) == (True, Interval(10.5, 11.0))
 
 
 def test_what_was_elected_while_we_made_a_mistake_may_have_been_so_for_all_that_time() -> None:
-    member, _ = heard(up(10.0, serving=False), bad(10.5, UNREACHABLE), bad(19.5, UNREACHABLE), up(20.0))
-    assert member.serving_since == Interval(10.0, 20.0)
+    member, _ = heard(up(10.0, is_serving=False), bad(10.5, UNREACHABLE), bad(19.5, UNREACHABLE), up(20.0))
+    assert member.served_since == Interval(10.0, 20.0)
 
 
 def test_a_step_down_and_another_election_begin_it_anew() -> None:
-    member, news = heard(up(10.0), up(10.5, serving=False))
-    assert (member.serving, member.serving_since, member.outages, news) == (False, None, (), ())
-    member, _ = heard(up(10.0), up(10.5, serving=False), up(11.0))
-    assert member.serving_since == Interval(10.5, 11.0)
+    member, news = heard(up(10.0), up(10.5, is_serving=False))
+    assert (member.is_serving, member.served_since, member.outages, news) == (False, None, (), ())
+    member, _ = heard(up(10.0), up(10.5, is_serving=False), up(11.0))
+    assert member.served_since == Interval(10.5, 11.0)
 
 
 # ---- incarnations where the server gives no process id
@@ -307,7 +307,7 @@ class Truth:
             return bad(self.now, self.state)
         self.lives_seen.append(self.life)
         birth = Interval(math.floor(self.born), min(self.now, math.floor(self.born) + 1.0))
-        return up(self.now, f"life {self.life}", birth, serving=self.serving_from is not None)
+        return up(self.now, f"life {self.life}", birth, is_serving=self.serving_from is not None)
 
 
 THINGS = ["nothing", "restart", "stop", "start", "freeze", "thaw", "step down", "election", "mistake"]
@@ -331,7 +331,7 @@ def test_whatever_happens_what_is_known_of_a_member_is_true(things: list[str]) -
         if member.state is UP:
             known(truth, member)
         elif member.state in OUT:
-            assert (member.serving, outages[-1].hi) == (False, math.inf)
+            assert (member.is_serving, outages[-1].hi) == (False, math.inf)
         assert member.restarts <= max(0, len(set(truth.lives_seen)) - 1)
     alternating = [event for event in begun if event is not Event.MEMBER_RESTARTED]
     assert alternating == [Event.MEMBER_DOWN, Event.MEMBER_UP] * (len(alternating) // 2) + (
@@ -345,21 +345,21 @@ def known(truth: Truth, member: Member) -> None:
     assert member.born.lo <= truth.born <= member.born.hi
     assert member.incarnation == f"life {truth.life}"
     assert not member.outages or member.outages[-1].hi <= truth.now
-    assert member.serving is (truth.serving_from is not None)
+    assert member.is_serving is (truth.serving_from is not None)
     if truth.serving_from is not None:
-        assert member.serving_since is not None
-        assert member.serving_since.lo <= truth.serving_from <= member.serving_since.hi
+        assert member.served_since is not None
+        assert member.served_since.lo <= truth.serving_from <= member.served_since.hi
     if member.restarts:
         assert any(outage.lo <= truth.born for outage in member.outages)
 
 
 def intervals(member: Member) -> Iterator[Interval]:
     yield from member.outages
-    yield from filter(None, (member.born, member.up_since, member.serving_since))
+    yield from filter(None, (member.born, member.up_since, member.served_since))
 
 
 def test_heartbeats_that_come_at_once_say_the_same_as_one_by_one() -> None:
-    beats = [up(10.0), bad(10.5), up(11.0, "b", 10.75), up(11.5, "b", 10.75, serving=False)]
+    beats = [up(10.0), bad(10.5), up(11.0, "b", 10.75), up(11.5, "b", 10.75, is_serving=False)]
     members = Members()
     members.expect([ID], frozenset(), 0.0)
     for beat in beats:

@@ -43,7 +43,7 @@ def test_the_phases_are_those_of_the_model_in_its_order() -> None:
 
 INCIDENT = Incident("i", 0.0)
 CALM = snapshot(instance(well(2)))
-JUST_BACK = [member(serving_since=exactly(AT - 5))]
+JUST_BACK = [member(served_since=exactly(AT - 5))]
 
 
 @pytest.mark.parametrize(

@@ -641,7 +641,7 @@ def test_a_new_outage_overtakes_a_reload_and_nothing_is_sent_before_its_deadline
     ticks.see(STUCK, *HELD)
     sent_at = ticks.at - 1
     again = Incarnation("10.0.0.1#3")
-    back = member(incarnation=again, serving_since=exactly(AT + 3), born=exactly(AT + 3))
+    back = member(incarnation=again, served_since=exactly(AT + 3), born=exactly(AT + 3))
     assert ticks.see(STUCK, *HELD, members=[down()] if how == "outage" else [back]) == [Event.OVERTAKEN]
     assert ticks.phase() is (Phase.OUTAGE if how == "outage" else Phase.SETTLING)
     held = (leftover(2, 3), connection(1, since=exactly(AT + 8), last_data=exactly(AT + 20)))
@@ -655,7 +655,7 @@ def test_a_new_outage_overtakes_a_reload_and_nothing_is_sent_before_its_deadline
 def test_what_was_overtaken_holds_nothing_any_more_once_its_old_workers_are_gone() -> None:
     ticks = begun()
     ticks.see(STUCK, *HELD)
-    back = member(incarnation=Incarnation("10.0.0.1#3"), serving_since=exactly(AT + 3), born=exactly(AT + 3))
+    back = member(incarnation=Incarnation("10.0.0.1#3"), served_since=exactly(AT + 3), born=exactly(AT + 3))
     ticks.see(STUCK, *HELD, members=[down()])
     held = (leftover(4, 5), connection(1, since=exactly(AT + 8), last_data=exactly(AT + 20)))
     ticks.see(instance(stranded(4), stranded(5)), *held, after=20, members=[back])
@@ -674,7 +674,7 @@ def test_what_an_overtaken_reload_forked_is_in_doubt_until_it_shows_itself() -> 
     ticks = begun()
     ticks.see(STUCK, *HELD)
     ticks.see(instance(worker(4, ready=None), worker(5, ready=None)), members=[down()])
-    back = [member(incarnation=Incarnation("#3"), serving_since=exactly(AT + 5))]
+    back = [member(incarnation=Incarnation("#3"), served_since=exactly(AT + 5))]
     assert ticks.see(new(4, 5), after=3, members=back) == []
     assert ticks.see(new(4, 5), after=60, members=back) == []
     assert ticks.phase() is Phase.SETTLING, "no leftover, and nothing was seen that would be health"
@@ -764,7 +764,7 @@ def test_two_incidents_of_one_second_have_two_ids() -> None:
         ticks.see(instance(well(2)), members=[down()], after=0.1)
         assert ticks.shop.incident
         ids.append(ticks.shop.incident.id)
-        assert Event.HEALED in ticks.see(instance(well(2)), members=[member(serving_since=exactly(0.0))], after=0.1)
+        assert Event.HEALED in ticks.see(instance(well(2)), members=[member(served_since=exactly(0.0))], after=0.1)
     assert len(set(ids)) == 2
 
 
@@ -869,7 +869,7 @@ def restarted() -> Ticks:
 def stuck_again(ticks: Ticks) -> Command | None:
     """What is sent after another outage in the same life of mongod, when a restart is needed again."""
     ticks.see(*NEEDS_A_RESTART, members=FROZEN)
-    ticks.see(*NEEDS_A_RESTART, after=130, members=[member(serving_since=exactly(ticks.at))])
+    ticks.see(*NEEDS_A_RESTART, after=130, members=[member(served_since=exactly(ticks.at))])
     return ticks.sent.command if ticks.sent else None
 
 
@@ -881,7 +881,7 @@ def test_an_app_that_was_well_in_between_may_have_another_restart(proven: bool) 
         assert ticks.see(new(4, 5, used=ticks.at, well=True)) == [Event.RECOVERED]
     else:
         ticks.see(new(4, 5), members=FROZEN)
-        back = [member(serving_since=exactly(ticks.at))]
+        back = [member(served_since=exactly(ticks.at))]
         ticks.see(new(4, 5, used=ticks.at, well=True), after=20, members=back)
         assert ticks.told == [Event.HEALED]
     assert stuck_again(ticks) == RESTART
@@ -914,7 +914,7 @@ def test_what_was_given_up_has_a_new_chance_with_a_new_incarnation() -> None:
     ticks = failed()
     assert ticks.see(new(4, 5, used=AT), members=[down()]) == []
     assert ticks.phase() is Phase.GAVE_UP
-    back = [member(incarnation=Incarnation("#3"), serving_since=exactly(ticks.at))]
+    back = [member(incarnation=Incarnation("#3"), served_since=exactly(ticks.at))]
     assert ticks.see(new(4, 5, used=AT), members=back) == []
     assert ticks.phase() is Phase.SETTLING
     assert ticks.see(new(4, 5, used=AT), members=back, after=15) == [Event.RELOAD_DUE, Event.RELOAD_HELD]

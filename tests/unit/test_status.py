@@ -34,7 +34,7 @@ VALIDATOR = strict("status")
 
 AT, WALL = 1000.0, 1795341600.0  # 2026-11-22T10:00:00Z
 MAIN = MemberId("main", "127.0.0.1:27017")
-UP = Member(MAIN, MemberState.UP, serving=True, process_id="65f1c0ffee", since=AT - 60, restarts=1)
+UP = Member(MAIN, MemberState.UP, is_serving=True, process_id="65f1c0ffee", since=AT - 60, restarts=1)
 STUCK, IDLE = ProcessId(101, 1), ProcessId(102, 2)
 SHOP = Instance(
     "shop",

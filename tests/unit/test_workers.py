@@ -17,7 +17,7 @@ MONGOD = Endpoint("10.0.0.1", 27017)
 OTHER = Endpoint("10.0.0.2", 27017)
 EVER = -math.inf
 W = pid(2)
-SERVING = member(serving_since=Interval(100.0, 101.0))
+SERVING = member(served_since=Interval(100.0, 101.0))
 TO = {MONGOD: [SERVING]}
 INCARNATION = SERVING.incarnation
 assert INCARNATION is not None
@@ -149,8 +149,8 @@ def test_an_own_connection_is_established_held_alone_and_has_had_data_since_the_
     [
         {"state": MemberState.DOWN},
         {"state": MemberState.UNREACHABLE},
-        {"serving": False},
-        {"serving_since": None},
+        {"is_serving": False},
+        {"served_since": None},
         {"incarnation": None},
     ],
 )

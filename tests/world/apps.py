@@ -122,7 +122,7 @@ class App:
 
     @property
     def server(self) -> Mongod | None:
-        return next((member for member in self.members if member.serving), None)
+        return next((member for member in self.members if member.is_serving), None)
 
     @property
     def forks_stranded(self) -> bool:

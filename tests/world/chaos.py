@@ -69,10 +69,10 @@ class Chaos:
         member = Member(
             MEMBER,
             self.up,
-            serving=serving,
+            is_serving=serving,
             incarnation=Incarnation(f"#{self.life}"),
             born=Interval(self.served, self.served),
-            serving_since=Interval(self.served, self.served) if serving else None,
+            served_since=Interval(self.served, self.served) if serving else None,
             endpoints=frozenset({REMOTE}),
         )
         return Snapshot(

@@ -138,7 +138,7 @@ class Host:
         now, life = self.clock.now, self.lives[address]
         process_id = f"{address}#{life}"
         born = self.births.setdefault(process_id, Interval(now, now))
-        said = {"process_id": process_id, "born": born, "serving": True, **says}
+        said = {"process_id": process_id, "born": born, "is_serving": True, **says}
         self.heartbeats.say(Heartbeat(MemberId(deployment, address), now, MemberState.UP, **said))
 
     def stop_mongod(self, address: str = ADDRESS, state: MemberState = MemberState.DOWN) -> None:

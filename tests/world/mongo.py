@@ -28,7 +28,7 @@ class Mongod:
     watched_from: Mono = 0.0
 
     @property
-    def serving(self) -> bool:
+    def is_serving(self) -> bool:
         return self.state is MemberState.UP and self.primary
 
     @property
@@ -69,7 +69,7 @@ class Mongod:
         self.watched_from = self.clock.now
         self.outages = [] if self.state is MemberState.UP else [Interval(-math.inf, math.inf)]
 
-    def _serving_since(self) -> Interval:
+    def _served_since(self) -> Interval:
         if self.watched_from <= self.served_from:
             return Interval(self.served_from, self.served_from)
         return Interval(self.born, self.watched_from)  # for who began to watch later
@@ -78,12 +78,12 @@ class Mongod:
         return Member(
             id=self.id,
             state=self.state,
-            serving=self.serving,
+            is_serving=self.is_serving,
             incarnation=self.incarnation,
             process_id=None if self.without_ids else f"{self.id.address}#{self.life}",
             born=None if self.without_ids else Interval(self.born, self.born + HEARTBEAT_S),
             up_since=Interval(self.born, max(self.born, self.watched_from)),
-            serving_since=self._serving_since() if self.serving else None,
+            served_since=self._served_since() if self.is_serving else None,
             outages=tuple(self.outages[-8:]),
             endpoints=frozenset({self.endpoint}),
         )

@@ -78,12 +78,12 @@ def member(host: str = "10.0.0.1", deployment: str = "main", **changes: Any) -> 
     usual = Member(
         id=MemberId(deployment, f"{host}:27017"),
         state=MemberState.UP,
-        serving=True,
+        is_serving=True,
         incarnation=Incarnation(f"{host}#2"),
         process_id=f"{host}#2",
         born=exactly(BACK),
         up_since=exactly(BACK),
-        serving_since=exactly(BACK),
+        served_since=exactly(BACK),
         endpoints=frozenset({endpoint(host)}),
     )
     return replace(usual, **changes)
@@ -92,12 +92,12 @@ def member(host: str = "10.0.0.1", deployment: str = "main", **changes: Any) -> 
 def down(host: str = "10.0.0.1", since: Mono = 990.0, **changes: Any) -> Member:
     """A member whose outage goes on."""
     outage = Interval(since, float("inf"))
-    usual = member(host, state=MemberState.DOWN, serving=False, serving_since=None, outages=(outage,))
+    usual = member(host, state=MemberState.DOWN, is_serving=False, served_since=None, outages=(outage,))
     return replace(usual, **changes)
 
 
 def secondary(host: str, **changes: Any) -> Member:
-    return member(host, serving=False, serving_since=None, **changes)
+    return member(host, is_serving=False, served_since=None, **changes)
 
 
 def leftover(*holders: int, cookie: int = 7, host: str = "10.0.0.1", **changes: Any) -> Connection:
@@ -177,14 +177,14 @@ def snapshot(
 def sent_on(master: ProcessId | None, connections: Iterable[Connection], members: Iterable[Member]) -> tuple[Sent, ...]:
     """What a master has sent that holds these: on each one that had data since its member serves, from then on."""
     return tuple(
-        Sent(one.id, max(held.since.hi, one.serving_since.hi), held.last_data)
+        Sent(one.id, max(held.since.hi, one.served_since.hi), held.last_data)
         for one in members
-        if one.state is MemberState.UP and one.serving and one.serving_since
+        if one.state is MemberState.UP and one.is_serving and one.served_since
         for held in connections
         if held.remote in one.endpoints
         and held.tcp is Tcp.ESTABLISHED
         and master in held.holders
-        and held.last_data.hi >= one.serving_since.lo
+        and held.last_data.hi >= one.served_since.lo
     )
 
 

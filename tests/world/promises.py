@@ -157,7 +157,7 @@ class WhoIsDue:
 
 def _connects(socket: Socket, worker: Process) -> bool:
     fresh = socket.closed_at is None and socket.last_data >= socket.to.served_from
-    return fresh and socket.to.serving and socket.holders == {worker.id}
+    return fresh and socket.to.is_serving and socket.holders == {worker.id}
 
 
 def _ended_by_a_restart(socket: Socket) -> bool:

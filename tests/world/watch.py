@@ -106,7 +106,7 @@ class Watch:
         mine = [one for one in self._connections if app.master.id in one.holders]
         by_endpoint = {endpoint: one for one in members.values() for endpoint in one.endpoints}
         latches.held |= {by_endpoint[one.remote].id.deployment for one in mine}
-        if any(one.tcp is Tcp.ESTABLISHED and by_endpoint[one.remote].serving for one in mine):
+        if any(one.tcp is Tcp.ESTABLISHED and by_endpoint[one.remote].is_serving for one in mine):
             latches.connected_at = at
         latches.workers = {
             one.id: self._worker(app, one, latches.workers.get(one.id), by_endpoint, at, begun=begun)
@@ -147,7 +147,7 @@ class Watch:
         worked = process.worked_at is not None and process.worked_at > self._looked_at
         if worked and not first and seen.used is None:
             seen = replace(seen, used=Interval(self._looked_at, at))
-        serving = {one.incarnation for one in members.values() if one.serving and one.state not in OUT}
+        serving = {one.incarnation for one in members.values() if one.is_serving and one.state not in OUT}
         return replace(seen, reconnected=_reached(process.id, held, members) | (seen.reconnected & serving))
 
 
@@ -155,9 +155,9 @@ def _reached(worker: ProcessId, held: list[Connection], members: dict[Endpoint, 
     found = set()
     for one in held:
         member = members[one.remote]
-        since = member.serving_since
+        since = member.served_since
         own = one.tcp is Tcp.ESTABLISHED and one.holders == {worker} and member.state is MemberState.UP
-        if own and member.serving and since and one.last_data.hi >= since.lo and member.incarnation:
+        if own and member.is_serving and since and one.last_data.hi >= since.lo and member.incarnation:
             found.add(member.incarnation)
     return frozenset(found)
 

@@ -114,7 +114,7 @@ def check(config: Config) -> int:
 def _state_of(member: Member) -> tuple[str, str]:
     """Return whether a member is a problem, and how it is."""
     if member.state is MemberState.UP:
-        return "ok", "up, serving" if member.serving else "up, not serving"
+        return "ok", "up, serving" if member.is_serving else "up, not serving"
     if member.unneeded:
         return "note", f"{member.state.value}, and no alarm: {member.unneeded}"
     return "problem", f"{member.state.value}: {member.detail}"

@@ -63,14 +63,14 @@ def _sent_since(look: Look, members: Sequence[Member]) -> Mono | None:
 
 def _connected_since(look: Look, members: Sequence[Member]) -> Mono | None:
     since = [
-        max(connection.since.hi, member.serving_since.hi)
+        max(connection.since.hi, member.served_since.hi)
         for member in members
         for connection, _ in look.connections
-        if member.serving_since is not None
+        if member.served_since is not None
         and connection.remote in member.endpoints
         and connection.tcp is Tcp.ESTABLISHED
         and look.instance.master in connection.holders
-        and connection.last_data.hi >= member.serving_since.lo
+        and connection.last_data.hi >= member.served_since.lo
     ]
     return min(since, default=None)
 

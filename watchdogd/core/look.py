@@ -27,7 +27,7 @@ def processes(instance: Instance) -> set[ProcessId]:
 
 def serving(members: Iterable[Member]) -> list[Member]:
     """Return the members that an app may send its operations to now."""
-    return [member for member in members if member.state is MemberState.UP and member.serving]
+    return [member for member in members if member.state is MemberState.UP and member.is_serving]
 
 
 def endpoint_map(members: Iterable[Member]) -> dict[Endpoint, Member]:
@@ -91,7 +91,7 @@ class Look:
         if not self.serving or not self.is_serving:
             return None
         return max(
-            min((one.serving_since.hi for one in members if one.serving_since), default=self.at)
+            min((one.served_since.hi for one in members if one.served_since), default=self.at)
             for members in self.serving.values()
         )
 
@@ -105,7 +105,7 @@ class Look:
     def seen_to_return(self) -> bool:
         """Whether this daemon saw every deployment begin to serve; else nobody knows what came before."""
         return bool(self.serving) and all(
-            any(one.serving_since and one.serving_since.lo > -math.inf for one in members)
+            any(one.served_since and one.served_since.lo > -math.inf for one in members)
             for members in self.serving.values()
         )
 

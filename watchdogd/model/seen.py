@@ -33,7 +33,7 @@ ANY_TIME = Interval(-math.inf, math.inf)
 class Member:
     """One mongod or mongos.
 
-    `serving`: an UP standalone, primary or mongos. `serving_since`: since when it has been so without a break.
+    `is_serving`: an UP standalone, primary or mongos. `served_since`: since when it has been so without a break.
     `born`: the birth of the process that answers. `outages`: the last outages that we watched, newest last, each from
     the last good heartbeat to the first good one after it (infinity while it goes on). `identity`: what tells its
     process from every other one, at whatever address that answers; None: nothing does (mongod 4.2 alone). `learned`:
@@ -44,12 +44,12 @@ class Member:
 
     id: MemberId
     state: MemberState
-    serving: bool = False
+    is_serving: bool = False
     incarnation: Incarnation | None = None
     process_id: str | None = None
     born: Interval | None = None
     up_since: Interval | None = None
-    serving_since: Interval | None = None
+    served_since: Interval | None = None
     since: Mono = 0.0  # of the present state
     outages: tuple[Interval, ...] = ()
     restarts: int = 0

@@ -245,7 +245,7 @@ class Instances:
         for member in members.values():
             for endpoint in member.endpoints:
                 by_endpoint.setdefault(endpoint, []).append(member)
-        serving = {member.incarnation for member in members.values() if member.serving}
+        serving = {member.incarnation for member in members.values() if member.is_serving}
 
         def over(incarnation: Incarnation) -> bool:
             return incarnation not in serving
@@ -453,7 +453,7 @@ def _latch_master(site: _Site, connections: Iterable[Connection], members: Mappi
         if site.master.id in connection.holders:
             to = members.get(connection.remote, ())
             site.held_by_master |= {member.id.deployment for member in to}
-            if connection.tcp is Tcp.ESTABLISHED and any(member.serving for member in to):
+            if connection.tcp is Tcp.ESTABLISHED and any(member.is_serving for member in to):
                 site.connected = True
 
 
@@ -491,7 +491,7 @@ def sent_to(
         if connection.tcp is not Tcp.ESTABLISHED or connection.rqueue:
             continue
         for member in members.get(connection.remote, ()):
-            serving = member.serving_since if member.serving else None
+            serving = member.served_since if member.is_serving else None
             last = connection.last_sent
             # For certain: what was sent before the member served says nothing of what the driver knows now.
             if serving is None or last.lo < serving.hi:

@@ -33,7 +33,7 @@ def monitored(worker: ProcessId, held: Iterable[Connection], members: Iterable[M
 
 def _settled(up: Iterable[Member], at: Mono) -> bool:
     """Say whether a deployment has served for long enough, by one of its members at least."""
-    served = [one.serving_since.hi for one in up if one.serving and one.serving_since]
+    served = [one.served_since.hi for one in up if one.is_serving and one.served_since]
     return bool(served) and at - min(served) >= SETTLED_S
 
 

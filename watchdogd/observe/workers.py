@@ -26,9 +26,9 @@ def is_own(connection: Connection, worker: ProcessId, member: Member) -> bool:
         connection.tcp is Tcp.ESTABLISHED
         and connection.holders == {worker}
         and member.state is MemberState.UP
-        and member.serving
-        and member.serving_since is not None
-        and connection.last_data.hi >= member.serving_since.lo
+        and member.is_serving
+        and member.served_since is not None
+        and connection.last_data.hi >= member.served_since.lo
     )
 
 

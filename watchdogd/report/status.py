@@ -109,7 +109,7 @@ def _deployments(snapshot: Snapshot, config: Config) -> list[Document]:
     return [
         {
             "name": name,
-            "serving": any(_serves(one) for one in of_it),
+            "serving": any(_is_serving(one) for one in of_it),
             "members": [_member(snapshot, one) for one in of_it],
         }
         for name, of_it in members.items()
@@ -120,15 +120,15 @@ def _sockets(sockets: SocketsFrom) -> Document:
     return {"read_from": sockets.backend.value, "why": sockets.why or None}
 
 
-def _serves(member: Member) -> bool:
-    return member.serving and member.state is MemberState.UP
+def _is_serving(member: Member) -> bool:
+    return member.is_serving and member.state is MemberState.UP
 
 
 def _member(snapshot: Snapshot, member: Member) -> Document:
     return {
         "address": member.id.address,
         "state": member.state,
-        "serving": _serves(member),
+        "serving": _is_serving(member),
         "process_id": member.process_id,
         "since": _wall(snapshot, member.since),
         "restarts": member.restarts,

@@ -51,7 +51,7 @@ class Heartbeat:
 
     `at`: when it was received. `state`: UP, DOWN, FROZEN or UNREACHABLE. `process_id`: hex of
     hello.topologyVersion.processId; None with mongod 4.2 and proxies. `born`: the birth of that process.
-    `serving`: a standalone, writable primary or mongos. `peers`: host:port of all members that this one
+    `is_serving`: a standalone, writable primary or mongos. `peers`: host:port of all members that this one
     names, itself included. `detail`: why it is not UP and what to do about it, without a secret. `identity`: as
     `identity_of` has it.
     """
@@ -61,17 +61,17 @@ class Heartbeat:
     state: MemberState
     process_id: str | None = None
     born: Interval | None = None
-    serving: bool = False
+    is_serving: bool = False
     peers: frozenset[str] = frozenset()
     detail: str = ""
     identity: str | None = None
 
     def says_the_same(self, other: Heartbeat | None) -> bool:
         """Say whether nothing has changed between the two but the time."""
-        return other is not None and (self.state, self.process_id, self.serving, self.peers) == (
+        return other is not None and (self.state, self.process_id, self.is_serving, self.peers) == (
             other.state,
             other.process_id,
-            other.serving,
+            other.is_serving,
             other.peers,
         )
 
@@ -194,9 +194,9 @@ class _Watch:
             # host's clock can distort.
             self._process_id, self._born = process_id, birth(hello, at, duration)
         self._met = True
-        serving, peers = is_serving(hello), peers_of(hello)
+        serves, peers = is_serving(hello), peers_of(hello)
         identity = identity_of(hello)
-        up = Heartbeat(self.member, at, MemberState.UP, process_id, self._born, serving, peers, identity=identity)
+        up = Heartbeat(self.member, at, MemberState.UP, process_id, self._born, serves, peers, identity=identity)
         self._tell(up)
 
     def missed(self, error: Exception) -> None:

@@ -154,20 +154,20 @@ class Members:
             outages = (*outages[:-1], Interval(outages[-1].lo, beat.at))
         elif restarted:
             outages = (*outages, Interval(track.good_at, beat.at))[-OUTAGES_KEPT:]
-        serving_since = None
-        if beat.serving:
-            serving_since = up_since if anew else old.serving_since or Interval(track.good_at, beat.at)
+        served_since = None
+        if beat.is_serving:
+            served_since = up_since if anew else old.served_since or Interval(track.good_at, beat.at)
         track.member = replace(
             old,
             state=MemberState.UP,
-            serving=beat.serving,
-            took_over=self._took_over(old, beat, serving_since),
+            is_serving=beat.is_serving,
+            took_over=self._took_over(old, beat, served_since),
             process_id=beat.process_id,
             identity=beat.identity or beat.process_id,
             incarnation=self._incarnation(old, beat, ended=ended),
             born=born,
             up_since=up_since,
-            serving_since=serving_since,
+            served_since=served_since,
             outages=outages,
             restarts=old.restarts + restarted,
             detail="",
@@ -179,13 +179,13 @@ class Members:
         elif restarted:
             self._tell(old, MemberRestarted(old.id.deployment, beat.process_id))
 
-    def _took_over(self, old: Member, beat: Heartbeat, serving_since: Interval | None) -> Interval | None:
+    def _took_over(self, old: Member, beat: Heartbeat, served_since: Interval | None) -> Interval | None:
         """Return when it became primary after another one; who names peers is of a replica set, and no mongos."""
         before = self._served.get(old.id.deployment, old.id)
-        if serving_since is None or serving_since == old.serving_since:
+        if served_since is None or served_since == old.served_since:
             return old.took_over
         self._served[old.id.deployment] = old.id
-        return serving_since if beat.peers and before != old.id else old.took_over
+        return served_since if beat.peers and before != old.id else old.took_over
 
     @staticmethod
     def _incarnation(old: Member, beat: Heartbeat, *, ended: bool) -> Incarnation:
@@ -208,8 +208,8 @@ class Members:
             outages=outages,
             detail=beat.detail,
             # What was not an outage of it (our DNS, say) breaks nothing of what it was.
-            serving_since=None if beat.state in OUT else old.serving_since,
-            serving=old.serving and beat.state not in OUT,
+            served_since=None if beat.state in OUT else old.served_since,
+            is_serving=old.is_serving and beat.state not in OUT,
         )
 
     def _tell(self, member: Member, what: What) -> None:
