@@ -22,6 +22,7 @@ from rig.bench import packages
 from rig.bench.sites import WITHIN_S, WORKERS, Load, Site, a_mongod, a_site, write_config
 from rig.processes import Process, last_lines, wait_for
 from rig.strangers import strangers
+from watchdogd.core.detect import SUSPECTED_FOR_S
 
 UNRELATED = 1_000
 HELD = Load(closing=64)
@@ -29,6 +30,8 @@ MEMBERS, INSTANCES = (1, 3, 50), (1, 50)
 OVER_S = 60.0
 SETTLED_S = 5.0
 """A daemon has then had its first full looks and its garbage collections, and monit its first cycle."""
+AT_REST_S = SUSPECTED_FOR_S + SETTLED_S
+"""It looks more closely until then, since it does not know what came before its start."""
 
 REST, INCIDENT = "at rest", "in an incident"
 MONIT, SHELL = "monit, every second, with `ss`", "a shell loop, `ss` every second"
@@ -226,7 +229,7 @@ def after(program: Program, seconds: float) -> Memory:
 
 
 def _minute(programs: Mapping[tuple[str, int], Program], state: str, instances: int, over_s: float) -> Iterator[Taken]:
-    time.sleep(min(SETTLED_S, over_s))
+    time.sleep(min(AT_REST_S if state == REST and over_s >= SETTLED_S else SETTLED_S, over_s * 20))
     before = {key: (program.cpu_s(), time.monotonic()) for key, program in programs.items()}
     time.sleep(over_s)  # the time itself is what is measured
     for (what, members), program in programs.items():

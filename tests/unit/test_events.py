@@ -43,6 +43,7 @@ from watchdogd.model.told import (
     Started,
     Stopping,
     Tell,
+    ThreadsOff,
     WentBlind,
     What,
 )
@@ -70,6 +71,7 @@ WHATS: tuple[What, ...] = (
     Replaced("uWSGI was stopped"),
     EndedByUs(WORKERS),
     GaveUp("the reload did not help", 1800.0),
+    ThreadsOff(4711),
     HungFound(4711, "it waits for Python's GIL"),
     HungEnded(4711),
     HungLeft("nobody may end it"),
@@ -104,6 +106,7 @@ MESSAGE_IDS = {
     "replaced": "b165c16fb4ff4a0dab8307e01f0c3cc5",
     "ended_by_us": "913fc440db7045148d6cbac56cad7f0f",
     "gave_up": "3cc28e39a51e4b6f98b2ae63b21caf69",
+    "threads_off": "9222702be09740e790973a395d3ea069",
     "hung_found": "534394b56c88453d948a8c6d9ba0cf74",
     "hung_ended": "b76f7ad78775405a8417d31931648210",
     "hung_left": "d2638c6c705e46378b1144c34c87580c",

@@ -8,6 +8,7 @@ from tests.world.processes import FakeProcess
 from watchdogd.model.base import Endpoint
 from watchdogd.model.seen import DeadSocket, Instance, Role, Snapshot, Waits, Worker
 from watchdogd.observe.dead import EVERY_S
+from watchdogd.observe.suspect import OFF_LOOKS, MasterThreads
 
 BLOG = "/run/uwsgi/app/blog/fifo"
 DEEP = {"threads", "accepted"}
@@ -205,3 +206,26 @@ def test_of_an_instance_that_nobody_runs_nothing_is_read(suspicion: Suspicion) -
     suspicion.look(2)
     assert suspicion.instance().master is None
     assert suspicion.instance().blind == ()
+
+
+# ---- the master's threads
+
+
+@pytest.mark.parametrize(
+    ("rates", "off"),
+    [
+        ((None, 196.0, 197.0), True),  # its own waits in epoll
+        ((None, 2.0, 2.0), False),  # a driver's monitor, which runs
+        ((None, 196.0, 2.0), False),
+        ((None,), False),
+        ((196.0,), False),  # alone
+    ],
+)
+def test_a_master_whose_threads_all_wait_for_the_gil_runs_without_threads(
+    rates: tuple[float | None, ...], *, off: bool
+) -> None:
+    threads = MasterThreads()
+    for look in range(1 + OFF_LOOKS):
+        assert not threads.off
+        threads.fold({n: None if rate is None else round(rate * look) for n, rate in enumerate(rates)}, float(look))
+    assert threads.off is off

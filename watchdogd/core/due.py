@@ -93,7 +93,8 @@ def hopeless(c: Case) -> str | None:
         mend = f"a restart would end it: {c.instance.no_restart}; {mend}"
     elif RESTART not in c.limits.reloads:
         mend = f"add `restart` to `reloads`, or {mend}"
-    return f"{c.finding.fork.unsafe} for {FORK_UNSAFE_FOR_S:.0f} s, so every worker it forks would be stuck too; {mend}"
+    waited = "" if c.instance.threads_off else f" for {FORK_UNSAFE_FOR_S:.0f} s"
+    return f"{c.finding.fork.unsafe}{waited}, so every worker it forks would be stuck too; {mend}"
 
 
 def to_end(c: Case) -> list[Evidence]:
@@ -101,7 +102,7 @@ def to_end(c: Case) -> list[Evidence]:
 
     Of a found instance only where it was seen to use MongoDB, and never where root runs it: nobody named it.
     """
-    if Kind.HUNG in c.config.policy.tell_only:
+    if Kind.HUNG in c.config.policy.tell_only or c.instance.threads_off:
         return []
     if c.config.instances is None and (not c.instance.met or c.instance.uid in {None, 0}):
         return []
@@ -119,6 +120,8 @@ def why_not_ended(c: Case, hung: list[Evidence], ends: Ends) -> str:
         return f"{own[0]}; the next one would most likely do the same: look into the app"
     if not hung or told:
         return ""
+    if c.instance.threads_off:
+        return f"{hung[0].sentence}; uWSGI runs without `enable-threads`, so each new one would hang too: add that line"
     if not to_end(c):
         return f"{hung[0].sentence}; name the instance under `uwsgi:` to have it ended. `kill -9` is safe"
     if len(ends.rounds) >= ROUNDS and not ends.asked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from watchdogd.core.look import Look
@@ -27,6 +28,8 @@ def fork(look: Look) -> Fork:
     threads). Where sockets have no ages (/proc) nothing else is known than that it is connected.
     """
     instance = look.instance
+    if instance.threads_off:
+        return Fork("uWSGI runs without `enable-threads`, so the master's MongoDB client never runs", None, -math.inf)
     workers = {worker.id for worker in instance.workers}
     shared = {left.deployment for left in look.leftovers if len(left.connection.holders & workers) > 1}
     safe_at: Mono | None = None

@@ -68,6 +68,7 @@ from watchdogd.model.told import (
     ReloadSent,
     Replaced,
     Tell,
+    ThreadsOff,
     What,
 )
 
@@ -191,6 +192,10 @@ class Tick:
     def _end_hung(self) -> None:
         """End who is proven to hang, before any command: `w` and `c` break on such a worker, and `r` waits for it."""
         c, ends = self.case, self.state.ends
+        master = c.instance.master
+        if c.instance.threads_off and master and master != self.state.warned:
+            self._tell(ThreadsOff(master.pid))
+            self._keep(warned=master)
         here = {worker.id for worker in c.instance.workers}
         ends = self._take_ends(replace(ends, asked=ends.asked & here, told=ends.told & here))
         hung = [one for one in c.finding.evidence if one.kind is Kind.HUNG]

@@ -167,7 +167,7 @@ class InstanceState:
 
     `name`: what people were told it is. `master`: whom the last reload was sent to; the standing is about that one
     alone. `tried`: the incarnations for which we gave up; `restarted`: those that had a restart. `held`: the gates that
-    were told last.
+    were told last. `warned`: the master of which it was told that it runs without threads.
     """
 
     name: str = ""
@@ -185,6 +185,7 @@ class InstanceState:
     master: ProcessId | None = None
     unsent: Unsent | None = None
     ends: Ends = NO_ENDS
+    warned: ProcessId | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,7 +259,7 @@ class Instance:
     members of its deployments; then it is a part of `blind` too.
     Read only while it is suspected: `dead`: the dead sockets of which nobody knows where they led. `unseen`: why not
     all of what is read then can be seen; empty where it can. It blocks nothing. `master_threads`: how many
-    the master has.
+    the master has. `threads_off`: none of its Python threads was seen to ever run.
     """
 
     name: str
@@ -282,6 +282,7 @@ class Instance:
     dead: tuple[DeadSocket, ...] = ()
     unseen: str = ""
     master_threads: int | None = None
+    threads_off: bool = False
 
     @property
     def id(self) -> InstanceId:

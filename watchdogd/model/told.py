@@ -36,6 +36,7 @@ class Event(enum.Enum):
     REPLACED = "replaced"
     ENDED_BY_US = "ended_by_us"
     GAVE_UP = "gave_up"
+    THREADS_OFF = "threads_off"
     HUNG_FOUND = "hung_found"
     HUNG_ENDED = "hung_ended"
     HUNG_LEFT = "hung_left"
@@ -240,6 +241,14 @@ class GaveUp(What):
     event: ClassVar = Event.GAVE_UP
     reason: str
     until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadsOff(What):
+    """A master runs without Python threads, though the app started some in it."""
+
+    event: ClassVar = Event.THREADS_OFF
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ class _Site:
     strangers: tuple[str, ...] = ()  # the deployments of others to which a process of it is connected now
     elsewhere: str = ""
     suspect: Suspect | None = None
+    threads_off: bool = False
 
     @property
     def id(self) -> InstanceId:
@@ -77,7 +78,7 @@ class _Site:
         self.held_by_master, self.connected, self.connected_at, self.sent = frozenset(), False, None, ()
         self.has_forked, self.no_restart, self.asked = False, None, None
         self.met, self.strangers, self.elsewhere = frozenset(), (), ""
-        self.suspect = None
+        self.suspect, self.threads_off = None, False
 
     def processes(self) -> list[ProcessId]:
         """Return the master and everything that it started."""
@@ -421,6 +422,7 @@ def _by_holder(connections: Iterable[Connection]) -> dict[ProcessId, list[Connec
 def _read_suspect(site: _Site, suspect: Suspect, around: Around) -> None:
     if site.master is not None:
         suspect.read(site.master.id, site.workers.now(), site.others, site.limits.deployments, around)
+        site.threads_off |= suspect.threads_off
 
 
 def _latch(
@@ -527,4 +529,5 @@ def _instance(site: _Site) -> Instance:
         dead=site.suspect.dead if site.suspect else (),
         unseen=site.suspect.unseen if site.suspect else "",
         master_threads=site.suspect.master_threads if site.suspect else None,
+        threads_off=site.threads_off,
     )

@@ -34,6 +34,47 @@ class Around(NamedTuple):
     table: Callable[[], Sockets]
 
 
+class MasterThreads:
+    """The threads of a master. `off`: they were seen to wait for the GIL for ever, as without `enable-threads`.
+
+    Before uWSGI 2.0.27 that is the default. The master keeps the GIL then, and every thread that the app started in it
+    wakes 195 to 198 times a second to see that (3 of 3 masters each; 2.0 times where threads run).
+    """
+
+    def __init__(self) -> None:
+        self._before: tuple[Mono, dict[int, int | None]] | None = None
+        self._looks = 0
+
+    @property
+    def off(self) -> bool:
+        """Whether that was seen in several looks."""
+        return self._looks >= OFF_LOOKS
+
+    def fold(self, threads: dict[int, int | None], at: Mono) -> None:
+        """Take one look: of each thread in a futex how often it was switched away of its own will."""
+        before = self._before
+        if before is not None and at - before[0] < OFF_APART_S:
+            return
+        self._before = at, threads
+        if before is None or self.off:
+            return
+        apart = at - before[0]
+        rates = [
+            (now - known) / apart
+            for thread, now in threads.items()
+            if now is not None and (known := before[1].get(thread)) is not None
+        ]
+        low, high = OFF_SWITCHES_PER_S
+        in_vain = sum(low <= rate <= high for rate in rates)
+        # The master's own is the one that does not wait for it.
+        self._looks = self._looks + 1 if len(threads) > 1 and in_vain >= len(threads) - 1 else 0
+
+
+OFF_SWITCHES_PER_S = (150.0, 210.0)
+OFF_LOOKS = 3
+OFF_APART_S = 0.5
+
+
 class Suspect:
     """One suspected instance. `unseen`: why not all of it can be seen; empty where it can."""
 
@@ -46,7 +87,13 @@ class Suspect:
         self._monitored: dict[ProcessId, dict[str, Mono]] = {}
         self._dead = DeadSockets(processes)
         self.master_threads: int | None = None
+        self._master = MasterThreads()
         self.unseen = ""
+
+    @property
+    def threads_off(self) -> bool:
+        """Whether the master's Python threads were seen to never run."""
+        return self._master.off
 
     @property
     def dead(self) -> tuple[DeadSocket, ...]:
@@ -83,6 +130,8 @@ class Suspect:
         if isinstance(its_threads, Blind):
             self.unseen = its_threads.why
         self.master_threads = None if isinstance(its_threads, Blind) else len(its_threads) or None
+        if not isinstance(its_threads, Blind):
+            self._master.fold(its_threads, self._clock())
         every = [master, *others, *(worker.id for worker in workers)]
         known = {one.inode for process in every for one in around.held.get(process, ())}
         if blind := self._dead.read(every, known, lambda sockets: around.table().missing(sockets), around.began):

@@ -198,6 +198,14 @@ CATALOG: Mapping[Event, Entry] = {
         "restart the instance by hand, and look into its log; where the reason names a setting, that "
         "setting is the mend.",
     ),
+    Event.THREADS_OFF: Entry(
+        "9222702be09740e790973a395d3ea069",
+        Priority.WARNING,
+        "{instance} runs without Python threads (master {pid}): after an outage of MongoDB only a restart helps it.",
+        "The app made its MongoClient before the fork, and uWSGI before 2.0.27 does not run Python's threads "
+        "unless told to: every worker that is forked later hangs or stays stuck. Add `enable-threads = true` to its "
+        "configuration, better `lazy-apps = true` as well; or allow `restart` in `reloads`.",
+    ),
     Event.HUNG_FOUND: Entry(
         "534394b56c88453d948a8c6d9ba0cf74",
         Priority.WARNING,
