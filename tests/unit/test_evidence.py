@@ -25,7 +25,8 @@ from tests.world.pieces import (
 )
 from tests.world.ticks import Ticks
 from watchdogd.config import Idle, Mode
-from watchdogd.core.due import ROUNDS, due, to_end
+from watchdogd.core.due import due, to_end
+from watchdogd.core.ends import ROUNDS
 from watchdogd.core.gates import blocked_by
 from watchdogd.model.base import RESTART, WORKERS, Interval, Mono
 from watchdogd.model.done import EndProcess, Outcome, Result
@@ -283,12 +284,21 @@ def ended(ticks: Ticks, it: Instance, result: Result, detail: str = "") -> list[
     return ticks.see(it)
 
 
-def test_who_hangs_is_told_and_ended_in_calm_and_asked_for_once() -> None:
+def test_who_hangs_is_told_and_ended_in_calm() -> None:
     ticks, it = Ticks(), instance(well(2), hung(3))
     assert ticks.see(it) == [Event.HUNG_FOUND]
     assert [one.process for one in ends(ticks)] == [pid(3)]
-    assert ticks.see(it) == []
-    assert ends(ticks) == []
+    assert ended(ticks, it, Result.TRY_AGAIN) == []  # it was just running
+    assert [one.process for one in ends(ticks)] == [pid(3)]
+    assert ended(ticks, it, Result.CHANGED) == []
+    assert len(ticks.shop.ends.rounds) == 0
+
+
+def test_an_end_of_which_nobody_knows_is_asked_for_again() -> None:
+    ticks, it = Ticks(), instance(well(2), hung(3))
+    ticks.see(it)
+    assert ticks.see(it) == []  # the daemon was killed before it did it
+    assert [one.process for one in ends(ticks)] == [pid(3)]
 
 
 def test_its_end_is_told_and_the_next_one_that_hangs_is_ended_too_at_most_three_times() -> None:
@@ -366,3 +376,17 @@ def test_after_a_return_it_is_looked_at_closely_for_90_s_and_longer_only_for_who
     assert find(snapshot(instance(well(2)))).suspected_until == BACK + 90
     assert find(snapshot(instance(well(2)), members=[down()])).suspected_until == -math.inf
     assert find(snapshot(lonely(), OWN, members=elected()), idle=Idle.LEAVE).suspected_until == math.inf
+
+
+def test_where_threads_are_off_it_is_told_once_nobody_is_ended_and_only_a_restart_helps() -> None:
+    ticks = Ticks(config([WORKERS, RESTART]))
+    calm = instance(well(2), threads_off=True)
+    assert ticks.see(calm) == [Event.THREADS_OFF]
+    assert ticks.see(calm) == []
+    assert ticks.see(replace(calm, workers=(well(2), hung(3)))) == [Event.HUNG_FOUND, Event.HUNG_LEFT]
+    assert ends(ticks) == []
+    stuck = instance(worker(2, used=BACK + 1), worker(3, used=BACK + 1), threads_off=True)
+    ticks = Ticks(config([WORKERS, RESTART]))
+    ticks.see(stuck, leftover(2, 3))
+    assert ticks.sent
+    assert ticks.sent.command is RESTART

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from watchdogd.core.case import FORK_UNSAFE_FOR_S, Case
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command, Incarnation, Mono, ProcessId
 from watchdogd.model.found import Cure, Evidence, Kind
-from watchdogd.model.remembered import Ends, Reload, Stand
+from watchdogd.model.remembered import Reload, Stand
 
 COUNT = (Kind.LEFTOVER, Kind.WAITING, Kind.ORPHANED)
 """The kinds of which each one is enough. BORN_EARLY is told alone; of HUNG the cure is no command (to_end)."""
@@ -107,26 +107,3 @@ def to_end(c: Case) -> list[Evidence]:
     if c.config.instances is None and (not c.instance.met or c.instance.uid in {None, 0}):
         return []
     return [one for one in c.ripe(Kind.HUNG) if one.cure is Cure.END]
-
-
-ROUNDS, ROUNDS_IN_S = 3, 600.0
-"""So often what hangs is ended within so many seconds: without threads (uWSGI < 2.0.27) every later fork hangs."""
-
-
-def why_not_ended(c: Case, hung: list[Evidence], ends: Ends) -> str:
-    """Say why workers that hang are left as they are; empty where they are ended, or will be."""
-    told = Kind.HUNG in c.config.policy.tell_only
-    if own := [one.sentence for one in hung if one.ripe_at is None]:
-        return f"{own[0]}; the next one would most likely do the same: look into the app"
-    if not hung or told:
-        return ""
-    if c.instance.threads_off:
-        return f"{hung[0].sentence}; uWSGI runs without `enable-threads`, so each new one would hang too: add that line"
-    if not to_end(c):
-        return f"{hung[0].sentence}; name the instance under `uwsgi:` to have it ended. `kill -9` is safe"
-    if len(ends.rounds) >= ROUNDS and not ends.asked:
-        return (
-            f"{ROUNDS} rounds in {ROUNDS_IN_S / 60:.0f} min have not helped: each new worker hangs too; "
-            "give uWSGI `enable-threads`, or `lazy-apps`"
-        )
-    return ends.left if c.at < ends.again_at else ""

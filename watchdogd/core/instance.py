@@ -7,7 +7,7 @@ Theory of operation
 1. remember: what of the memory still holds. Another master, or an app that was seen to be well, ends what our reloads
    had led to.
 2. follow: the reload that goes on is shown what is seen (reload.py) and gives back itself, or its ending; what follows
-   from an ending stands in AFTER (after.py).
+   from an ending stands in AFTER (after.py). And what hangs since its fork is ended, in calm too (ends.py).
 3. stand: the phase that follows from all this (PHASES), and what is told of the way there.
 4. cure: where something is due (due.py) and every gate is open (gates.py), a reload is begun.
 5. show: what comes next (outlook.py).
@@ -33,18 +33,18 @@ from dataclasses import replace
 
 from watchdogd.core.after import after, given_up, reconsidered
 from watchdogd.core.case import Case
-from watchdogd.core.due import ROUNDS_IN_S, due, hopeless, to_end, why_not_ended
-from watchdogd.core.gates import blocked_by, foreseen, may_not_end
+from watchdogd.core.due import due, hopeless
+from watchdogd.core.ends import end_hung
+from watchdogd.core.gates import blocked_by, foreseen
 from watchdogd.core.outlook import outlook
 from watchdogd.core.phases import phase_of
 from watchdogd.core.reload import Ended, Going, begin, follow
 from watchdogd.model.base import Command, Incarnation, ProcessId
 from watchdogd.model.decided import Answer, Blocked, Effect, Outlook
-from watchdogd.model.done import EndProcess, Result
+from watchdogd.model.done import EndProcess
 from watchdogd.model.found import Kind, Verdict
 from watchdogd.model.remembered import (
     FINE,
-    Ends,
     Incident,
     InstanceState,
     LastReload,
@@ -57,9 +57,6 @@ from watchdogd.model.remembered import (
 from watchdogd.model.seen import Request
 from watchdogd.model.told import (
     Healed,
-    HungEnded,
-    HungFound,
-    HungLeft,
     InstanceAbsent,
     InstanceBack,
     LeftoversFound,
@@ -72,7 +69,6 @@ from watchdogd.model.told import (
     What,
 )
 
-END_AGAIN_S = 60.0  # who may not end a process today may tomorrow, and asking costs little
 STARTED_ANEW = "uWSGI was started anew by somebody else"
 _TAKEN_BACK = frozenset({ReloadOutcome.DROPPED, ReloadOutcome.UNSENT})
 _IN_TROUBLE = frozenset({Phase.OUTAGE, Phase.SETTLING, Phase.DUE})
@@ -187,50 +183,19 @@ class Tick:
             self._tell(what)
         self.case = replace(self.case, state=replace(state, incident=None if closes else state.incident))
 
-    # ---- and the workers that hang since their fork, in calm too
-
     def _end_hung(self) -> None:
-        """End who is proven to hang, before any command: `w` and `c` break on such a worker, and `r` waits for it."""
-        c, ends = self.case, self.state.ends
+        c, warned = self.case, self.state.warned
         master = c.instance.master
-        if c.instance.threads_off and master and master != self.state.warned:
+        if c.instance.threads_off and master and master != warned:
             self._tell(ThreadsOff(master.pid))
             self._keep(warned=master)
-        here = {worker.id for worker in c.instance.workers}
-        ends = self._take_ends(replace(ends, asked=ends.asked & here, told=ends.told & here))
-        hung = [one for one in c.finding.evidence if one.kind is Kind.HUNG]
-        for one in hung:
-            if one.worker not in ends.told:
-                self._tell(HungFound(one.worker.pid, one.sentence.partition(": ")[2]))
-        ends = replace(ends, told=ends.told | {one.worker for one in hung})
-        ends = replace(ends, rounds=tuple([at for at in ends.rounds if at + ROUNDS_IN_S > c.at]))
-        held = why_not_ended(c, hung, ends)
-        if held and held != ends.left:
-            self._tell(HungLeft(held))
-        ends = replace(ends, left=held or (ends.left if hung else ""))
-        wanted = [] if held or ends.asked or may_not_end(c) else to_end(c)
-        if wanted and c.instance.master:
-            ends = replace(ends, rounds=(*ends.rounds, c.at), asked=frozenset(one.worker for one in wanted))
-            for one in wanted:
-                end = EndProcess(self._id(), c.instance.id, c.instance.master, one.worker, c.instance.uid)
-                self.effects.append(end)
-        self._keep(ends=ends)
-
-    def _take_ends(self, ends: Ends) -> Ends:
-        """Take what became of the ends that were asked for: an outcome has the pid in the name of its effect."""
-        for outcome in self.case.snapshot.outcomes:
-            if outcome.process is None or outcome.process not in self.state.ends.asked:
-                continue
-            ends = replace(ends, asked=ends.asked - {outcome.process})
-            if outcome.result is Result.ENDED:
-                self._tell(HungEnded(outcome.process.pid))
-                ends = replace(ends, left="")
-            elif outcome.result is Result.REFUSED:
-                if outcome.detail != ends.left:
-                    self._tell(HungLeft(outcome.detail))
-                again_at = self.case.at + END_AGAIN_S
-                ends = replace(ends, left=outcome.detail, rounds=ends.rounds[:-1], again_at=again_at)
-        return ends
+        step = end_hung(c)
+        for what in step.told:
+            self._tell(what)
+        for process in step.end:
+            if master:
+                self.effects.append(EndProcess(self._id(), c.instance.id, master, process, c.instance.uid))
+        self._keep(ends=step.ends)
 
     # ---- 3: where it stands
 

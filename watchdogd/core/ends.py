@@ -1,0 +1,83 @@
+"""The workers that hang since their fork: who is told, who is ended, and who is left as it is, in trouble and in calm.
+
+What hangs is ended before any command: `w` and `c` break on such a worker, and `r` waits for it. An end that was asked
+for has its outcome at the next tick; one that has none then (we were killed) is asked for again, for act looks at the
+process once more before it signals. What was ended is a round, and rounds are few: where every fork hangs, more help
+nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from watchdogd.core.case import Case
+from watchdogd.core.due import to_end
+from watchdogd.core.gates import may_not_end
+from watchdogd.model.base import ProcessId
+from watchdogd.model.done import Result
+from watchdogd.model.found import Evidence, Kind
+from watchdogd.model.remembered import Ends
+from watchdogd.model.told import HungEnded, HungFound, HungLeft, What
+
+ROUNDS, ROUNDS_IN_S = 3, 600.0
+"""So often what hangs is ended within so many seconds: without threads (uWSGI < 2.0.27) every later fork hangs."""
+
+AGAIN_S = 60.0  # who may not end a process today may tomorrow, and asking costs little
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one tick has come to: the memory, what is told, and who is to be ended now."""
+
+    ends: Ends
+    told: tuple[What, ...]
+    end: tuple[ProcessId, ...]
+
+
+def end_hung(c: Case) -> Step:
+    """Take what became of the ends that were asked for, then see who hangs now."""
+    told: list[What] = []
+    ends = _taken(c, told)
+    hung = [one for one in c.finding.evidence if one.kind is Kind.HUNG]
+    here = frozenset(worker.id for worker in c.instance.workers)
+    told += [HungFound(one.worker.pid, one.sentence.partition(": ")[2]) for one in hung if one.worker not in ends.told]
+    rounds = tuple([at for at in ends.rounds if at + ROUNDS_IN_S > c.at])
+    ends = replace(ends, told=(ends.told & here) | {one.worker for one in hung}, rounds=rounds)
+    why = _why_left(c, hung, ends)
+    if why and why != ends.left:
+        told.append(HungLeft(why))
+    end = () if why or may_not_end(c) else tuple([one.worker for one in to_end(c)])
+    left = why or (ends.left if hung else "")
+    return Step(replace(ends, left=left, asked=frozenset(end)), tuple(told), end)
+
+
+def _taken(c: Case, told: list[What]) -> Ends:
+    ends = c.state.ends
+    taken = [one for one in c.snapshot.outcomes if one.process in ends.asked]
+    gone = [one.process.pid for one in taken if one.process and one.result is Result.ENDED]
+    told += [HungEnded(pid) for pid in gone]
+    if gone:
+        ends = replace(ends, rounds=(*ends.rounds, c.at), left="")
+    for why in {one.detail for one in taken if one.result is Result.REFUSED}:
+        if why != ends.left:
+            told.append(HungLeft(why))
+        ends = replace(ends, left=why, again_at=c.at + AGAIN_S)
+    return ends
+
+
+def _why_left(c: Case, hung: list[Evidence], ends: Ends) -> str:
+    """Say why workers that hang are left as they are; empty where they are ended, or will be."""
+    if own := [one.sentence for one in hung if one.ripe_at is None]:
+        return f"{own[0]}; the next one would most likely do the same: look into the app"
+    if not hung or Kind.HUNG in c.config.policy.tell_only:
+        return ""
+    if c.instance.threads_off:
+        return f"{hung[0].sentence}; uWSGI runs without `enable-threads`, so each new one would hang too: add that line"
+    if not to_end(c):
+        return f"{hung[0].sentence}; name the instance under `uwsgi:` to have it ended. `kill -9` is safe"
+    if len(ends.rounds) >= ROUNDS:
+        return (
+            f"{ROUNDS} rounds in {ROUNDS_IN_S / 60:.0f} min have not helped: each new worker hangs too; "
+            "give uWSGI `enable-threads`, or `lazy-apps`"
+        )
+    return ends.left if c.at < ends.again_at else ""
