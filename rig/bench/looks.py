@@ -22,6 +22,7 @@ from rig.processes import POLL_S
 from rig.strangers import most_descriptors, strangers
 from watchdogd.config import Config, load
 from watchdogd.core.conclude import Conclusions
+from watchdogd.core.detect import SUSPECTED_FOR_S
 from watchdogd.model.base import Endpoint, ProcessId
 from watchdogd.model.remembered import State
 from watchdogd.model.seen import Blind, Snapshot, Tcp
@@ -119,7 +120,14 @@ class Looks:
         self._depth = _Depth(edges.sockets)
         self._masters, self._roles = _Masters(edges.uwsgi), _Roles(edges.processes)
         self._heartbeats = edges.heartbeats
-        passing = replace(edges, sockets=self._depth, uwsgi=self._masters, processes=self._roles)
+        # As if all had been so for longer than a daemon looks closely after its start.
+        passing = replace(
+            edges,
+            sockets=self._depth,
+            uwsgi=self._masters,
+            processes=self._roles,
+            clock=lambda: edges.clock() + SUSPECTED_FOR_S,
+        )
         self._observer = Observer(config, passing, walk_share=math.inf)
 
     def __enter__(self) -> Self:
