@@ -39,6 +39,7 @@ def test_what_the_master_holds_is_held_back_where_a_restart_is_not_allowed(stage
     app = stage.app(mongod.uri, version=WITHOUT_THREADS)
     watchdog = stage.watchdog(mongod.uri, app)
     workers = app.workers()
+    watchdog.wait_event("threads_off", within=30)  # in calm: what helps can be done before it is needed
     strand(mongod, app)
     with Traffic(app.address):
         held = watchdog.wait_event("reload_held", within=LINGER_S + 30)
