@@ -9,6 +9,7 @@ from tests.world.cases import case
 from tests.world.pieces import (
     AT,
     BACK,
+    SHOP_ID,
     config,
     connection,
     down,
@@ -25,6 +26,7 @@ from tests.world.pieces import (
 )
 from tests.world.ticks import Ticks
 from watchdogd.config import Idle, Mode
+from watchdogd.core.detect import detect
 from watchdogd.core.due import due, to_end
 from watchdogd.core.ends import ROUNDS
 from watchdogd.core.gates import blocked_by
@@ -111,6 +113,13 @@ def test_a_daemon_that_did_not_see_mongodb_return_tells_it_alone(
     one = waits(worker(2, ready=BACK - 50), BACK + 6, BACK + 9)
     found = find(snapshot(instance(one), members=[member(served_since=came, born=born)]))
     assert ripe_ats(found, Kind.WAITING) == [ripe]
+
+
+def test_of_an_app_that_was_found_it_counts_once_it_was_seen_to_use_this_mongodb() -> None:
+    it, found = instance(waits(worker(2), BACK + 6, BACK + 9)), replace(config(), instances=None)
+    assert ripe_ats(detect(snapshot(it), found)[SHOP_ID], Kind.WAITING) == [None]
+    met = replace(it, met=frozenset({"main"}))
+    assert ripe_ats(detect(snapshot(met), found)[SHOP_ID], Kind.WAITING) == [BACK + 9]
 
 
 # ---- orphaned

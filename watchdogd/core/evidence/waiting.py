@@ -4,8 +4,9 @@ The fingerprint of pymongo's server selection (observe/waits.py). Two such reque
 537 stuck workers and in none of 2 559 healthy ones, counted from 15 s after the return; with one thread from 5 s on.
 Where it is known that the worker was born early, or orphaned, one is enough. It is the proof that an app does not heal,
 so it does not wait for linger. It speaks against it: who is monitored heals by itself; a request that polls every 0.5 s
-looks the same; and so does one that waits for another MongoDB, which nobody told us of, that is dead. Where this daemon
-did not see MongoDB come back it is told alone, unless mongod was born after the worker was ready.
+looks the same; and so does one that waits for another MongoDB, which nobody told us of, that is dead. It is told alone
+where this daemon did not see MongoDB come back (unless mongod was born after the worker was ready), and of an app that
+was found and never seen to use this MongoDB.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def _one_is_enough(look: Look, worker: Worker) -> bool:
 
 
 def _may_count(look: Look, worker: Worker) -> bool:
+    if not look.uses >= look.serving.keys():  # an app that was found may wait for a MongoDB of its own
+        return False
     ready = worker.ready_since
     born = [one.born.lo for members in look.serving.values() for one in members if one.born]
     return look.seen_to_return or (ready is not None and bool(born) and min(born) > ready.hi)
