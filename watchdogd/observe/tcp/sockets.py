@@ -252,8 +252,7 @@ class SockDiag:
             if number not in numbers:
                 raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
             cookie = numbers.pop(number)
-            held = seen is not None and seen[1] != 0 and seen[2] in {CLOSE_WAIT, ESTABLISHED}
-            yield cookie, _row(seen) if seen and held else None
+            yield cookie, _row(seen) if seen and _is_held(seen) else None
 
     def _dump(self, question: bytearray, *, established: bool, until: Mono) -> Iterable[Row]:
         if self._netlink is None:
@@ -270,15 +269,20 @@ class SockDiag:
         while not answer.complete:
             size = netlink.recv_into(answer.buffer)
             for seen in answer.part(size, sequence):
-                if seen[1]:
-                    row = _row(seen)
+                row = _row(seen)
+                if row.inode:  # else nobody holds it any more
                     rows[row.cookie] = row
                     if row.close_wait:
-                        names[row.cookie] = seen[-1]
+                        *_, names[row.cookie] = seen
             if time.monotonic() > until:
                 raise TimeoutError(errno.ETIMEDOUT, f"the answer does not end within {_DEADLINE_S} s")
         answer.remember(others=not established)  # of a table with ESTABLISHED ones too, all others are gone
         return rows.values()
+
+
+def _is_held(seen: Seen) -> bool:
+    _, inode, state, *_ = seen
+    return inode != 0 and state in {CLOSE_WAIT, ESTABLISHED}
 
 
 def _row(seen: Seen) -> Row:
