@@ -495,7 +495,7 @@ while news.wait():
     news.clear()
     for one in heartbeats.drain():
         if not one.says_the_same(before):
-            said = {"state": one.state.name, "id": one.process_id, "born": one.born, "serving": one.is_serving}
+            said = {"state": one.state.name, "id": one.process_id, "born": one.born, "is_serving": one.is_serving}
             print(json.dumps({**said, "detail": one.detail}), flush=True)
         before = one
 """
