@@ -105,7 +105,7 @@ class Run:
         with ExitStack() as stack:
             (self.folder / "mongod").mkdir()
             self.mongod = stack.enter_context(Mongod(self.folder / "mongod"))
-            self.uwsgi = stack.enter_context(Uwsgi(self.folder / "uwsgi", self.mongod.uri, selection_ms=1000))
+            self.uwsgi = stack.enter_context(Uwsgi(self.folder / "uwsgi", self.mongod.uri, selection_ms=3000))
             if self.watched:
                 stack.enter_context(self._watchdog())
             self.traffic = stack.enter_context(Traffic(self.uwsgi.address, timeout=5))
