@@ -169,8 +169,12 @@ def all_good(app: Uwsgi, count: int | None = None) -> list[Request]:
 
 
 def respawned(app: Uwsgi) -> int:
-    """How many workers uWSGI made anew, by its own log: what reloads reached it, whatever the watchdog says."""
-    return app.log.read_text(errors="replace").count("Respawned uWSGI worker")
+    """How many workers uWSGI made anew, by its own log: what reloads reached it, whatever the watchdog says.
+
+    Not in place of those that were killed out of turn: who hangs since its fork is ended, and that is no reload.
+    """
+    log = app.log.read_text(errors="replace")
+    return log.count("Respawned uWSGI worker") - log.count("died, killed by signal 9 :( trying respawn")
 
 
 def restarted(app: Uwsgi) -> int:
