@@ -162,11 +162,14 @@ class Site:
             traffic.stop()
 
     def respawned(self) -> int:
-        """How many workers uWSGI made anew, by its own log: what reached it, whatever the watchdog says."""
+        """How many workers uWSGI made anew, by its own log: what reached it, whatever the watchdog says.
+
+        Not in place of those that were killed out of turn: who hangs since its fork is ended, and that is no reload.
+        """
         log = self.box.run(
-            "journalctl", "--output=cat", "--quiet", "--unit=uwsgi.service", "--grep=Respawned", check=False
-        )
-        return len(log.stdout.splitlines())
+            "journalctl", "--output=cat", "--quiet", "--unit=uwsgi.service", "--grep=respawn", check=False
+        ).stdout
+        return log.count("Respawned uWSGI worker") - log.count("killed by signal 9")
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
