@@ -189,7 +189,7 @@ def _restarted(state: InstanceState, reload: Reload) -> frozenset[Incarnation]:
 
 def _outrun(c: Case, ended: Ended) -> Outrun | None:
     reload = ended.reload
-    if ended.outcome is not ReloadOutcome.OVERTAKEN or reload.complete_at is not None:
+    if ended.outcome is not ReloadOutcome.OVERTAKEN or not reload.in_flight:
         return None
     return Outrun(reload.old, outrun_until(c, reload))
 

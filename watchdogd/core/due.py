@@ -26,6 +26,11 @@ class Due:
     command: Command
 
     @property
+    def by_restart(self) -> bool:
+        """Whether only a restart ends some of it: the master itself is part of it."""
+        return _by_restart(self.evidence)
+
+    @property
     def workers(self) -> frozenset[ProcessId]:
         """Whom it would cure."""
         return frozenset(one.worker for one in self.evidence)
@@ -45,9 +50,12 @@ def _of_a_doubt(c: Case) -> list[Evidence]:
     return c.ripe(Kind.UNCONNECTED) if c.state.standing.in_doubt and c.finding.is_serving else []
 
 
+def _by_restart(evidence: tuple[Evidence, ...]) -> bool:
+    return any(one.cure is Cure.RESTART for one in evidence)
+
+
 def _command(c: Case, counts: tuple[Evidence, ...]) -> Command:
-    by_restart = any(one.cure is Cure.RESTART for one in counts)
-    if c.state.standing.stand is Stand.ESCALATING or by_restart or c.fork_never_safe:
+    if c.state.standing.stand is Stand.ESCALATING or _by_restart(counts) or c.fork_never_safe:
         return RESTART
     # `c` keeps a worker serving all the time, which is worth something only where one is fine.
     ready = {worker.id for worker in c.ready}
@@ -58,7 +66,7 @@ def _command(c: Case, counts: tuple[Evidence, ...]) -> Command:
 
 def why_restart(c: Case) -> str:
     """Say why nothing but a restart of the stack helps here."""
-    if any(one.cure is Cure.RESTART for one in due(c).evidence):
+    if due(c).by_restart:
         return "the master itself holds the old connection, and only a restart of the stack ends it"
     if c.fork_never_safe:
         return "the master's MongoDB client does not run, so no fork of it can connect; only a restart helps"
@@ -80,10 +88,9 @@ def hopeless(c: Case) -> str | None:
 
     Where the master holds the old connection, or a reload has failed, a gate says what to allow.
     """
-    by_restart = any(one.cure is Cure.RESTART for one in due(c).evidence)
     if (
         not c.fork_never_safe
-        or by_restart
+        or due(c).by_restart
         or c.state.standing.stand is Stand.ESCALATING
         or restart_left(c, c.finding.incarnations)
     ):

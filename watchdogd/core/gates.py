@@ -84,7 +84,7 @@ def _not_allowed(c: Case, command: Command) -> Blocked | None:
 
 def _in_flight(c: Case, _: Command) -> Blocked | None:
     reload, outrun = c.state.reload, c.state.outrun
-    if reload is not None and reload.complete_at is None:
+    if reload is not None and reload.in_flight:
         return Blocked("in_flight", "a reload is in flight", reload.deadline)
     if outrun and outrun.until > c.at and any(worker.id in outrun.workers for worker in c.instance.workers):
         return Blocked("in_flight", "the reload that an outage overtook may still be at work", outrun.until)
@@ -109,15 +109,11 @@ def _budget(c: Case, _: Command) -> Blocked | None:
 
 
 def _parallel(c: Case, _: Command) -> Blocked | None:
-    # One past its deadline has had its workers' time, whatever keeps us from seeing its end.
     names = {instance.id: instance.name for instance in c.snapshot.instances}
     busy = [
         names.get(one, one)
         for one, state in c.whole.instances.items()
-        if one != c.instance.id
-        and state.reload is not None
-        and state.reload.complete_at is None
-        and state.reload.deadline > c.at
+        if one != c.instance.id and state.reload and state.reload.is_at_work(c.at)
     ]
     if len(busy) < c.config.policy.max_parallel:
         return None

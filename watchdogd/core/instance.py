@@ -167,7 +167,7 @@ class Tick:
 
     def _going(self, then: Going) -> None:
         state, last = self.state, self.state.last
-        if then.reload.complete_at is not None:
+        if not then.reload.in_flight:
             last = last and replace(last, outcome=ReloadOutcome.RELOADED)
         spent = (*state.spent[:-1], Spent(self.case.at)) if then.send else state.spent
         sent = any(isinstance(one, ReloadSent) for one in then.told)

@@ -76,7 +76,7 @@ def wake_times(c: Case, shown: Outlook) -> Iterator[Mono]:
     state, fork, reload = c.state, c.finding.fork, c.state.reload
     times = [due(c).at, c.finding.suspected_until, fork.safe_at, c.settled_at, shown.next_at, state.retry_at]
     times += [blocked.until for blocked in shown.blocked_by]
-    if reload and reload.complete_at is None:
+    if reload and reload.in_flight:
         times += [reload.try_at, reload.deadline, reload.progress_at + CHEAPER_SETTLED_S]
     if fork.unsafe_since is not None:
         times.append(fork.unsafe_since + FORK_UNSAFE_FOR_S)

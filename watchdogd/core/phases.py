@@ -35,7 +35,7 @@ def _is_settling(c: Case) -> bool:
 
 
 PHASES: tuple[tuple[Phase, Callable[[Case], bool]], ...] = (
-    (Phase.RELOADING, lambda c: c.state.reload is not None and c.state.reload.complete_at is None),
+    (Phase.RELOADING, lambda c: c.state.reload is not None and c.state.reload.in_flight),
     (Phase.VERIFYING, lambda c: c.state.reload is not None),
     (Phase.GAVE_UP, lambda c: c.state.standing.stand is Stand.GAVE_UP),
     (Phase.ABSENT, lambda c: c.instance.master is None),

@@ -84,7 +84,7 @@ def follow(c: Case, reload: Reload) -> Going | Ended:
     """Take what became of the byte, then see how far the reload is."""
     told: tuple[What, ...] = ()
     for outcome in c.snapshot.outcomes:
-        if outcome.id == reload.id and reload.complete_at is None:
+        if outcome.id == reload.id and reload.in_flight:
             taken = _taken(c, reload, outcome)
             if isinstance(taken, Ended):
                 return taken
@@ -102,7 +102,7 @@ def _then(c: Case, reload: Reload) -> Going | Ended:
         return Ended(reload, outcome, "MongoDB failed again before it was proven")
     if reload.try_at is not None:
         return _tried_again(c, reload) if reload.try_at <= c.at else Going(reload)
-    if reload.complete_at is None:
+    if reload.in_flight:
         return _processes(c, reload)
     if c.finding.is_serving and c.blind is None:
         return _proof(c, reload)
@@ -110,10 +110,10 @@ def _then(c: Case, reload: Reload) -> Going | Ended:
 
 
 def _without_its_master(c: Case, reload: Reload) -> Ended:
-    at_work = reload.sent_at is not None and reload.complete_at is None
+    at_work = reload.sent_at is not None and reload.in_flight
     if c.instance.master is None and at_work:
         return Ended(reload, ReloadOutcome.ENDED_BY_US, "uWSGI ended while the command was at work")
-    while_ = "before that was proven" if reload.complete_at is not None else "while it was being reloaded"
+    while_ = "while it was being reloaded" if reload.in_flight else "before that was proven"
     return Ended(reload, ReloadOutcome.REPLACED, f"uWSGI was stopped, or started anew by somebody else, {while_}")
 
 

@@ -92,9 +92,8 @@ def _let_go(state: State, snapshot: Snapshot, config: Config, effects: list[Effe
     since = snapshot.at - config.policy.budget.per_s
     reason = "it is not there any more" if config.instances is None else "it was taken out of the configuration"
 
-    def in_flight(one: InstanceState) -> bool:
-        reload = one.reload
-        return reload is not None and reload.complete_at is None and reload.deadline > snapshot.at
+    def at_work(one: InstanceState) -> bool:
+        return one.reload is not None and one.reload.is_at_work(snapshot.at)
 
     def counts(one: InstanceState) -> bool:
         return any(spent.at > since for spent in one.spent)
@@ -107,9 +106,9 @@ def _let_go(state: State, snapshot: Snapshot, config: Config, effects: list[Effe
         if one.incident or (one.reload and one.phase is not Phase.WATCHING):
             incident = one.incident.id if one.incident else None
             effects.append(Tell(Replaced(reason), one.name or id_, incident=incident))
-        if in_flight(one) or counts(one):
+        if at_work(one) or counts(one):
             kept[id_] = replace(one, incident=None, phase=Phase.WATCHING)
-    unclaimed = {name: one for name, one in state.unclaimed.items() if in_flight(one) or counts(one)}
+    unclaimed = {name: one for name, one in state.unclaimed.items() if at_work(one) or counts(one)}
     return replace(state, instances=kept, unclaimed=unclaimed)
 
 

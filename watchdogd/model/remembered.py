@@ -53,6 +53,15 @@ class Reload:
     try_at: Mono | None = None
     because: frozenset[Kind] = frozenset()
 
+    @property
+    def in_flight(self) -> bool:
+        """Whether not all processes are new yet."""
+        return self.complete_at is None
+
+    def is_at_work(self, at: Mono) -> bool:
+        """Say whether its workers may still take their time: past its deadline they had it, whoever sees the end."""
+        return self.in_flight and self.deadline > at
+
 
 @dataclass(frozen=True, slots=True)
 class Spent:

@@ -18,8 +18,9 @@ from watchdogd.observe import procfs
 _HUP, _ALRM = mask(signal.SIGHUP), mask(signal.SIGALRM)
 
 # The kernel's tables of system calls (arch/*/.../syscall.tbl, asm-generic/unistd.h).
-_FUTEX_NUMBERS = {"x86_64": b"202", "aarch64": b"98", "riscv64": b"98"}
-_FUTEX = _FUTEX_NUMBERS.get(os.uname().machine)
+# Where nobody has tried the rules, nobody is judged by them, though the number is known.
+_TRIED = ("x86_64", "aarch64", "riscv64")
+_FUTEX = b"%d" % procfs.FUTEX_NUMBERS[os.uname().machine] if os.uname().machine in _TRIED else None
 # linux/futex.h: a wait is 0, or 9 with a clock; PRIVATE says that no other process can wake it up.
 _PRIVATE, _CLOCK_REALTIME = 0x80, 0x100
 _WAITS = {0, 9}

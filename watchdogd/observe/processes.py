@@ -14,6 +14,7 @@ from watchdogd.handlers import is_master
 from watchdogd.model.base import ProcessId
 from watchdogd.model.done import Result
 from watchdogd.model.seen import Blind, Role
+from watchdogd.model.text import fault
 from watchdogd.observe import locks, procfs
 from watchdogd.observe.locks import Wait
 from watchdogd.observe.roles import NEWBORN_S, role
@@ -66,6 +67,14 @@ class Processes(Protocol):
 
     def netns(self) -> int:
         """Return the inode of our own network namespace."""
+
+
+def descriptors_of(edge: Processes, pid: int) -> dict[int, int] | Blind:
+    """Return what `edge` says of the descriptors of a process; Blind where it raises: that must hide no other one."""
+    try:
+        return edge.descriptors(pid)
+    except Exception as error:  # noqa: BLE001 - it may be anything, and it is told
+        return Blind(fault(error))
 
 
 class ProcProcesses:

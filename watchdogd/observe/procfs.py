@@ -20,7 +20,8 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PF_EXITING = 0x4  # include/linux/sched.h
 _STABLE_TRIES = 5
 # Of the system call futex (arch/*/include of the kernel). On others, waits are told as hidden.
-_FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}.get(platform.machine())
+FUTEX_NUMBERS = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}
+_FUTEX = FUTEX_NUMBERS.get(platform.machine())
 
 
 class Stat(NamedTuple):

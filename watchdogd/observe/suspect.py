@@ -34,6 +34,11 @@ class Around(NamedTuple):
     table: Callable[[], Sockets]
 
 
+OFF_SWITCHES_PER_S = (150.0, 210.0)
+OFF_LOOKS = 3
+OFF_APART_S = 0.5
+
+
 class MasterThreads:
     """The threads of a master. `off`: they were seen to wait for the GIL for ever, as without `enable-threads`.
 
@@ -68,11 +73,6 @@ class MasterThreads:
         in_vain = sum(low <= rate <= high for rate in rates)
         # The master's own is the one that does not wait for it.
         self._looks = self._looks + 1 if len(threads) > 1 and in_vain >= len(threads) - 1 else 0
-
-
-OFF_SWITCHES_PER_S = (150.0, 210.0)
-OFF_LOOKS = 3
-OFF_APART_S = 0.5
 
 
 class Suspect:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from watchdogd.model.base import Endpoint, Interval, Mono, ProcessId
 from watchdogd.model.seen import Blind, Connection, Tcp
 from watchdogd.model.text import fault
-from watchdogd.observe.processes import Processes
+from watchdogd.observe.processes import Processes, descriptors_of
 from watchdogd.observe.tcp.sockets import Row, Table
 
 GRAIN_S = 0.01
@@ -166,7 +166,7 @@ class Connections:
             _check_links(track, present, edge, unreadable)
         new = self._unattributed & by_inode.keys()
         for process in present if new else present - self._scanned:
-            descriptors = _descriptors(edge, process.pid)
+            descriptors = descriptors_of(edge, process.pid)
             if isinstance(descriptors, Blind):
                 unreadable[process] = descriptors.why
                 continue
@@ -212,15 +212,8 @@ def _check_links(track: _Track, present: set[ProcessId], edge: Processes, unread
 
 def _may_be_held(connection: Connection, edge: Processes) -> bool:
     """Say whether one of those who held it last holds it now, or cannot be asked."""
-    held = (_descriptors(edge, process.pid) for process in connection.holders)
+    held = (descriptors_of(edge, process.pid) for process in connection.holders)
     return any(isinstance(one, Blind) or connection.inode in one.values() for one in held)
-
-
-def _descriptors(edge: Processes, pid: int) -> dict[int, int] | Blind:
-    try:
-        return edge.descriptors(pid)
-    except Exception as error:  # noqa: BLE001 - one process that cannot be read must not hide the others
-        return Blind(fault(error))
 
 
 def _connection(row: Row, moment: Interval, since: Interval, before: Mono) -> Connection:

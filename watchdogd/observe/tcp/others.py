@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 from watchdogd.model.base import Endpoint, ProcessId
 from watchdogd.model.seen import Blind
-from watchdogd.model.text import fault
-from watchdogd.observe.processes import Processes
+from watchdogd.observe.processes import Processes, descriptors_of
 from watchdogd.observe.tcp.sockets import Row
 
 
@@ -94,17 +93,10 @@ class Others:
     def _scan(self, processes: Iterable[ProcessId], edge: Processes) -> None:
         by_inode = {one.inode: cookie for cookie, one in self._sockets.items()}
         for process in processes:
-            descriptors = _descriptors(edge, process.pid)
+            descriptors = descriptors_of(edge, process.pid)
             if isinstance(descriptors, Blind):
                 continue
             self._scanned.add(process)
             for cookie in {by_inode[inode] for inode in descriptors.values() if inode in by_inode}:
                 one = self._sockets[cookie]
                 self._sockets[cookie] = replace(one, holders=(one.holders or frozenset()) | {process})
-
-
-def _descriptors(edge: Processes, pid: int) -> Mapping[int, int] | Blind:
-    try:
-        return edge.descriptors(pid)
-    except Exception as error:  # noqa: BLE001 - one process that cannot be read must not hide the others
-        return Blind(fault(error))
