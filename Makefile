@@ -45,6 +45,10 @@ demo: .venv/.runtime ## the story with a real mongod and a real uWSGI, without a
 bench: .venv/.runtime ## what it costs here, beside lsof, ss, psutil and C; writes docs/benchmarks.md (25 minutes, QUICK=1: 2)
 	@.venv/bin/python -m rig.bench $(if $(QUICK),--quick,--write)
 
+.PHONY: forks
+forks: .venv/.runtime ## how many of 1 000 forks hang, with the byte aimed and not (an hour; FORKS=100: 6 minutes)
+	@.venv/bin/python -m rig.forks $(FORKS)
+
 .PHONY: test
 test: .build/venv/.wheel ## unit, integration and story tests of the installed wheel (STORY_JOBS=6)
 	$(TESTS_OF_WHEEL) .build/venv/bin/python -m rig.fetch

@@ -18,7 +18,7 @@ import pytest
 from rig.processes import wait_for
 from rig.uwsgi import App, Uwsgi
 from tests.world.fifo import FakeFifo
-from watchdogd.act.fifo import FLAGS, attempt, perform
+from watchdogd.act.fifo import ANY_TIME, FLAGS, LOOK_BEFORE_S, PASSED, Times, attempt, perform
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command, InstanceId, ProcessId
 from watchdogd.model.done import Result, SendFifo
 from watchdogd.model.seen import Blind
@@ -591,12 +591,56 @@ def test_a_failed_attempt_is_made_once_and_told(tmp_path: Path) -> None:
     assert fifo.commands == []
 
 
+def test_a_byte_that_has_a_moment_is_written_in_it_after_a_look_right_before(tmp_path: Path) -> None:
+    with closing(RealFifo(tmp_path / "fifo")) as fifo:
+        begin = time.monotonic() + 0.1
+        looked: list[float] = []
+
+        def look(_: SendFifo) -> int:
+            looked.append(time.monotonic())
+            return os.dup(fifo.fd)
+
+        def write(
+            fifo: int, path: str, command: Command, uid: int | None, times: Times = ANY_TIME
+        ) -> tuple[Result, str]:
+            result = attempt(fifo, path, command, uid, times)
+            looked.append(time.monotonic())
+            return result
+
+        aimed = replace(effect(fifo.path), not_before=begin, not_after=begin + 60)
+        assert perform(aimed, look, time.monotonic, write).result is Result.WRITTEN
+        assert looked[0] >= begin - LOOK_BEFORE_S - 0.001
+        assert looked[1] >= begin
+        assert fifo.commands == [WORKERS]
+
+
+def test_a_byte_whose_moment_has_passed_is_not_written(tmp_path: Path) -> None:
+    with closing(RealFifo(tmp_path / "fifo")) as fifo:
+        now = time.monotonic()
+        late = replace(effect(fifo.path), not_before=now - 2, not_after=now - 1)
+        outcome = perform(late, lambda _: os.dup(fifo.fd), time.monotonic)
+        assert (outcome.result, outcome.detail) == (Result.TRY_AGAIN, PASSED)
+        assert fifo.write(CHAIN)[0] is Result.WRITTEN
+        assert fifo.commands == [CHAIN]
+
+
+def test_a_moment_that_is_far_away_holds_nobody_up(tmp_path: Path) -> None:
+    """Who decides asks for one that is near; whatever it asks for, a tick must go on."""
+    with closing(RealFifo(tmp_path / "fifo")) as fifo:
+        begun = time.monotonic()
+        far = replace(effect(fifo.path), not_before=begun + 600, not_after=begun + 601)
+        assert perform(far, lambda _: os.dup(fifo.fd), time.monotonic).result is Result.TRY_AGAIN
+        assert time.monotonic() - begun < 10
+        assert fifo.write(CHAIN)[0] is Result.WRITTEN
+        assert fifo.commands == [CHAIN]
+
+
 def descriptors() -> set[Path]:
     return set(Path("/proc/self/fd").iterdir())
 
 
-def raising(fifo: int, path: str, command: Command, uid: int | None) -> tuple[Result, str]:
-    raise RuntimeError(fifo, path, command, uid)
+def raising(fifo: int, path: str, command: Command, uid: int | None, times: Times = ANY_TIME) -> tuple[Result, str]:
+    raise RuntimeError(fifo, path, command, uid, times)
 
 
 def test_the_descriptor_of_the_last_look_is_closed_whatever_becomes_of_the_attempt(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 from rig.processes import wait_for
 from tests.integration.test_fifo import RealFifo, held
 from watchdogd.act import end_helper, fifo_helper, privileged
-from watchdogd.act.helper import FIFO, WITHIN_S, attempt
+from watchdogd.act.fifo import ANY_TIME, Times
+from watchdogd.act.helper import FIFO, WITHIN_S, attempt, wake
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command
 from watchdogd.model.done import Result
 
@@ -91,10 +92,11 @@ class Place:
         with held(path) as descriptor:
             return self.raw(message, descriptor, uid=uid)
 
-    def attempt(self, command: Command, owner: int) -> tuple[Result, str]:
+    def attempt(self, command: Command, owner: int, times: Times = ANY_TIME) -> tuple[Result, str]:
         """One attempt of the daemon, by the descriptor that it took when the FIFO was first there."""
         with acting_as(DAEMON):
-            return attempt(self.fifo.fd, self.fifo.path, command, owner, helper=FIFO._replace(socket=str(self.socket)))
+            helper = FIFO._replace(socket=str(self.socket))
+            return attempt(self.fifo.fd, self.fifo.path, command, owner, times, helper=helper)
 
 
 @contextmanager
@@ -453,6 +455,31 @@ def test_the_daemon_asks_the_helper_for_the_fifo_of_somebody_else(place: Place) 
     assert answers[1][0] is Result.REFUSED
     assert "`reloads`" in answers[1][1]
     assert place.fifo.commands == [WORKERS]
+
+
+def test_a_byte_that_has_a_moment_is_written_in_it_by_the_helper_too(place: Place) -> None:
+    os.chown(place.fifo.path, 33, 33)
+    assert place.attempt(CHAIN, 33)[0] is Result.WRITTEN  # it runs, and has read the configuration once
+    begin = time.monotonic() + 0.3
+    assert place.attempt(WORKERS, 33, Times(begin, begin + 60)) == (Result.WRITTEN, "")
+    assert time.monotonic() >= begin
+    late, why = place.attempt(WORKERS, 33, Times(begin - 1, begin))
+    assert (late, "too late" in why) == (Result.TRY_AGAIN, True)
+    assert place.fifo.commands == [CHAIN, WORKERS]
+
+
+def test_the_helper_is_woken_before_it_is_needed_and_that_asks_for_nothing(place: Place) -> None:
+    with acting_as(DAEMON):
+        wake(33, helper=FIFO._replace(socket=str(place.socket)))
+    assert place.ask("w") == "written "
+    assert place.fifo.commands == [WORKERS]
+    assert place.helper.poll() is None
+
+
+def test_a_helper_that_cannot_be_woken_is_no_fault(quiet_place: Place) -> None:
+    with acting_as(DAEMON):
+        for path in (quiet_place.socket, quiet_place.folder):  # nobody listens; no socket at all
+            wake(33, helper=FIFO._replace(socket=str(path)))
 
 
 def test_a_fifo_without_a_reader_is_tried_again_through_the_helper_too(place: Place) -> None:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.world.apps import App, Heals, Kind
-from tests.world.promises import GATE_NAMES, Endings, Spending, WhoIsDue, shut_gates, tells
+from tests.world.promises import GATE_NAMES, Aiming, Endings, Spending, WhoIsDue, shut_gates, tells
 from tests.world.watch import Turn
 from tests.world.world import World
 from watchdogd.config import Budget, Idle, Mode, PolicyConfig
@@ -93,6 +93,7 @@ class Stories(RuleBasedStateMachine):
         self.world = World(kinds, members, policy, frozenset(reloads), check=self.check)
         self.watch = self.world.daemon.watch
         self.spending, self.endings, self.due = Spending(self.world), Endings(self.world), WhoIsDue(self.world)
+        self.aiming = Aiming(self.world)
         self.world.traffic = dict.fromkeys(self.world.traffic, traffic)
         for app in self.world.apps:
             app.load_s, app.handed = load_s, handed
@@ -285,6 +286,7 @@ class Stories(RuleBasedStateMachine):
         self.spending.check(turn)
         self.endings.check(turn)
         self.due.check(turn)
+        self.aiming.check(turn)
         self.shut.update(shut_gates(turn))
 
     def _is_pure(self, turn: Turn) -> None:

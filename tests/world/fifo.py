@@ -5,6 +5,7 @@ It stands for `watchdogd.act.fifo.attempt`; tests/integration/test_fifo.py runs 
 
 from dataclasses import KW_ONLY, dataclass, field
 
+from watchdogd.act.fifo import ANY_TIME, Times
 from watchdogd.model.base import Command
 from watchdogd.model.done import Result
 
@@ -22,7 +23,9 @@ class FakeFifo:
     scripted: list[Result] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)  # what arrived
 
-    def attempt(self, fifo: int, path: str, command: Command, uid: int | None) -> tuple[Result, str]:
+    def attempt(
+        self, fifo: int, path: str, command: Command, uid: int | None, times: Times = ANY_TIME
+    ) -> tuple[Result, str]:
         result = self.scripted.pop(0) if self.scripted else self._result(path, uid)
         if result is Result.WRITTEN:
             self.commands.append(command)

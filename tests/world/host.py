@@ -14,6 +14,7 @@ from tests.world.processes import OUR_NETNS, FakeProcess, FakeProcesses
 from tests.world.resolver import FakeResolver
 from tests.world.sockets import FakeSocket, FakeSockets
 from tests.world.uwsgi import FakeUwsgi
+from tests.world.wakes import FakeWatched
 from watchdogd.config import Config, DeploymentConfig, InstanceConfig
 from watchdogd.core.conclude import Conclusions
 from watchdogd.core.detect import detect
@@ -93,7 +94,8 @@ class Host:
         self.tables = {OUR_NETNS: self.sockets}
         self.lives: Counter[str] = Counter()
         self.births: dict[str, Interval] = {}
-        edges = ("heartbeats", "resolver", "asker", "sockets", "uwsgi", "processes")
+        self.wakes = FakeWatched()
+        edges = ("heartbeats", "resolver", "asker", "sockets", "uwsgi", "processes", "wakes")
         self.spied |= {name: Spied(getattr(self, name)) for name in edges}
 
     def edges(self) -> Edges:
@@ -105,6 +107,7 @@ class Host:
             sockets=spied["sockets"],
             uwsgi=spied["uwsgi"],
             processes=spied["processes"],
+            wakes=spied["wakes"],
             foreign=self.foreign,
             clock=self.clock,
             wall=self.clock.wall,

@@ -11,8 +11,9 @@ from tests.world.apps import App, Process, Socket
 from tests.world.pieces import by_leftovers, ripe_at
 from tests.world.watch import Turn
 from tests.world.world import World
+from watchdogd.core.aim import LEAD_S, WITHIN_S
 from watchdogd.core.gates import GATES
-from watchdogd.model.base import Mono, ProcessId
+from watchdogd.model.base import RESTART, Mono, ProcessId
 from watchdogd.model.decided import Answer
 from watchdogd.model.done import SendFifo
 from watchdogd.model.found import Finding
@@ -64,6 +65,28 @@ class Spending:
         names = {app.id: app.name for app in self.world.apps}
         sent = [effect for effect in turn.decision.effects if isinstance(effect, SendFifo)]
         self._decided |= {names[effect.instance]: effect.id for effect in sent}
+
+
+@dataclass(eq=False)
+class Aiming:
+    """Every `w` and `c` to a master with a client inside has its moment, or was asked for 2 s before its byte."""
+
+    world: World
+    aimed: int = 0
+
+    def check(self, turn: Turn) -> None:
+        clients = {app.id for app in self.world.apps if app.traits.monitored}
+        for effect in turn.decision.effects:
+            if not isinstance(effect, SendFifo) or effect.command is RESTART or effect.instance not in clients:
+                continue
+            reload = turn.decision.state.instances[effect.instance].reload
+            assert reload is not None
+            if effect.not_before is None or effect.not_after is None:
+                assert turn.snapshot.at >= reload.asked_at + WITHIN_S
+            else:
+                self.aimed += 1
+                assert turn.snapshot.at <= effect.not_before < effect.not_after
+                assert effect.not_before - turn.snapshot.at <= LEAD_S
 
 
 @dataclass(eq=False)

@@ -6,7 +6,7 @@ is not.
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from tests.world.apps import App, Process, Socket
@@ -17,14 +17,16 @@ from watchdogd.config import Config
 from watchdogd.core.detect import detect
 from watchdogd.core.tick import decide
 from watchdogd.model.base import Endpoint, Incarnation, InstanceId, Interval, MemberId, Mono, ProcessId
-from watchdogd.model.decided import Decision, Effect
+from watchdogd.model.decided import Decision, Effect, Outlook
 from watchdogd.model.done import Outcome, Result, SendFifo
 from watchdogd.model.found import Finding
 from watchdogd.model.remembered import State
-from watchdogd.model.seen import OUT, Connection, Instance, Member, MemberState, Request, Snapshot, Tcp, Worker
+from watchdogd.model.seen import OUT, Connection, Instance, Member, MemberState, Request, Snapshot, Tcp, Wakes, Worker
 from watchdogd.model.told import Tell
+from watchdogd.observe.wakes import WATCH_S
 
 UID = 33
+_WAKES = (0.1, 0.13)  # of a client's two threads in a master
 
 
 @dataclass(eq=False)
@@ -54,8 +56,14 @@ class Watch:
     _connections: tuple[Connection, ...] = ()
     _looked_at: Mono = -math.inf
     _outages: int = 0
+    _watched: dict[ProcessId, Mono] = field(default_factory=dict)  # whose threads, and since when
 
-    def look(self, outcomes: tuple[Outcome, ...] = (), requests: tuple[Request, ...] = ()) -> Snapshot:
+    def look(
+        self,
+        outcomes: tuple[Outcome, ...] = (),
+        requests: tuple[Request, ...] = (),
+        soon: Collection[InstanceId] = (),
+    ) -> Snapshot:
         clock = self.apps[0].clock
         at = clock.now
         members = {member.id: self._member(member) for member in self.members}
@@ -67,7 +75,8 @@ class Watch:
             if f"instance {app.name}" in self.blind and app.name in self._instances:
                 self._instances[app.name] = replace(self._instances[app.name], blind=("no permission",))
             else:
-                self._instances[app.name] = self._instance(app, at, members, begun=outages != self._outages)
+                begun = outages != self._outages
+                self._instances[app.name] = self._instance(app, at, members, soon, begun=begun)
         self._outages, self._looked_at = outages, at
         return Snapshot(
             at=at,
@@ -97,7 +106,9 @@ class Watch:
             return replace(seen, state=MemberState.UNREACHABLE, detail="no permission")
         return seen
 
-    def _instance(self, app: App, at: Mono, members: dict[MemberId, Member], *, begun: bool) -> Instance:
+    def _instance(
+        self, app: App, at: Mono, members: dict[MemberId, Member], soon: Collection[InstanceId], *, begun: bool
+    ) -> Instance:
         named = app.members if app.name not in self.unnamed else []
         deployments = tuple(sorted({member.id.deployment for member in named}))
         if app.master is None:
@@ -123,9 +134,15 @@ class Watch:
             master_connected_at=latches.connected_at,
             master_sent=sent_on(app.master.id, mine, list(by_endpoint.values())),
             no_restart="it was handed its socket" if app.handed else None,
+            master_threads=1 + len(_WAKES) if app.traits.monitored else 1,
+            wakes=self._wakes(app.master.id, at) if InstanceId(app.fifo.path) in soon else None,
             fifo_problem=None if app.fifo.exists and not app.executing else "closed, or deleted",
             uid=UID,
         )
+
+    def _wakes(self, master: ProcessId, at: Mono) -> Wakes | None:
+        """It takes a while to see them, from when they are asked for on."""
+        return Wakes(at, _WAKES) if at >= self._watched.setdefault(master, at) + WATCH_S else None
 
     def _worker(
         self,
@@ -203,10 +220,13 @@ class Daemon:
     sent: list[SendFifo] = field(default_factory=list)
     written: list[tuple[Mono, SendFifo]] = field(default_factory=list)
     wake_at: Mono | None = None
+    outlooks: Mapping[InstanceId, Outlook] = field(default_factory=dict)
     check: Callable[[Turn], None] = lambda _: None  # is shown every tick when it is saved, and nothing performed
 
     def tick(self) -> Turn:
-        snapshot = self.watch.look(self.outcomes, tuple(self.requests))
+        asked_for = {one.instance for one in self.requests if one.instance is not None}
+        soon = asked_for | {key for key, one in self.outlooks.items() if one.soon}
+        snapshot = self.watch.look(self.outcomes, tuple(self.requests), soon)
         self.outcomes, self.requests = (), []
         findings = detect(snapshot, self.config)
         decision = decide(self.state, findings, snapshot, self.config)
@@ -214,7 +234,7 @@ class Daemon:
         dies = self.dies_after is not None and len(decision.effects) >= self.dies_after
         performed = decision.effects[: self.dies_after] if dies else decision.effects
         turn = Turn(self.state, snapshot, findings, decision, performed)
-        self.state, self.wake_at = decision.state, decision.wake_at
+        self.state, self.wake_at, self.outlooks = decision.state, decision.wake_at, decision.outlooks
         self.check(turn)
         for effect in turn.performed:
             self._perform(effect)
@@ -226,7 +246,8 @@ class Daemon:
         if isinstance(effect, SendFifo):
             self.sent.append(effect)
             app = next(one for one in self.watch.apps if one.fifo.path == effect.instance)
-            outcome = fifo.perform(effect, self.watch.last_look, app.clock, app.fifo.attempt)
+            now = replace(effect, not_before=None, not_after=None)  # its moment is within the tick
+            outcome = fifo.perform(now, self.watch.last_look, app.clock, app.fifo.attempt)
             self.outcomes = (*self.outcomes, outcome)
             if outcome.result is Result.WRITTEN:
                 self.written.append((outcome.at, effect))

@@ -27,6 +27,9 @@ from watchdogd.model.text import Outside
 AHEAD_S = 2.0
 """How long before its time a request may come: it is waited for, and nobody else is served meanwhile."""
 
+CHECKS_S = 0.1
+"""So long before its time a request is checked: to read the configuration takes time, and the moment may be short."""
+
 _ALLOWED_WAYS = (Command.WORKERS.word, Command.CHAIN.word)  # the default of `reloads`
 
 
@@ -39,10 +42,9 @@ def perform(request: bytes, descriptors: list[int], config: str) -> tuple[Result
     except ValueError:
         form = "`COMMAND NOT_BEFORE NOT_AFTER UID PATH` with one descriptor, and COMMAND is w, c or r"
         raise RefusedError(f"a request is {form}") from None
-    wait_s = not_before - time.monotonic()
-    if not wait_s <= AHEAD_S:  # nor when it is no number
+    if not not_before - time.monotonic() <= AHEAD_S:  # nor when it is no number
         raise RefusedError(f"a request may come {AHEAD_S:g} s before its time at most")
-    time.sleep(max(0.0, wait_s))
+    _sleep_until(not_before - CHECKS_S)
     instance = named(acting(config), path)
     if instance is None:
         _check_found(command, uid, path)
@@ -52,9 +54,14 @@ def perform(request: bytes, descriptors: list[int], config: str) -> tuple[Result
         return Result.TRY_AGAIN, f"{path} was made anew, or removed, since it was looked at"
     if instance is not None:
         _check_place(path, os.fstat(fifo), instance)
+    _sleep_until(not_before)
     if late := objection_to_time(not_after):
         return Result.TRY_AGAIN, late
     return attempt(fifo, path, command, uid)
+
+
+def _sleep_until(at: float) -> None:
+    time.sleep(max(0.0, at - time.monotonic()))
 
 
 def _check_place(path: str, handed: os.stat_result, instance: dict[str, Any]) -> None:

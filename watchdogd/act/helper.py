@@ -7,6 +7,7 @@ elsewhere, and a number might mean another one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from watchdogd.act import end as ender
 from watchdogd.act import fifo as writer
+from watchdogd.act.fifo import ANY_TIME, Times
 from watchdogd.model.base import Command
 from watchdogd.model.done import EndProcess, Result
 
@@ -35,16 +37,34 @@ _ANSWER_S = 0.5  # from the last moment in which it may act until its answer mus
 _MAX_ANSWER = 16384
 
 
-def attempt(fifo: int, path: str, command: Command, uid: int | None, *, helper: Helper = FIFO) -> tuple[Result, str]:
+def wake(uid: int | None, *, helper: Helper = FIFO) -> None:
+    """Have the helper started that will be asked to write into a FIFO of this user: that takes 0.2 s and more."""
+    if not _is_ours(uid, helper):
+        with contextlib.suppress(OSError), _connection() as connection:
+            connection.settimeout(0)
+            connection.connect(helper.socket)
+
+
+def attempt(  # noqa: PLR0913 - what Attempt takes, and whom to ask
+    fifo: int,
+    path: str,
+    command: Command,
+    uid: int | None,
+    times: Times = ANY_TIME,
+    *,
+    helper: Helper = FIFO,
+) -> tuple[Result, str]:
     """Make one attempt, as act.fifo.attempt: `write` of act.fifo.perform.
 
     Directly where the FIFO is of our own user or we are root, or where there is no helper (then a capability may
     help); else by the helper.
     """
-    if uid is None or os.geteuid() in {0, uid} or not os.path.exists(helper.socket):  # noqa: PTH110 - it is this one call
-        return writer.attempt(fifo, path, command, uid)
+    if _is_ours(uid, helper):
+        return writer.attempt(fifo, path, command, uid, times)
     now = time.monotonic()
-    request = b"%s %.3f %.3f %d %s" % (command.value.encode(), now, now + WITHIN_S, uid, os.fsencode(path))
+    begin = max(now, times.not_before or now)
+    end = now + WITHIN_S if times.not_after is None else min(now + WITHIN_S, times.not_after)
+    request = b"%s %.3f %.3f %d %s" % (command.value.encode(), begin, end, uid or 0, os.fsencode(path))
     return _asked(helper, request, fifo, f"{path} belongs to user id {uid}")
 
 
@@ -78,8 +98,17 @@ def _asked(helper: Helper, request: bytes, descriptor: int, whose: str) -> tuple
         return Result.TRY_AGAIN, f"{helper.name} ended without an answer: see `systemctl status` of it"
 
 
+def _is_ours(uid: int | None, helper: Helper) -> bool:
+    """Say whether we write ourselves."""
+    return uid is None or os.geteuid() in {0, uid} or not os.path.exists(helper.socket)  # noqa: PTH110 - it is this one call
+
+
+def _connection() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+
+
 def _answer(socket_path: str, request: bytes, descriptor: int) -> bytes:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as connection:
+    with _connection() as connection:
         connection.settimeout(WITHIN_S + _ANSWER_S)
         connection.connect(socket_path)
         socket.send_fds(connection, [request], [descriptor])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from watchdogd.core.aim import is_soon
 from watchdogd.core.case import FORK_UNSAFE_FOR_S, UNPROVEN_FOR_S, Case
 from watchdogd.core.due import due
 from watchdogd.core.evidence.unconnected import USED_UNPROVEN_S
@@ -26,13 +27,15 @@ def outlook(c: Case, blocked: tuple[Blocked, ...]) -> Outlook:
     what, at = _next(c, blocked)
     at = at if at is not None and at > c.at else None
     suspected = c.state.phase not in QUIET or c.finding.suspected_until > c.at
-    return Outlook(c.state.phase, what, at, blocked, left, suspected)
+    return Outlook(c.state.phase, what, at, blocked, left, suspected, is_soon(c, blocked))
 
 
 def _next(c: Case, blocked: tuple[Blocked, ...]) -> tuple[str, Mono | None]:
     """Return what is waited for, and until when."""
     state, at = c.state, None
     match state.phase:
+        case Phase.RELOADING if state.reload and state.reload.try_at is not None:
+            what, at = "a moment in which uWSGI forks well", state.reload.try_at
         case Phase.RELOADING:
             what = "the old workers to be gone and the new ones ready"
             at = state.reload.deadline if state.reload else None

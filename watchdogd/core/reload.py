@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from watchdogd.core.aim import aim
 from watchdogd.core.case import Case
 from watchdogd.core.due import due, wanted
 from watchdogd.core.evidence.unconnected import USED_UNPROVEN_S
@@ -121,8 +122,14 @@ def _without_its_master(c: Case, reload: Reload) -> Ended:
 
 
 def _sent(c: Case, reload: Reload) -> Going:
-    it = c.instance
-    return Going(reload, SendFifo(reload.id, it.id, it.fifo, reload.command, reload.master, reload.old, it.uid))
+    """Have the byte written, or wait for the moment at which it is best written."""
+    it, best = c.instance, aim(c, reload)
+    if isinstance(best, float):
+        return Going(replace(reload, try_at=best))
+    send = SendFifo(reload.id, it.id, it.fifo, reload.command, reload.master, reload.old, it.uid)
+    if best is not None:
+        send = replace(send, not_before=best.not_before, not_after=best.not_after)
+    return Going(replace(reload, try_at=None), send)
 
 
 def _taken(c: Case, reload: Reload, outcome: Outcome) -> Going | Ended:
@@ -146,7 +153,7 @@ def _tried_again(c: Case, reload: Reload) -> Going | Ended:
         return Ended(reload, ReloadOutcome.DROPPED, HEALED, reload.resent)
     if blocked := blocked_anew(c, reload.command):
         return Ended(reload, ReloadOutcome.UNSENT if reload.resent else ReloadOutcome.DROPPED, blocked, reload.resent)
-    return _sent(c, replace(reload, try_at=None))
+    return _sent(c, reload)
 
 
 def _resent(c: Case, reload: Reload) -> Going | Ended:

@@ -37,7 +37,7 @@ class Blocked:
 class Outlook:
     """What the status shows of an instance's future: which command is next, when, and what blocks it.
 
-    `suspected`: there is reason to look closer, each second.
+    `suspected`: there is reason to look closer, each second. `soon`: a byte may be written within seconds.
     """
 
     phase: Phase
@@ -46,6 +46,7 @@ class Outlook:
     blocked_by: tuple[Blocked, ...] = ()
     reloads_left: int = 0
     suspected: bool = False
+    soon: bool = False
 
 
 @dataclass(frozen=True, slots=True)

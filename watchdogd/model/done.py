@@ -10,7 +10,10 @@ from watchdogd.model.base import Command, InstanceId, Mono, ProcessId
 
 @dataclass(frozen=True, slots=True)
 class SendFifo:
-    """Write one byte, if the world still is as the decision saw it: same master, same workers, all of them ready."""
+    """Write one byte, if the world still is as the decision saw it: same master, same workers, all of them ready.
+
+    Not before and not after these times, where they are given: then uWSGI forks at a good moment (core/aim.py).
+    """
 
     id: str
     instance: InstanceId
@@ -19,6 +22,8 @@ class SendFifo:
     master: ProcessId
     workers: frozenset[ProcessId]
     uid: int | None
+    not_before: Mono | None = None
+    not_after: Mono | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class Result(enum.Enum):
 
     ENDED = "ended"  # the process is dead, as its pidfd says
     WRITTEN = "written"  # the byte is in the pipe; that proves delivery, not execution
-    TRY_AGAIN = "try_again"  # ENOENT, ENXIO, EPIPE, EAGAIN: normal while the master makes its FIFO anew; not dead yet
+    TRY_AGAIN = "try_again"  # ENOENT, ENXIO, EPIPE, EAGAIN: the master makes its FIFO anew; too late; not dead yet
     CHANGED = "changed"  # the last look did not find what the decision was made on
     REFUSED = "refused"  # not a FIFO, another owner, no permission: will not mend itself
 

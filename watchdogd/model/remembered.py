@@ -32,7 +32,7 @@ class Reload:
 
     `old`: the workers to be gone. `cookies`: the leftovers that must not be held afterwards. `incarnations`: those that
     the new workers must reach. `sent_at` None: no outcome is known (the daemon ended between the save and the write).
-    `try_at`: no byte was written, and this is when to try again. `complete_at`: when the last old worker was gone and
+    `try_at`: no byte was written, and this is when to try it. `complete_at`: when the last old worker was gone and
     the new ones were ready. `operator`: the request that asked for it. `because`: the kinds of evidence that it is for.
     """
 

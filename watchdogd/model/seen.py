@@ -245,6 +245,16 @@ class Sent:
     last: Interval
 
 
+class Wakes(NamedTuple):
+    """How the threads of a master wake, all but its own first one. `at`: when that was seen.
+
+    `times`: when one of them was seen to wake. Those that do all the time are left out.
+    """
+
+    at: Mono
+    times: tuple[Mono, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """One uWSGI master with its processes.
@@ -259,7 +269,8 @@ class Instance:
     members of its deployments; then it is a part of `blind` too.
     Read only while it is suspected: `dead`: the dead sockets of which nobody knows where they led. `unseen`: why not
     all of what is read then can be seen; empty where it can. It blocks nothing. `master_threads`: how many
-    the master has. `threads_off`: none of its Python threads was seen to ever run.
+    the master has. `threads_off`: none of its Python threads was seen to ever run. `wakes`: when the others of them
+    wake; None while nobody has watched them.
     """
 
     name: str
@@ -283,6 +294,7 @@ class Instance:
     unseen: str = ""
     master_threads: int | None = None
     threads_off: bool = False
+    wakes: Wakes | None = None
 
     @property
     def id(self) -> InstanceId:

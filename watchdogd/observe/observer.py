@@ -48,6 +48,7 @@ from watchdogd.observe.tcp.connections import Connections
 from watchdogd.observe.tcp.others import Others
 from watchdogd.observe.tcp.sockets import NO_PORTS, ProcNetTcp, Row, Sockets, Table, open_sockets
 from watchdogd.observe.uwsgi import Master, ProcUwsgi, Uwsgi
+from watchdogd.observe.wakes import Watched, WatchedByThreads
 
 FULL_EVERY_S = 10.0
 WALK_SHARE = 0.001
@@ -67,6 +68,7 @@ class Edges:
     sockets: Sockets
     uwsgi: Uwsgi
     processes: Processes
+    wakes: Watched
     foreign: Callable[[int], Sockets]
     clock: Callable[[], Mono]
     wall: Callable[[], float]
@@ -130,12 +132,14 @@ class Observer:
         *,
         full: bool,
         suspected: Collection[InstanceId] = (),
+        soon: Collection[InstanceId] = (),
         outcomes: tuple[Outcome, ...] = (),
         requests: tuple[Request, ...] = (),
     ) -> Snapshot:
         """Read everything that is due and return what is known now. An edge that fails makes that part blind.
 
         `suspected`: the instances of which is read what is not read at rest (suspect.py); then the look is full.
+        `soon`: those into whose FIFO a byte may be written within seconds.
         """
         at = self._edges.clock()
         full = full or bool(suspected)
@@ -161,6 +165,8 @@ class Observer:
         self._ask(at, members)
         self._instances.suspect(suspected, self._connections.now(), members, self._readers, at)
         instances = self._instances.now()
+        if soon:
+            instances = tuple([self._watched(one) if one.id in soon else one for one in instances])
         return Snapshot(
             at=self._edges.clock(),
             wall=self._edges.wall(),
@@ -174,6 +180,13 @@ class Observer:
             not_covered=self._instances.not_covered,
             sockets=self._sockets,
         )
+
+    def _watched(self, instance: Instance) -> Instance:
+        """Have the master's threads watched; return the instance with what was seen of them."""
+        if instance.master is None:
+            return instance
+        self._edges.wakes.watch(instance.master)
+        return replace(instance, wakes=self._edges.wakes.seen(instance.master))
 
     def _hear(self, at: Mono) -> tuple[bool, Mapping[MemberId, Member]]:
         """Take what was said by members, name servers and other addresses; return whether the last did, and members.
@@ -399,6 +412,7 @@ def open_edges(wake: Callable[[], None]) -> Edges:
         sockets=open_sockets(),
         uwsgi=ProcUwsgi(),
         processes=ProcProcesses(),
+        wakes=WatchedByThreads(wake),
         foreign=ProcNetTcp,
         clock=time.monotonic,
         wall=time.time,

@@ -73,9 +73,14 @@ def threads(pid: int) -> dict[int, int | None]:
         call = _read(f"/proc/{pid}/task/{name}/syscall")
         switches = b""
         if call.startswith(b"%d " % _FUTEX):
-            switches = field(_read(f"/proc/{pid}/task/{name}/status"), b"voluntary_ctxt_switches")
+            switches = field(thread_status(pid, name), b"voluntary_ctxt_switches")
         found[int(name)] = int(switches) if switches else None
     return found
+
+
+def thread_status(pid: int, thread: str) -> bytes:
+    """Return the text of /proc/PID/task/TID/status; empty when the thread is gone."""
+    return _read(f"/proc/{pid}/task/{thread}/status")
 
 
 def syscall(pid: int) -> bytes:

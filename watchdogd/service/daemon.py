@@ -17,10 +17,10 @@ from watchdogd.config import Config, ConfigError
 from watchdogd.core.conclude import Conclusions
 from watchdogd.core.tick import decide
 from watchdogd.model.base import InstanceId, Mono
-from watchdogd.model.decided import Answer, Effect, Outlook
+from watchdogd.model.decided import Answer, Decision, Effect, Outlook
 from watchdogd.model.done import EndProcess, Outcome, SendFifo
 from watchdogd.model.remembered import State
-from watchdogd.model.seen import Area, Blindness, Scope
+from watchdogd.model.seen import Area, Blindness, Scope, Snapshot
 from watchdogd.model.text import fault
 from watchdogd.model.told import ConfigRejected, ConfigReloaded, SeeingAgain, Stopping, Tell, WentBlind, What
 from watchdogd.observe.observer import Observer
@@ -104,9 +104,11 @@ class Daemon:
             for one in asked:
                 self.server.answer(one, answer)
         requests = tuple([request for one in self._incoming if (request := one.request(self.clock()))])
-        suspected = [key for key, one in self._outlooks.items() if one.suspected]
+        asked_for = {one.instance for one in requests if one.instance is not None}
+        suspected = asked_for | {key for key, one in self._outlooks.items() if one.suspected}
+        soon = asked_for | {key for key, one in self._outlooks.items() if one.soon}
         snapshot = self.observer.look(
-            full=bool(self._incoming), suspected=suspected, outcomes=self._outcomes, requests=requests
+            full=bool(self._incoming), suspected=suspected, soon=soon, outcomes=self._outcomes, requests=requests
         )
         if deaf := self.sinks.blind():
             snapshot = replace(snapshot, blind=(*snapshot.blind, *deaf))
@@ -118,6 +120,7 @@ class Daemon:
         except StoreError as error:  # decided again with that as a blindness: then nothing is sent
             snapshot = replace(snapshot, blind=(*snapshot.blind, Blindness(Scope(Area.STATE), str(error))))
             decision = decide(self.state, findings, snapshot, self.config)
+        self._wake_helper(snapshot, decision)
         self.state, self._outlooks = decision.state, decision.outlooks
         performed = map(self._perform, (*snapshot.news, *decision.effects))
         self._outcomes = tuple([outcome for outcome in performed if outcome])
@@ -126,6 +129,14 @@ class Daemon:
         self.notifier.status(status.line(snapshot, decision))
         latest = snapshot.at + min(self.config.interval_s, self.notifier.interval_s or self.config.interval_s)
         self._wake_at = 0.0 if self._outcomes else min(decision.wake_at or latest, latest)
+
+    def _wake_helper(self, snapshot: Snapshot, decision: Decision) -> None:
+        """Have it started when a byte may be written within seconds: its moment would pass meanwhile."""
+        before = {key for key, one in self._outlooks.items() if one.soon}
+        for instance in snapshot.instances:
+            outlook = decision.outlooks.get(instance.id)
+            if outlook and outlook.soon and instance.id not in before:
+                helper.wake(instance.uid)
 
     def _perform(self, effect: Effect) -> Outcome | None:
         if isinstance(effect, SendFifo):
