@@ -49,6 +49,10 @@ bench: .venv/.runtime ## what it costs here, beside lsof, ss, psutil and C; writ
 forks: .venv/.runtime ## how many of 1 000 forks hang, with the byte aimed and not (an hour; FORKS=100: 6 minutes)
 	@.venv/bin/python -m rig.forks $(FORKS)
 
+.PHONY: cures
+cures: .venv/.runtime ## how soon stuck apps are cured, by the shipped policy (half an hour; CURES=3: 6 minutes)
+	@.venv/bin/python -m rig.cures $(CURES)
+
 .PHONY: test
 test: .build/venv/.wheel ## unit, integration and story tests of the installed wheel (STORY_JOBS=6)
 	$(TESTS_OF_WHEEL) .build/venv/bin/python -m rig.fetch

@@ -13,7 +13,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,11 +23,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from rig import RigError, apps, fetch
+from rig.daemon import Daemon
 from rig.mongod import Mongod, ReplicaSet
-from rig.processes import Process, wait_for
+from rig.processes import wait_for
 from rig.traffic import Traffic
 from rig.uwsgi import Uwsgi, hung_by_fork
 from watchdogd.core.aim import GRID_S, LATE_S
@@ -77,36 +75,16 @@ class Site:
             app = Uwsgi(self.folder / f"app{number}", mongod.uri, processes=WORKERS, extra=extra, mercy_s=30)
             self.apps.append(self.stack.enter_context(app))
             self.stack.enter_context(Traffic(app.address, rate=4))
-        self.log = self.folder / "watchdog.log"
-        self.config = self.folder / "config.yaml"
-        content = {
-            "mode": "act",
-            "mongodb": [{"name": "main", "uri": mongod.uri}],
-            "uwsgi": [
-                {"name": one.folder.name, "master_fifo": str(one.fifo), "reloads": ["workers"]} for one in self.apps
-            ],
-            "policy": POLICY,
-            "state_dir": str(self.folder / "state"),
-            "control_socket": str(self.folder / "control.sock"),
-        }
-        (self.folder / "state").mkdir()
-        self.config.write_text(yaml.safe_dump(content))
-        self.stack.enter_context(
-            Process([sys.executable, "-m", "watchdogd", "run", "--config", str(self.config)], log=self.log)
+        self.daemon = Daemon(
+            self.folder / "watchdog", mongod.uri, self.apps, policy=POLICY, limits={"reloads": ["workers"]}
         )
-        wait_for((self.folder / "control.sock").exists, "the daemon answers", within=30, log=self.log)
+        self.stack.enter_context(self.daemon)
 
     def reload(self, app: Uwsgi, way: str) -> int:
         """Reloads it once; how many of its new workers hung."""
         old, before = set(app.workers()), self._hung(app)
         if way == AIMED:
-            verb = [sys.executable, "-m", "watchdogd", "reload", app.folder.name, "--config", str(self.config)]
-
-            def begun() -> bool:  # after a start, and after a reload by hand, it is held for some seconds
-                done = subprocess.run(verb, capture_output=True, text=True, check=False, timeout=60)
-                return done.returncode == 0
-
-            wait_for(begun, f"the daemon reloads {app.folder.name}", within=60, log=self.log)
+            self.daemon.reload(app)
         else:
             time.sleep(random.random() if way == RANDOM else _until_a_wake_s(app))
             app.send(b"w")
@@ -117,16 +95,13 @@ class Site:
             ready = app.ready_workers()
             return len(ready) == WORKERS and old.isdisjoint(app.workers())
 
-        wait_for(all_new, f"{app.folder.name} has {WORKERS} new workers", within=NEW_WITHIN_S, log=self.log)
+        wait_for(all_new, f"{app.folder.name} has {WORKERS} new workers", within=NEW_WITHIN_S, log=self.daemon.log)
         return self._hung(app) - before
 
     def _hung(self, app: Uwsgi) -> int:
         """How many of its workers hung until now: by uWSGI's log, and by the daemon's words."""
         ended = app.log.read_text(errors="replace").count("died, killed by signal 9 :( trying respawn")
-        told = sum(
-            " hung_found " in line and f"instance={app.folder.name} " in line.replace(":", " ")
-            for line in self.log.read_text(errors="replace").splitlines()
-        )
+        told = len(self.daemon.lines("hung_found", app.folder.name))
         if ended != told:
             raise RigError(f"{app.folder.name}: {told} are told to hang, and {ended} were ended")
         return told
