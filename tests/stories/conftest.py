@@ -8,7 +8,6 @@ import pytest
 
 from rig import netns
 from rig.netns import Namespace
-from tests.again import HungByForkError, play_again
 from tests.stories.stage import Stage
 
 STAGE = pytest.StashKey[Stage]()
@@ -32,23 +31,6 @@ def namespace() -> Iterator[Namespace]:
         pytest.skip(reason)
     with Namespace() as one, one.entered():
         yield one
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """A fork that hangs says nothing about the daemon."""
-    play_again(item)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Says of a story that failed whether a fork is to blame."""
-    try:
-        return (yield)
-    except Exception as error:
-        stage = pyfuncitem.stash.get(STAGE, None)
-        if stage is not None and (hung := stage.hung_by_fork()):
-            raise HungByForkError(hung) from error
-        raise
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,8 +18,7 @@ from rig import RigError
 from rig.mongod import Mongod, ReplicaSet
 from rig.processes import wait_for
 from rig.traffic import Request
-from rig.uwsgi import Uwsgi, hung_by_fork
-from tests.again import HUNG_BY_FORK
+from rig.uwsgi import Uwsgi
 from tests.stories.watchdog import Watchdog, shown
 
 # STORY_RUNS=5 plays the stories of what must hold in 5 of 5 runs so often.
@@ -57,11 +56,6 @@ class Stage:
         for ended in (self.mongods, self.apps, self.watchdogs):
             ended.clear()
 
-    def hung_by_fork(self) -> str:
-        """Which workers hang since their fork; empty when none does."""
-        hung = [pid for app in self.apps if app.running and not app.lazy_apps for pid in hung_by_fork(app.master)]
-        return f"{HUNG_BY_FORK}: {hung}" if hung else ""
-
     def mongod(self, **settings: Any) -> Mongod:  # noqa: ANN401 - what Mongod takes
         """A standalone mongod that answers."""
         one = Mongod(self.folder / f"mongod{len(self.mongods)}", **settings)
@@ -98,7 +92,6 @@ class Stage:
             instances,
             policy=policy,
             limits=limits,
-            in_vain=self.hung_by_fork,
             **settings,
         )
         self.watchdogs.append(one)
@@ -122,7 +115,8 @@ class Stage:
             lines = app.log.read_text(errors="replace").splitlines() if app.log.exists() else []
             yield f"log of {app.folder.name}", "\n".join([line for line in lines if " => generated" not in line][-60:])
             if app.running:
-                yield f"workers of {app.folder.name}", f"{app.workers()}, ready: {app.ready_workers()}"
+                told = f"{app.workers()}, ready: {app.ready_workers()}, hung since their fork: {app.hung_workers()}"
+                yield f"workers of {app.folder.name}", told
 
 
 # -- what happens in stories

@@ -2,11 +2,13 @@
 
 import time
 
+import pytest
+
 from rig.hang import BESIDE, Hang
 from rig.processes import wait_for
 from rig.traffic import Traffic
 from rig.uwsgi import App
-from tests.stories.stage import Stage, all_good, fail_a_request_of, left_alone, respawned, strand
+from tests.stories.stage import Stage, all_good, cured_once, fail_a_request_of, left_alone, respawned, strand
 from tests.stories.watchdog import Watchdog
 
 SELECTION_MS = 3000  # an error after 3 s: below 2 s a look a second cannot tell what a request waits for
@@ -74,6 +76,26 @@ def test_what_hangs_is_ended_before_the_reload_that_it_would_have_held(stage: St
         assert hung not in app.workers()
         assert not all_good(app)
         assert watchdog.order("hung_ended", "reload_sent")[0] == "hung_ended"
+
+
+@pytest.mark.parametrize(("reloads", "command"), [(["workers"], "w"), (["chain"], "c")])
+def test_what_hangs_since_its_own_reload_is_ended_and_the_reload_is_proven_all_the_same(
+    stage: Stage, reloads: list[str], command: str
+) -> None:
+    mongod = stage.mongod()
+    with Hang(stage.folder / "shop") as hang:
+        app = stage.app(mongod.uri, extra=BESIDE)
+        watchdog = stage.watchdog(mongod.uri, app, limits={"reloads": reloads})
+        old = app.workers()
+        strand(mongod, app)
+        with Traffic(app.address):
+            watchdog.wait_event("reload_sent", within=CURED_WITHIN_S)
+            with hang.on():  # the first fork is 1 s after the byte, or later: the driver's exit alone takes 4 s
+                hung = wait_for(lambda: set(app.workers()) - set(old), "a new worker", within=30, log=app.log)
+            cured_once(watchdog, app, commands=command)
+    assert hung.isdisjoint(app.workers())
+    assert {int(told.fields["pid"]) for told in watchdog.events("hung_ended")} >= hung
+    assert respawned(app) == len(old)
 
 
 def test_a_freeze_strands_who_sets_a_socket_timeout_and_they_are_cured(stage: Stage) -> None:

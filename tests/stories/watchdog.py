@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -29,9 +29,6 @@ START_WITHIN_S = 30.0
 VERB_WITHIN_S = 60.0
 # SIGTERM must end the daemon in 2 s; the rest is for a loaded machine. Then the whole group is killed.
 END_WITHIN_S = 10.0
-
-# How often a wait asks whether it is in vain; that reads all of /proc.
-IN_VAIN_EVERY_S = 1.0
 
 PROGRAM = (sys.executable, "-m", "watchdogd")
 STATUS = strict("status")
@@ -74,7 +71,6 @@ class Watchdog:
 
     `uri`: of the deployment `main`, or of several by name. `instances`: name -> FIFO; None: it finds them itself.
     `limits`: more keys for every instance, and `top` for the file. `prefix` goes before the command (setpriv, unshare).
-    `in_vain`: says why an event will not be told any more, and nothing as long as it may be.
     """
 
     folder: Path
@@ -86,7 +82,6 @@ class Watchdog:
     top: Mapping[str, object] = field(default_factory=dict)
     mode: str = "act"
     prefix: Sequence[str] = ()
-    in_vain: Callable[[], str] = lambda: ""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -201,26 +196,12 @@ class Watchdog:
         return [told.name for told in self.told() if told.name in names and instance in {None, told.instance}]
 
     def wait_event(self, name: str, instance: str | None = None, *, within: float, count: int = 1) -> Told:
-        """The `count`th event of that name, once it was told.
-
-        Fails with the log's end when the daemon has ended, and when it is waited for in vain.
-        """
-        ask_at = time.monotonic() + IN_VAIN_EVERY_S
+        """The `count`th event of that name, once it was told. Fails with the log's end when the daemon has ended."""
 
         def found() -> list[Told]:
             return self.events(name, instance)[count - 1 :]
 
-        def told() -> bool:
-            nonlocal ask_at
-            if found():
-                return True
-            if time.monotonic() >= ask_at:
-                if why := self.in_vain():
-                    raise DeadlineError(f"{name} is waited for in vain: {why}")
-                ask_at = time.monotonic() + IN_VAIN_EVERY_S
-            return False
-
-        self._process.wait_until(told, f"{name} is told", within=within)
+        self._process.wait_until(lambda: bool(found()), f"{name} is told", within=within)
         return found()[0]
 
     def faults(self) -> list[str]:

@@ -10,14 +10,12 @@ from typing import NoReturn
 import pytest
 
 from rig import RigError, debian
-from rig.uwsgi import hung_by_fork
-from tests.again import HUNG_BY_FORK, HungByForkError, play_again
 from tests.once import MissingError
 from tests.system import machines
 from tests.system import site as sites
 from tests.system.box import Box, sweep
 from tests.system.service import Service
-from tests.system.site import FIFO, Site
+from tests.system.site import FIFO, Site, hung_workers
 
 RELEASE = debian.RELEASES[0]
 MACHINE = "multi-user.target"
@@ -28,7 +26,6 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """A box, a mongod and a uWSGI take their time on a loaded machine."""
     if item.get_closest_marker("timeout") is None:
         item.add_marker(pytest.mark.timeout(TIMEOUT_S))
-    play_again(item)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -110,28 +107,13 @@ def site(box: Box) -> Site:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Says of a test that failed whether a fork is to blame."""
-    try:
-        return (yield)
-    except Exception as error:
-        for box in _boxes(pyfuncitem):
-            master = box.outside(int(box.show("uwsgi", "MainPID")))
-            if master and (hung := hung_by_fork(master)):
-                raise HungByForkError(f"{HUNG_BY_FORK}: {hung}") from error
-        raise
-
-
-def _boxes(item: pytest.Item) -> list[Box]:
-    return [one for one in getattr(item, "funcargs", {}).values() if isinstance(one, Box)]
-
-
-@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Adds to a failed test what the box's journal says, while it still runs."""
+    """Adds to a failed test what the box's journal says, and which workers hang, while it still runs."""
     report = yield
     if report.failed and call.when == "call":
-        report.sections += [("what happened in the box", Service(box).report()) for box in _boxes(item)]
+        for box in [one for one in getattr(item, "funcargs", {}).values() if isinstance(one, Box)]:
+            report.sections.append(("what happened in the box", Service(box).report()))
+            report.sections.append(("workers that hang since their fork, by pid outside", f"{hung_workers(box)}"))
     return report

@@ -17,7 +17,7 @@ from pathlib import Path
 from rig import fetch, wire
 from rig.processes import DeadlineError, wait_for
 from rig.traffic import Request, Traffic, get
-from rig.uwsgi import IMPORT_PAUSE_S, PROBE_HOLD_S, STARTS
+from rig.uwsgi import IMPORT_PAUSE_S, PROBE_HOLD_S, STARTS, end, hung_by_fork
 from tests.once import ROOT
 from tests.system.box import Box
 
@@ -87,7 +87,9 @@ class Site:
     )
 
     def start(self) -> None:
-        """Writes the units and starts both; begins anew where the app is stuck from boot, as the rig does."""
+        """Writes the units and starts both; ends who hangs since its fork, and begins anew where the app is stuck from
+        boot, as the rig does.
+        """
         self.start_mongod()
         self._write_uwsgi()
         self.box.systemctl("daemon-reload")
@@ -212,9 +214,18 @@ class Site:
                 raise DeadlineError("uwsgi.service failed")
             answers = self.get_many(2 * WORKERS, f"/?hold={PROBE_HOLD_S}")
             served.update(one.worker for one in answers if one.worker and one.status == HTTPStatus.OK)
-            return len(served) >= WORKERS
+            if len(served) >= WORKERS:
+                return True
+            end(hung_workers(self.box))
+            return False
 
         wait_for(all_served, "a good request on every worker", within=WITHIN_S / 3)
+
+
+def hung_workers(box: Box) -> list[int]:
+    """The pids, outside, of the app's workers that hang since their fork."""
+    master = box.outside(int(box.show("uwsgi.service", "MainPID")))
+    return hung_by_fork(master) if master else []
 
 
 def _inside(path: Path) -> str:
