@@ -188,7 +188,8 @@ class Uwsgi:
         return [] if self.lazy_apps else hung_by_fork(self.master)
 
     def wait_ready(self, *, other_than: Sequence[int] = (), within: float = START_WITHIN_S) -> list[int]:
-        """The workers, once they are as many as at the start, all ready, and none among `other_than`.
+        """The workers, once they are as many as at the start, all ready, none among `other_than`, and the master reads
+        the FIFO at the path.
 
         Who hangs since its fork never would be, so it is ended, and uWSGI makes another one.
         """
@@ -198,7 +199,8 @@ class Uwsgi:
             if workers != self.ready_workers():
                 end(self.hung_workers())
                 return False
-            return len(workers) >= self._started_workers and not set(workers) & set(other_than) and self.fifo.is_fifo()
+            new = len(workers) >= self._started_workers and not set(workers) & set(other_than)
+            return new and self._reads_its_fifo()
 
         self._process.wait_until(all_ready, f"{self._started_workers} workers are ready", within=within)
         return self.ready_workers()
@@ -268,6 +270,15 @@ class Uwsgi:
             except DeadlineError as error:
                 raise StuckFromBootError(str(error)) from error
             failed.pop_all()
+
+    def _reads_its_fifo(self) -> bool:
+        """Whether the master has it open: it makes the FIFO, and opens it then, which a loaded machine sets apart."""
+        try:
+            named = self.fifo.stat()
+            opened = [fd.stat() for fd in Path(f"/proc/{self.master}/fd").iterdir() if fd.is_fifo()]
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return any(os.path.samestat(named, one) for one in opened)
 
     def _options(self, *, python: str) -> list[str]:
         options = {

@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +14,7 @@ from rig import fetch, wire
 from rig.hang import BESIDE, HANG, Hang
 from rig.mongod import Mongod, ReplicaSet
 from rig.netns import Namespace
-from rig.processes import EndedError, Process, all_pids, stat_fields, wait_for
+from rig.processes import DeadlineError, EndedError, Process, all_pids, stat_fields, wait_for
 from rig.traffic import Traffic
 from rig.uwsgi import App, Front, StuckFromBootError, Uwsgi, hung_by_fork
 
@@ -125,6 +127,16 @@ def test_r_executes_the_master_anew_in_its_place(tmp_path: Path) -> None:
         assert app.wait_ready(other_than=old)
         assert app.master == master
         assert app.get().good
+
+
+def test_an_instance_whose_master_does_not_read_the_fifo_at_the_path_is_not_ready(tmp_path: Path) -> None:
+    with Uwsgi(tmp_path, app=App.NO_CLIENT, processes=1) as app:
+        app.fifo.unlink()
+        os.mkfifo(app.fifo)
+        with pytest.raises(DeadlineError):
+            app.wait_ready(within=0.5)
+        os.kill(app.master, signal.SIGHUP)  # it makes its own
+        assert app.wait_ready(other_than=app.workers())
 
 
 def test_with_all_others_busy_every_request_reaches_the_worker_that_is_left(tmp_path: Path) -> None:
