@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from rig import fetch
+from rig.hang import BESIDE, Hang
 from rig.mongod import Mongod
 from rig.ports import free_port
 from rig.processes import Process, wait_for
@@ -29,6 +31,7 @@ AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 WHO_SEES = "+sys_ptrace,+dac_read_search"
 PROGRAM = (sys.executable, "-P", "-m", "watchdogd")
 WITHIN_S = 30.0
+WITHOUT_THREADS = "2.0.26"
 HELD_BY_NONE = "held by no uWSGI process"
 
 
@@ -259,6 +262,49 @@ def test_check_names_every_problem(site: Site) -> None:
     assert shop.startswith(f"problem: shop: absent: no process has {app.fifo} open; is uWSGI running")
     assert blog.startswith(f"problem: blog: deleted: {removed.fifo} is gone")
     assert ran.returncode == 1
+
+
+def test_check_tells_a_worker_that_hangs_since_its_fork_and_that_its_end_is_safe(site: Site) -> None:
+    mongod = site.mongod()
+    with Hang(site.folder / "shop") as hang:
+        app = site.app(mongod.uri, extra=BESIDE)
+        site.configure(mongod.uri, app)
+        hung = hang.worker_of(app)
+        ran = site.run("check", "--live")
+        assert ran.stdout.splitlines()[2] == (
+            f"problem: shop: worker {hung} hangs since its fork: it waits for Python's GIL, which nobody can release; "
+            f"`kill -9 {hung}` is safe, and the service does the same where it may act"
+        )
+        assert ran.returncode == 1
+        os.kill(hung, signal.SIGKILL)
+        app.wait_ready(other_than=[hung])
+        ran = site.run("check", "--live")
+        assert (ran.returncode, ran.stdout.splitlines()[2]) == (0, f"ok: shop: master {app.master}, 2 workers")
+
+
+def test_check_tells_a_master_whose_python_threads_never_run_and_the_line_that_helps(site: Site) -> None:
+    mongod = site.mongod()
+    off, on = [
+        site.app(mongod.uri, name=name, version=WITHOUT_THREADS, extra=extra)
+        for name, extra in (("off", ()), ("on", ["enable-threads = true"]))
+    ]
+    site.configure(mongod.uri, off, on)
+    ran = site.run("check", "--live")
+    problem, ok = ran.stdout.splitlines()[2:4]
+    assert problem == (
+        f"problem: off: master {off.master} runs without Python threads, so after an outage of MongoDB only a restart "
+        "of uWSGI helps; add `enable-threads = true` to its configuration"
+    )
+    assert ok == f"ok: on: master {on.master}, 2 workers"
+    assert ran.returncode == 1
+
+    old = off.workers()
+    os.kill(old[0], signal.SIGKILL)  # whoever is forked now hangs
+    (hung,) = wait_for(lambda: set(off.workers()) - set(old), "the one in its place", within=WITHIN_S)
+    (problem,) = [line for line in site.run("check", "--live").stdout.splitlines() if line.startswith("problem: off: ")]
+    assert f"worker {hung} hangs since its fork" in problem
+    assert "so each new one would hang too: add that line" in problem
+    assert "kill" not in problem
 
 
 def test_check_tells_two_masters_on_one_path_by_who_has_it(site: Site) -> None:

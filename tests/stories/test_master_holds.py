@@ -41,6 +41,7 @@ def test_what_the_master_holds_is_held_back_where_a_restart_is_not_allowed(stage
     watchdog = stage.watchdog(mongod.uri, app)
     workers = app.workers()
     watchdog.wait_event("threads_off", within=30)  # in calm: what helps can be done before it is needed
+    assert watchdog.instance()["threads_off"] is True
     strand(mongod, app)
     with Traffic(app.address):
         held = watchdog.wait_event("reload_held", within=LINGER_S + 30)

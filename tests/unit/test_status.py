@@ -28,7 +28,10 @@ from watchdogd.model.seen import (
     Worker,
 )
 from watchdogd.model.text import Outside
+from watchdogd.model.told import Tell, ThreadsOff
+from watchdogd.report.events import sentence
 from watchdogd.report.status import document, exit_code, line, render
+from watchdogd.report.words import THREADS_OFF
 
 VALIDATOR = strict("status")
 
@@ -123,6 +126,7 @@ def test_the_document_is_what_section_8_of_the_design_says() -> None:
                 ],
                 "blind": [],
                 "master": {"pid": 100},
+                "threads_off": False,
                 "workers": [
                     {"pid": 101, "verdict": "stranded", "leftovers": 2},
                     {"pid": 102, "verdict": "idle", "leftovers": 1},
@@ -277,6 +281,18 @@ def test_where_nothing_can_be_read_the_blindness_says_it_to_people() -> None:
     made = shown(seen(SHOP, sockets=nothing, blind=(Blindness(Scope(Area.SOCKETS), nothing.why),)), decided())
     assert made["sockets"] == {"read_from": "none", "why": nothing.why}
     assert render(made).count(nothing.why) == 1
+
+
+# ----------------------------------------------------------------------------------------------------- threads off
+
+
+def test_a_master_without_python_threads_is_shown_by_the_words_of_its_event() -> None:
+    made = shown(seen(dataclasses.replace(SHOP, threads_off=True), BLOG), decided())
+    assert [one["threads_off"] for one in made["instances"]] == [True, False]
+    words = THREADS_OFF.format(pid=100)
+    assert render(made).count(f"\n  {words}\n") == 1
+    assert sentence(Tell(ThreadsOff(100), "shop")) == f"shop: {words}."
+    assert "`enable-threads = true`" in words
 
 
 # ------------------------------------------------------------------------------------------------------ for people

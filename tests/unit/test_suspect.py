@@ -229,3 +229,20 @@ def test_a_master_whose_threads_all_wait_for_the_gil_runs_without_threads(
         assert not threads.off
         threads.fold({n: None if rate is None else round(rate * look) for n, rate in enumerate(rates)}, float(look))
     assert threads.off is off
+
+
+def test_a_look_at_which_one_of_them_runs_says_nothing_and_the_next_one_goes_on() -> None:
+    threads = MasterThreads()
+    for look in range(2 + OFF_LOOKS):
+        assert not threads.off
+        threads.fold({0: None, 1: 196 * look, 2: None if look == 2 else 196 * look}, float(look))
+    assert threads.off
+
+
+def test_threads_that_were_not_seen_for_a_while_must_have_waited_all_the_time() -> None:
+    threads = MasterThreads()
+    for look in range(OFF_LOOKS):
+        threads.fold({0: None, 1: 196 * look}, float(look))
+    threads.fold({0: None, 1: None}, float(OFF_LOOKS))
+    threads.fold({0: None, 1: 196 * OFF_LOOKS}, float(OFF_LOOKS + 3))
+    assert not threads.off

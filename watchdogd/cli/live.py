@@ -1,4 +1,7 @@
-"""One look without a daemon: `connections` and `check --live`. Reads only; must never write a FIFO or a state."""
+"""What can be seen without a daemon: `connections`, by one look, and `check --live`, by several.
+
+Reads only; must never write a FIFO or a state.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,11 @@ from pathlib import Path
 from watchdogd.codec import CONNECTIONS, encode
 from watchdogd.config import Config, InstanceConfig
 from watchdogd.core.detect import detect
+from watchdogd.core.ends import in_vain
 from watchdogd.core.look import endpoint_map
 from watchdogd.core.outlook import NO_DEPLOYMENT
 from watchdogd.model.base import InstanceId, Mono, ProcessId
-from watchdogd.model.found import Finding, Verdict
+from watchdogd.model.found import Finding, Kind, Verdict
 from watchdogd.model.seen import (
     Backend,
     Blind,
@@ -33,11 +37,15 @@ from watchdogd.observe.instances import not_covered
 from watchdogd.observe.observer import Edges, Observer, open_edges
 from watchdogd.observe.processes import Processes
 from watchdogd.report.say import say, say_json
-from watchdogd.report.words import also_at, from_proc
+from watchdogd.report.words import THREADS_OFF, also_at, from_proc
 from watchdogd.service import rights
 
 HEARD_WITHIN_S = 5.0
 """connectTimeoutMS is 2 s; DNS may take longer, and then its error or silence is the answer."""
+
+CLOSELY_S, EVERY_S = 2.4, 0.1
+"""A worker that hangs is told by 3 looks 0.5 s apart, and a master without threads by 4; who runs at one is looked at
+again soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,7 @@ def connections(config: Config, *, as_json: bool) -> int:
 
 def check(config: Config) -> int:
     """Print what the daemon would find: members, instances, rights, and uWSGI masters that it cannot reload."""
-    snapshot, _, edges = _look(config)
+    snapshot, findings, edges = _look(config, closely=True)
     problems = 0
     for member in snapshot.members.values():
         verdict, what = _state_of(member)
@@ -89,7 +97,7 @@ def check(config: Config) -> int:
     for sentence in _also_at(snapshot):
         say(f"note: {sentence}")
     for instance in snapshot.instances:
-        objections = list(_objections(instance))
+        objections = list(_objections(instance, findings[instance.id]))
         problems += bool(objections)
         workers = f"master {instance.master.pid}, {len(instance.workers)} workers" if instance.master else "absent"
         say(f"{'problem' if objections else 'ok'}: {instance.name}: {'; '.join(objections) or workers}")
@@ -120,20 +128,34 @@ def _state_of(member: Member) -> tuple[str, str]:
     return "problem", f"{member.state.value}: {member.detail}"
 
 
-def _look(config: Config) -> tuple[Snapshot, dict[InstanceId, Finding], Edges]:
+def _look(config: Config, *, closely: bool = False) -> tuple[Snapshot, dict[InstanceId, Finding], Edges]:
+    """Look once every member has been heard of. `closely`: more looks, which suspect every instance, for some 2 s."""
     woken = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     edges = open_edges(lambda: os.eventfd_write(woken, 1))
     observer = Observer(config, edges)
     deadline = time.monotonic() + HEARD_WITHIN_S
     observer.look(full=False)
-    while observer.unheard() and (left := deadline - time.monotonic()) > 0:
-        if select.select([woken], [], [], left)[0]:
-            os.eventfd_read(woken)
+    while observer.unheard() and _is_woken(woken, deadline):
         observer.look(full=False)
     snapshot = observer.look(full=True)
+    suspected = [one.id for one in snapshot.instances] if closely else []
+    until = time.monotonic() + CLOSELY_S
+    while suspected and (next_at := time.monotonic() + EVERY_S) < until:
+        snapshot = observer.look(full=True, suspected=suspected)
+        while _is_woken(woken, next_at):  # by a heartbeat, which the next look takes
+            pass
     silent = [Blindness(one.scope, f"{one.why}, in {HEARD_WITHIN_S:g} s") for one in observer.unheard()]
     snapshot = replace(snapshot, blind=(*snapshot.blind, *silent))
     return snapshot, detect(snapshot, config), edges
+
+
+def _is_woken(woken: int, until: Mono) -> bool:
+    """Wait for news of an edge; False at this time."""
+    left = until - time.monotonic()
+    if left <= 0 or not select.select([woken], [], [], left)[0]:
+        return False
+    os.eventfd_read(woken)
+    return True
 
 
 def _lines(snapshot: Snapshot, findings: dict[InstanceId, Finding], processes: Processes) -> Iterator[Line]:
@@ -221,11 +243,20 @@ def _row(line: Line) -> tuple[str, ...]:
     return line.instance, line.role, pid, line.local, line.remote, line.state, age, line.verdict
 
 
-def _objections(instance: Instance) -> Iterator[str]:
+def _objections(instance: Instance, finding: Finding) -> Iterator[str]:
     if instance.master is None and not instance.blind:
         yield f"absent: no process has {instance.fifo} open; is uWSGI running with `master-fifo = {instance.fifo}`?"
     if instance.fifo_problem:
         yield instance.fifo_problem
     if not instance.deployments:
         yield NO_DEPLOYMENT
+    if instance.threads_off and instance.master:
+        yield THREADS_OFF.format(pid=instance.master.pid)
+    for one in finding.evidence:
+        if one.kind is Kind.HUNG:
+            safe = f"`kill -9 {one.worker.pid}` is safe, and the service does the same where it may act"
+            yield f"{one.sentence}; {in_vain(one, instance) or safe}"
+    for worker in instance.workers:
+        if worker.unjudged:
+            yield f"whether worker {worker.id.pid} hangs cannot be seen: {worker.unjudged}"
     yield from instance.blind

@@ -17,6 +17,7 @@ from watchdogd.model.base import ProcessId
 from watchdogd.model.done import Result
 from watchdogd.model.found import Evidence, Kind
 from watchdogd.model.remembered import Ends
+from watchdogd.model.seen import Instance
 from watchdogd.model.told import HungEnded, HungFound, HungLeft, What
 
 ROUNDS, ROUNDS_IN_S = 3, 600.0
@@ -65,14 +66,23 @@ def _taken(c: Case, told: list[What]) -> Ends:
     return ends
 
 
+def in_vain(hung: Evidence, instance: Instance) -> str:
+    """Say why the end of a worker that hangs would help nobody; empty where it would help."""
+    if hung.ripe_at is None:
+        return "the next one would most likely do the same: look into the app"
+    if instance.threads_off:
+        return "uWSGI runs without `enable-threads`, so each new one would hang too: add that line"
+    return ""
+
+
 def _why_left(c: Case, hung: list[Evidence], ends: Ends) -> str:
     """Say why workers that hang are left as they are; empty where they are ended, or will be."""
-    if own := [one.sentence for one in hung if one.ripe_at is None]:
-        return f"{own[0]}; the next one would most likely do the same: look into the app"
+    if own := [one for one in hung if one.ripe_at is None]:
+        return f"{own[0].sentence}; {in_vain(own[0], c.instance)}"
     if not hung or Kind.HUNG in c.config.policy.tell_only:
         return ""
-    if c.instance.threads_off:
-        return f"{hung[0].sentence}; uWSGI runs without `enable-threads`, so each new one would hang too: add that line"
+    if why := in_vain(hung[0], c.instance):
+        return f"{hung[0].sentence}; {why}"
     if not to_end(c):
         return f"{hung[0].sentence}; name the instance under `uwsgi:` to have it ended. `kill -9` is safe"
     if len(ends.rounds) >= ROUNDS:

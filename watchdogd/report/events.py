@@ -201,7 +201,7 @@ CATALOG: Mapping[Event, Entry] = {
     Event.THREADS_OFF: Entry(
         "9222702be09740e790973a395d3ea069",
         Priority.WARNING,
-        "{instance} runs without Python threads (master {pid}): after an outage of MongoDB only a restart helps it.",
+        "{instance}: " + words.THREADS_OFF + ".",
         "The app made its MongoClient before the fork, and uWSGI before 2.0.27 does not run Python's threads "
         "unless told to: every worker that is forked later hangs or stays stuck. Add `enable-threads = true` to its "
         "configuration, better `lazy-apps = true` as well; or allow `restart` in `reloads`.",

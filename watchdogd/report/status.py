@@ -19,7 +19,7 @@ from watchdogd.model.decided import Blocked, Decision, Outlook
 from watchdogd.model.found import Finding, Kind
 from watchdogd.model.remembered import InstanceState, LastReload, Phase
 from watchdogd.model.seen import Backend, Instance, Member, MemberState, Snapshot, SocketsFrom
-from watchdogd.report.words import COMMANDS, also_at, count, duration, from_proc, plain, timestamp, tree
+from watchdogd.report.words import COMMANDS, THREADS_OFF, also_at, count, duration, from_proc, plain, timestamp, tree
 
 _QUIET = frozenset({Phase.WATCHING.value, Phase.ABSENT.value})
 
@@ -148,6 +148,7 @@ def _instance(snapshot: Snapshot, instance: Instance, finding: Finding, decision
         "blocked_by": [_blocked(snapshot, one) for one in outlook.blocked_by],
         "blind": [*instance.blind, *filter(None, [fault])],
         "master": instance.master and {"pid": instance.master.pid},
+        "threads_off": instance.threads_off,
         "workers": [
             {
                 "pid": worker.id.pid,
@@ -263,7 +264,9 @@ def _instance_lines(document: Document, one: Document) -> Iterator[str]:
         yield from (f"  {row}" for row in _table([("WORKER", "VERDICT", "LEFTOVERS"), *rows]))
     for blind in one["blind"]:
         yield f"  blind: {blind}"
-    for evidence in one.get("evidence", ()):  # a daemon of before has none
+    if one.get("threads_off") and one["master"]:  # a daemon of before does not say
+        yield "  " + THREADS_OFF.format(pid=one["master"]["pid"])
+    for evidence in one.get("evidence", ()):  # nor has it any
         if evidence["kind"] != Kind.LEFTOVER.value:  # which the table shows
             yield f"  {evidence['kind']}: {evidence['sentence']}"
     yield from (f"  {line}" for line in _socket_lines(one["sockets"]))

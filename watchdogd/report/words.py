@@ -20,6 +20,12 @@ COMMANDS: Mapping[Command, str] = {
     RESTART: "restart of the whole stack",
 }
 
+THREADS_OFF = (
+    "master {pid} runs without Python threads, so after an outage of MongoDB only a restart of uWSGI helps; "
+    "add `enable-threads = true` to its configuration"
+)
+"""What is told, shown and checked of such a master, with its pid to be filled in."""
+
 IN_A_SENTENCE = 1000
 """Characters of one value among the words of a sentence: two or three of them leave it shorter than LONGEST."""
 MANY_LINES = 100
