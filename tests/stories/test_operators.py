@@ -1,7 +1,7 @@
 from rig.processes import wait_for
 from rig.traffic import Traffic
 from rig.uwsgi import WEB
-from tests.stories.stage import LINGER_S, Stage, all_good, respawned, strand
+from tests.stories.stage import LINGER_S, QUICK, Stage, all_good, respawned, strand
 
 
 def test_an_instance_restarted_while_it_settles_needs_no_reload(stage: Stage) -> None:
@@ -93,13 +93,16 @@ def test_in_mode_observe_everything_is_told_and_nothing_is_sent(stage: Stage) ->
 def test_a_reload_that_an_operator_asks_for_is_verified_like_every_other(stage: Stage) -> None:
     mongod = stage.mongod()
     app = stage.app(mongod.uri)
-    watchdog = stage.watchdog(mongod.uri, app, policy={"linger": "10s"})
+    watchdog = stage.watchdog(mongod.uri, app, policy={"linger": "10m"})
     old = app.workers()
     with Traffic(app.address):
         # By the same gates as every reload: not before MongoDB has served for as long as `linger`.
         refused = watchdog.run("reload", "shop")
         assert refused.returncode == 1
         assert "MongoDB has only just come back" in refused.stderr
+        watchdog.policy = QUICK
+        watchdog.write()
+        assert watchdog.run("reconfigure").returncode == 0
         wait_for(
             lambda: watchdog.run("reload", "shop", "--wait").returncode == 0, "a reload", within=30, log=watchdog.log
         )
