@@ -22,7 +22,6 @@ from watchdogd.model.seen import (
     Member,
     Role,
     Scope,
-    Sent,
     SocketsFrom,
     Tcp,
 )
@@ -30,6 +29,7 @@ from watchdogd.model.text import Outside, fault
 from watchdogd.observe import two_masters
 from watchdogd.observe.mongod.members import outage_starts
 from watchdogd.observe.processes import Processes
+from watchdogd.observe.senders import Senders
 from watchdogd.observe.suspect import Around, Suspect
 from watchdogd.observe.tcp.connections import Connections
 from watchdogd.observe.tcp.others import Place, Talk
@@ -55,7 +55,7 @@ class _Site:
     held_by_master: frozenset[str] = frozenset()
     connected: bool = False  # the master, to a member that serves
     connected_at: Mono | None = None
-    sent: tuple[Sent, ...] = ()
+    senders: Senders = field(default_factory=Senders)
     blind: tuple[str, ...] = ()
     sockets: SocketsFrom | None = None
     has_forked: bool = False  # a child of the master is a master
@@ -75,7 +75,8 @@ class _Site:
     def forget(self, at: Mono) -> None:
         """Begin anew: with another master, or with none, nothing that was seen of the last one is true."""
         self.workers, self.others, self.seen_at = Workers(), (), at
-        self.held_by_master, self.connected, self.connected_at, self.sent = frozenset(), False, None, ()
+        self.held_by_master, self.connected, self.connected_at = frozenset(), False, None
+        self.senders = Senders()
         self.has_forked, self.no_restart, self.asked = False, None, None
         self.met, self.strangers, self.elsewhere = frozenset(), (), ""
         self.suspect, self.threads_off = None, False
@@ -444,7 +445,7 @@ def _latch(
     site.strangers = tuple([f"{remote}, which is deployment {name}" for name, remote in sorted(others)])
     _latch_master(site, known, by_endpoint)
     held_by_master = [one for one in known if site.master and site.master.id in one.holders]
-    site.sent = sent_to(held_by_master, by_endpoint, site.sent, at)
+    site.senders.see(held_by_master, by_endpoint, at)
 
 
 def _latch_master(site: _Site, connections: Iterable[Connection], members: Mapping[Endpoint, list[Member]]) -> None:
@@ -478,34 +479,6 @@ def some(texts: Sequence[str]) -> list[str]:
     return [*texts[:NAMED_AT_MOST], *([f"{more} more"] if more > 0 else [])]
 
 
-def sent_to(
-    held: Iterable[Connection], members: Mapping[Endpoint, list[Member]], before: Iterable[Sent], at: Mono
-) -> tuple[Sent, ...]:
-    """Return whom a master that holds these sends to; `before`: what was returned at the last look.
-
-    That it received proves nothing: mongod streams its answers into the socket of a master without threads, where
-    nobody reads, and the kernel acknowledges them (313 to 6 260 bytes waited there, nothing sent for 206 s). "Received"
-    called 11 of 26 such masters safe to fork, "sent, and all read" none of them, and 237 of 237 healthy ones.
-    """
-    since = {one.member: one for one in before}
-    found: dict[MemberId, Sent] = {}
-    for connection in held:
-        if connection.tcp is not Tcp.ESTABLISHED or connection.rqueue:
-            continue
-        for member in members.get(connection.remote, ()):
-            serving = member.served_since if member.is_serving else None
-            last = connection.last_sent
-            # For certain: what was sent before the member served says nothing of what the driver knows now.
-            if serving is None or last.lo < serving.hi:
-                continue
-            known = since.get(member.id)
-            first = known.since if known and known.since >= serving.hi else at
-            other = found.get(member.id)
-            if other is None or other.last.hi < last.hi:
-                found[member.id] = Sent(member.id, first, last)
-    return tuple([found[member] for member in sorted(found)])
-
-
 def _instance(site: _Site) -> Instance:
     master = site.master
     return Instance(
@@ -525,7 +498,7 @@ def _instance(site: _Site) -> Instance:
         no_restart=site.no_restart,
         met=site.met,
         elsewhere=site.elsewhere,
-        master_sent=site.sent,
+        master_sent=site.senders.sent,
         dead=site.suspect.dead if site.suspect else (),
         unseen=site.suspect.unseen if site.suspect else "",
         master_threads=site.suspect.master_threads if site.suspect else None,
