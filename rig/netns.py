@@ -11,6 +11,7 @@ import fcntl
 import os
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -68,6 +69,19 @@ class Namespace:
         with self.entered():
             Path("/proc/sys", *name.split(".")).write_text(str(value))
 
+    def cable_to(self, other: Self, address: str, others_address: str) -> None:
+        """Connects two namespaces by a pair of devices; the addresses are its ends, `198.18.77.1/30` say.
+
+        Needs iproute2.
+        """
+        there = f"/proc/{os.getpid()}/fd/{other._descriptor}"
+        with self.entered():
+            _ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", there)
+        for namespace, end in ((self, address), (other, others_address)):
+            with namespace.entered():
+                _ip("address", "add", end, "dev", "eth0")
+                _ip("link", "set", "eth0", "up")
+
 
 @contextlib.contextmanager
 def _back_to_the_own_namespace() -> Iterator[None]:
@@ -87,6 +101,12 @@ def _set_loopback_up() -> None:
     with socket.socket() as any_socket:
         name, flags = _IFREQ.unpack(fcntl.ioctl(any_socket, _SIOCGIFFLAGS, _IFREQ.pack(b"lo", 0)))
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, _IFREQ.pack(name, flags | _IFF_UP))
+
+
+def _ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False, timeout=20)
+    if done.returncode != 0:
+        raise NamespaceError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
 
 
 def _check(result: int, purpose: str) -> None:

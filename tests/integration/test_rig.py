@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rig import fetch, wire
+from rig import fetch, packets, wire
 from rig.hang import BESIDE, HANG, Hang
 from rig.mongod import Mongod, ReplicaSet
 from rig.netns import Namespace
@@ -246,6 +247,32 @@ def test_a_private_namespace_has_its_own_loopback_and_settings(tmp_path: Path) -
             assert inside.process_id() not in {None, outer}
         inside.kill()
         assert outside.process_id() == outer
+
+
+@pytest.mark.netns
+def test_a_namespace_that_is_cut_off_says_nothing_until_the_cut_ends() -> None:
+    here, there = "198.18.77.2", "198.18.77.1"
+    with Namespace() as near, Namespace() as far, ExitStack() as stack:
+        near.cable_to(far, f"{here}/30", f"{there}/30")
+        with far.entered():
+            server = stack.enter_context(socket.create_server((there, 0)))
+        address = server.getsockname()
+        with near.entered():
+            client = stack.enter_context(socket.create_connection(address, timeout=10))
+            far_end = stack.enter_context(server.accept()[0])
+            with ExitStack() as cut:
+                with far.entered():
+                    cut.enter_context(packets.cut())
+                client.sendall(b"there?")
+                far_end.settimeout(0.5)
+                with pytest.raises(TimeoutError):
+                    far_end.recv(6)
+                with pytest.raises(TimeoutError):
+                    socket.create_connection(address, timeout=0.5)
+                with far.entered():
+                    cut.close()
+            far_end.settimeout(20)
+            assert far_end.recv(6) == b"there?"
 
 
 @story

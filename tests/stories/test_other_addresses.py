@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rig import nat, wire
+from rig import packets, wire
 from rig.mongod import Mongod
 from rig.traffic import Traffic
 from rig.uwsgi import HOLD, IMPORT_PAUSE_S, WEB, App
@@ -257,7 +257,7 @@ def test_a_published_port_and_the_address_behind_it_are_one_member(stage: Stage,
     """`check --live` said ok and the event `healed`, while 80 of 80 requests failed."""
     mongod = stage.mongod(port=27017)
     published = ("127.0.0.9", 27018)
-    nat.publish(published, mongod.address)
+    packets.publish(published, mongod.address)
     uris = {"own": mongod.uri, "published": "mongodb://{}:{}/".format(*published)}
     app = stage.app(uris["own" if of_the_daemon == "published" else "published"])
     watchdog = stage.watchdog(uris[of_the_daemon], app)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from rig.mongod import Mongod
-from rig.netns import Namespace, NamespaceError
-from rig.processes import Process
+from rig.netns import Namespace
 from rig.traffic import Traffic
 from tests.stories.stage import LINGER_S, Stage, cured_once, fail_a_request_of, respawned, strand
 
@@ -17,7 +16,7 @@ NOBODY = 65534
 AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 
 # 198.18.0.0/15 is for tests (RFC 2544): the ends of a cable between two namespaces that the test makes.
-OUTSIDE, INSIDE, PREFIX = "198.18.77.1", "198.18.77.2", 30
+OUTSIDE, INSIDE = "198.18.77.1", "198.18.77.2"
 
 
 class ReachableMongod(Mongod):
@@ -69,7 +68,7 @@ def test_without_the_right_to_look_it_is_blind_and_names_the_right(open_stage: S
 @pytest.mark.netns
 def test_an_instance_in_another_network_namespace_is_cured_too(stage: Stage) -> None:
     with Namespace() as host, Namespace() as container:
-        lay_a_cable(host, container, stage.folder)
+        host.cable_to(container, f"{OUTSIDE}/30", f"{INSIDE}/30")
         with host.entered():
             mongod = stage.stack.enter_context(ReachableMongod(stage.folder / "mongod"))
         with container.entered():
@@ -85,23 +84,3 @@ def test_an_instance_in_another_network_namespace_is_cured_too(stage: Stage) -> 
         with container.entered(), Traffic(app.address):
             cured_once(watchdog, app)
         assert respawned(app) == len(workers)
-
-
-def lay_a_cable(host: Namespace, container: Namespace, folder: Path) -> None:
-    """A pair of network devices between two namespaces of our own."""
-    try:
-        with host.entered(), Process(["sleep", "60"], log=folder / "host.log") as inside:
-            with container.entered():
-                ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth1", "netns", str(inside.pid))
-                ip("address", "add", f"{INSIDE}/{PREFIX}", "dev", "eth0")
-                ip("link", "set", "eth0", "up")
-            ip("address", "add", f"{OUTSIDE}/{PREFIX}", "dev", "eth1")
-            ip("link", "set", "eth1", "up")
-    except NamespaceError as error:
-        pytest.skip(str(error))
-
-
-def ip(*arguments: str) -> None:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise NamespaceError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
