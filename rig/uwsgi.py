@@ -180,8 +180,7 @@ class Uwsgi:
 
     def ready_workers(self) -> list[int]:
         """The pids of the workers that have loaded the app and serve."""
-        ready = _CATCHES_WINCH | _CATCHES_USR2
-        return [pid for pid in self._children() if _caught(pid) & ready == ready]
+        return [pid for pid in self._children() if _is_ready(pid)]
 
     def hung_workers(self) -> list[int]:
         """The pids of those that hang since their fork; of lazy apps none can be told from one that loads its app."""
@@ -196,7 +195,7 @@ class Uwsgi:
 
         def all_ready() -> bool:
             workers = self.workers()
-            if workers != self.ready_workers():
+            if not all(_is_ready(pid) for pid in workers):
                 end(self.hung_workers())
                 return False
             new = len(workers) >= self._started_workers and not set(workers) & set(other_than)
@@ -360,7 +359,14 @@ def age_s(pid: int) -> float:
 
 
 def _children(master: int) -> list[int]:
+    with contextlib.suppress(OSError):  # proc(5); the kernel may have been built without it
+        return sorted(map(int, Path(f"/proc/{master}/task/{master}/children").read_text().split()))
     return sorted(pid for pid in all_pids() if (stat := stat_fields(pid)) and int(stat[1]) == master)
+
+
+def _is_ready(pid: int) -> bool:
+    ready = _CATCHES_WINCH | _CATCHES_USR2
+    return _caught(pid) & ready == ready
 
 
 def _caught(pid: int) -> int:
