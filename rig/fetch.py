@@ -90,6 +90,9 @@ FLASK = (
     "blinker==1.9.0",
 )
 
+# For uWSGI's gevent loop, whose plugin the wheel of pyuwsgi has.
+GEVENT = ("gevent==26.9.0", "greenlet==3.5.6", "zope.event==6.2", "zope.interface==8.7")
+
 DEFAULT_PYMONGO = "4.14.1"
 PYMONGOS = (DEFAULT_PYMONGO, "4.16.0", "4.20.0", "3.13.0")
 DNSPYTHON = "dnspython==2.9.2"
@@ -146,6 +149,11 @@ def pymongo(version: str = DEFAULT_PYMONGO, say: Say = lambda _: None) -> Path:
     if version not in PYMONGOS:
         raise FetchError(f"pymongo {version} is not known; known are {', '.join(PYMONGOS)}")
     return cached(f"pymongo-{version}-{_PYTHON_TAG}", lambda place: _build_pymongo(version, place), say)
+
+
+def gevent(say: Say = lambda _: None) -> Path:
+    """A folder with gevent and what it needs, for the Python path."""
+    return cached(f"gevent-{GEVENT[0].rpartition('=')[2]}-{_PYTHON_TAG}", _build_gevent, say)
 
 
 def oldest_pymongo(say: Say = lambda _: None) -> Path:
@@ -205,6 +213,12 @@ def _build_pymongo(version: str, place: Path) -> None:
     # Without its C extension it works too, but slower and with other locks: not what was measured.
     check = "import sys; sys.path.insert(0, sys.argv[1]); import pymongo; sys.exit(not pymongo.has_c())"
     run([sys.executable, "-I", "-c", check, str(place)], f"import pymongo {version} with its C extension")
+
+
+def _build_gevent(place: Path) -> None:
+    _pip_install(place, *GEVENT)
+    check = "import sys; sys.path.insert(0, sys.argv[1]); import gevent.monkey"
+    run([sys.executable, "-I", "-c", check, str(place)], f"import {GEVENT[0]}")
 
 
 def _build_oldest_pymongo(place: Path) -> None:
@@ -313,6 +327,7 @@ def fetch_all(say: Say) -> list[FetchError]:
         *(partial(uwsgi, version) for version in UWSGIS),
         *(partial(pymongo, version) for version in PYMONGOS),
         oldest_pymongo,
+        gevent,
     ]
     for get in wanted:
         try:

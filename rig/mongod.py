@@ -207,6 +207,10 @@ class ReplicaSet:
         old.command("replSetStepDown", 60, secondaryCatchUpPeriodSecs=10)
         return self.wait_primary(other_than=old)
 
+    def may_lead_again(self, member: Mongod) -> None:
+        """Lets one stand for election that stepped down less than 60 s ago."""
+        member.command("replSetFreeze", 0)
+
     def _initiate(self) -> None:
         # The defaults (10 s without a primary, heartbeats every 2 s) would only make every story longer.
         settings = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 500}

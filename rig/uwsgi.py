@@ -24,6 +24,7 @@ from rig.traffic import Request, get, get_by_uwsgi
 
 WEB = Path(apps.__file__).with_name("web.py")
 HOLD = Path(apps.__file__).with_name("hold.py")
+LOADING = Path(apps.__file__).with_name("loading.py")
 
 # A start takes 2 s (0.5 s without the pause below); the rest is for a loaded machine.
 START_WITHIN_S = 20.0
@@ -328,6 +329,11 @@ class Uwsgi:
 
     def _children(self) -> list[int]:
         return _children(self.master)
+
+
+def by_greenlets(count: int) -> list[str]:
+    """The lines (`extra`) of a uWSGI of which each worker serves so many requests at a time by gevent."""
+    return [f"gevent = {count}", "gevent-early-monkey-patch = true", f"pythonpath = {fetch.gevent()}"]
 
 
 def hung_by_fork(master: int) -> list[int]:

@@ -15,6 +15,7 @@ runs inside uWSGI, without the rig, and must not import it.
 
 from __future__ import annotations  # MongoClient[...] means nothing to pymongo 3
 
+import contextlib
 import functools
 import os
 import threading
@@ -26,6 +27,7 @@ from typing import Any
 
 from flask import Flask, Response, request
 from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 
 CLIENT = os.environ["RIG_CLIENT"]
 POLL_S = 0.02
@@ -35,27 +37,41 @@ _one_at_a_time = threading.Lock()
 
 
 @functools.cache
-def _make_client() -> MongoClient[Any]:
+def _make_client(uri: str) -> MongoClient[Any]:
     options: dict[str, Any] = {"serverSelectionTimeoutMS": int(os.environ["MONGO_SELECTION_MS"])}
     if heartbeat_ms := os.environ["MONGO_HEARTBEAT_MS"]:
         options["heartbeatFrequencyMS"] = int(heartbeat_ms)
-    return MongoClient(os.environ["MONGO_URI"], **options)
+    return MongoClient(uri, **options)
 
 
-def _client() -> MongoClient[Any]:
+def _client(uri: str = os.environ["MONGO_URI"]) -> MongoClient[Any]:
     with _one_at_a_time:
-        return _make_client()
+        return _make_client(uri)
 
 
 def query() -> tuple[str, int]:
-    """One real query, then `?hold=S` seconds of being busy: 200, or 500 with the driver's error."""
+    """One real query, then `?hold=S` seconds of being busy, or `?join=S` of waiting for a thread of its own.
+
+    200, or 500 with the driver's error.
+    """
     if CLIENT != "none":
         try:
             _client().shop.items.find_one({"_id": "ready"})
         except Exception as error:  # noqa: BLE001 - whatever the driver raises, a visitor gets a 500
             return f"{type(error).__name__}: {error}\n", HTTPStatus.INTERNAL_SERVER_ERROR
     time.sleep(float(request.args.get("hold", 0)))
+    if seconds := float(request.args.get("join", 0)):
+        other = threading.Thread(target=time.sleep, args=(seconds,))
+        other.start()
+        other.join()
     return "ok\n", HTTPStatus.OK
+
+
+def both() -> tuple[str, int]:
+    """The same, and asks the MongoDB on `?second=HOST:PORT` first, without which the page can do."""
+    with contextlib.suppress(PyMongoError):
+        _client(f"mongodb://{request.args['second']}/").shop.items.find_one({"_id": "ready"})
+    return query()
 
 
 def healthz() -> str:
@@ -93,7 +109,7 @@ def name_the_worker(response: Response) -> Response:
 
 application.after_request(name_the_worker)
 application.add_url_rule("/", view_func=query)
-for view in (healthz, busy, hang):
+for view in (both, healthz, busy, hang):
     application.add_url_rule(f"/{view.__name__}", view_func=view)
 
 if CLIENT == "import":

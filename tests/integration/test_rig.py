@@ -17,7 +17,7 @@ from rig.mongod import Mongod, ReplicaSet
 from rig.netns import Namespace
 from rig.processes import DeadlineError, EndedError, Process, all_pids, stat_fields, wait_for
 from rig.traffic import Traffic
-from rig.uwsgi import App, Front, StuckFromBootError, Uwsgi, hung_by_fork
+from rig.uwsgi import LOADING, App, Front, StuckFromBootError, Uwsgi, by_greenlets, hung_by_fork
 
 OUTAGE_S = 9.0
 
@@ -273,6 +273,27 @@ def test_a_namespace_that_is_cut_off_says_nothing_until_the_cut_ends() -> None:
                     cut.close()
             far_end.settimeout(20)
             assert far_end.recv(6) == b"there?"
+
+
+@pytest.mark.parametrize("how", ["sleeping", "computing", "connecting"])
+def test_an_app_that_takes_its_time_to_load_is_not_ready_before(how: str, tmp_path: Path) -> None:
+    loads_s = 2.0
+    settings: dict[str, Any] = {"wsgi_file": LOADING, "extra": [f"pyargv = {how} {loads_s}"], "lazy_apps": True}
+    app = Uwsgi(tmp_path, app=App.NO_CLIENT, processes=1, **settings)
+    with ExitStack() as stack:
+        stack.callback(app.kill)
+        begun = time.monotonic()
+        app.launch()
+        app.wait_ready()
+        assert time.monotonic() - begun >= loads_s
+        assert app.get().good
+
+
+def test_gevent_serves_requests_at_the_same_time_in_one_worker(tmp_path: Path) -> None:
+    with Uwsgi(tmp_path, app=App.NO_CLIENT, processes=1, extra=by_greenlets(8)) as app:
+        begun = time.monotonic()
+        assert all(one.good for one in app.get_many(8, "/?hold=0.5"))
+        assert time.monotonic() - begun < 8 * 0.5
 
 
 @story
