@@ -68,12 +68,15 @@ class Stage:
         self.mongods += one.members
         return self.stack.enter_context(one)
 
-    def app(self, uri: str, name: str = "shop", **settings: Any) -> Uwsgi:  # noqa: ANN401 - what Uwsgi takes
-        """An app that serves; by default the one that gets stuck."""
+    def app(self, uri: str, name: str = "shop", *, start: bool = True, **settings: Any) -> Uwsgi:  # noqa: ANN401 - what Uwsgi takes
+        """An app that serves, if `start`; by default the one that gets stuck."""
         quick = {"heartbeat_ms": HEARTBEAT_MS, "selection_ms": SELECTION_MS, "mercy_s": MERCY_S}
         one = Uwsgi(self.folder / name, uri, **{**quick, **settings})
         self.apps.append(one)
-        return self.stack.enter_context(one)
+        self.stack.callback(one.kill)
+        if start:
+            one.start()
+        return one
 
     def watchdog(
         self,

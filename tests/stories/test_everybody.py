@@ -1,76 +1,117 @@
-"""All kinds of apps at once, on one replica set: whoever is stuck is cured, whoever is not is not reloaded."""
+"""All kinds of apps at once: whoever is stuck is cured, and nobody else reloaded; docs/promises.md has the counts."""
 
-import contextlib
+import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
 
 import pytest
 
-from rig.mongod import ReplicaSet
-from rig.traffic import Traffic
-from rig.uwsgi import App
-from tests.stories.stage import Stage, all_good, eventually, respawned
+from tests.stories.everybody import CLIENT_IN_MASTER, HEALTH_CHECK, HEALTHY, LOAD, STUCK, Everybody
+from tests.stories.happenings import HAPPENINGS, Happening, InNetwork
+from tests.stories.stage import Stage, eventually, respawned
+from tests.stories.watchdog import Watchdog
 
-SELECTION_MS = 3000
-STUCK = ("import", "two")  # a client made before the fork; with one thread, and with two
-HEALTHY = ("lazy", "first", "hooks", "none")
 CURED_WITHIN_S = 120
+# Who is stuck was seen so after 18 to 22 s mostly, and 9 of 10 after 31 s.
+WATCHED_S = 30
+ASKED_AFTER_S, ASKED_EVERY_S = 3, 8
+# An app that heals does so within its heartbeat of 1 s, and after a network loss once TCP goes on. A request that has
+# waited its 3 s since MongoDB is back, and more, is one of a worker that is stuck.
+STUCK_AFTER_S = 5
+HEALED_AFTER_S = 16
 
-
-def restart(replica_set: ReplicaSet) -> None:
-    """The primary ends and comes back; another one is elected meanwhile."""
-    old = replica_set.wait_primary()
-    old.stop()
-    replica_set.wait_primary(other_than=old)
-    old.start()
-
-
-def elections(replica_set: ReplicaSet) -> None:
-    """Two in a row: who stepped down may not be elected for a minute, and there are three members."""
-    for _ in range(2):
-        replica_set.step_down()
-        replica_set.wait_secondaries(2)
-
-
-def step_down(replica_set: ReplicaSet) -> None:
-    """No connection ends."""
-    replica_set.step_down()
+TOUCHED = ("reload_due", "reload_sent", "reload_failed", "gave_up")
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("happens", [restart, step_down, elections])
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param(one, id=name, marks=[pytest.mark.netns] if issubclass(one, InNetwork) else [])
+        for name, one in HAPPENINGS.items()
+    ],
+)
 def test_whoever_is_stuck_is_cured_by_one_reload_and_nobody_else_is_touched(
-    stage: Stage, happens: Callable[[ReplicaSet], None]
+    stage: Stage, what: type[Happening], record_property: Callable[[str, object], None]
 ) -> None:
-    replica_set = stage.replica_set()
-    uri, quick = replica_set.uri, {"selection_ms": SELECTION_MS}
-    apps = {
-        "import": stage.app(uri, name="import", **quick),
-        "two": stage.app(uri, name="two", threads=2, **quick),
-        "lazy": stage.app(uri, name="lazy", lazy_apps=True, **quick),
-        "first": stage.app(uri, name="first", app=App.FIRST_REQUEST, **quick),
-        "hooks": stage.app(uri, name="hooks", osafterfork=True, **quick),
-        "none": stage.app(uri, name="none", app=App.NO_CLIENT, **quick),
-    }
-    watchdog = stage.watchdog(uri, *apps.values(), policy={"max_parallel": 4})
-    workers = {name: app.workers() for name, app in apps.items()}
-    with contextlib.ExitStack() as at_end:
-        users = {name: at_end.enter_context(Traffic(app.address)) for name, app in apps.items()}
-        happens(replica_set)
-        begun = time.monotonic()
+    happening = what(stage)
+    everybody = Everybody(stage, happening)
+    everybody.arrive()
+    apps = everybody.apps
+    policy = {"max_parallel": len(STUCK), "linger": f"{happening.linger_s:g}s"}
+    watchdog = stage.watchdog(happening.uri, *apps.values(), policy=policy)
+    with everybody.used():
+        back = happening.happens([apps[name] for name in (*STUCK, *HEALTHY)])
+        workers = {name: set(apps[name].workers()) for name in HEALTHY}
+        for number in range(3):
+            at = back + ASKED_AFTER_S + number * ASKED_EVERY_S
+            eventually(lambda: time.monotonic() >= at, "the next burst of requests", within=2 * ASKED_EVERY_S + 10)  # noqa: B023
+            everybody.ask_every_worker(["health"], HEALTH_CHECK)
+            everybody.ask_every_worker(STUCK)
         eventually(
-            lambda: all(one.all_good_for(8) for one in users.values()),
-            "only good requests for 8 s, of every app",
+            lambda: time.monotonic() >= back + WATCHED_S and is_over(everybody, watchdog),
+            "only good requests for 8 s, and the proof of every reload",
             within=CURED_WITHIN_S,
             log=watchdog.log,
         )
-        assert time.monotonic() - begun < CURED_WITHIN_S
-        for name in STUCK:
-            eventually(lambda: not watchdog.instance(name)["incident"], "it is over", within=60)  # noqa: B023
-    for name in HEALTHY:
-        assert not watchdog.order("reload_due", "reload_sent", "hung_ended", instance=name), name
-        assert apps[name].workers() == workers[name]
+    answers = everybody.ask_every_worker(apps)
+    counts = {name: count(everybody, watchdog, name, back) for name in apps}
+    record_property("apps", json.dumps({name: asdict(one) for name, one in counts.items()}))
+    assert not {name: bad for name in apps if (bad := [one for one in answers[name] if one.status != HTTPStatus.OK])}
+    assert all(everybody.answered(name) for name in apps), "somebody was not used, so nothing is proven"
+    assert any(counts[name].stuck for name in STUCK), "nobody was stuck, so nothing is proven"
     for name in STUCK:
-        assert len(watchdog.events("reload_sent", name)) <= 1, name
-        assert not all_good(apps[name])
-        assert respawned(apps[name]) == 3 * len(watchdog.events("reload_sent", name))
+        one, app = counts[name], apps[name]
+        assert not watchdog.order("reload_failed", "gave_up", "overtaken", instance=name), name
+        assert one.reloads <= 1, (name, one)
+        assert not one.reloads or one.stuck or happening.strands_silently, (name, one)
+        assert respawned(app) == app.processes * (one.reloads + happening.reloads_by_somebody), (name, one)
+        assert not watchdog.instance(name)["incident"], name
+    for name in HEALTHY:
+        assert not everybody.failed(name, back + HEALED_AFTER_S), f"{name} is stuck, and so says nothing"
+        assert not watchdog.order(*TOUCHED, instance=name), name
+        assert workers[name] - set(counts[name].ended) <= set(apps[name].workers()), name
+        assert respawned(apps[name]) == apps[name].processes * happening.reloads_by_somebody, name
+    for name in LOAD:
+        assert not watchdog.order(*TOUCHED, instance=name), name
+        assert (len(apps[name].workers()), respawned(apps[name])) == (1, 0), name
+    for name in apps:
+        assert not counts[name].needless_ends, name
+
+
+def is_over(everybody: Everybody, watchdog: Watchdog) -> bool:
+    """Whether all who may be stuck answer well, and every reload was proven."""
+    return all(
+        everybody.traffic[name].all_good_for(8)
+        and len(watchdog.events("recovered", name)) >= len(watchdog.events("reload_sent", name))
+        for name in STUCK
+    )
+
+
+@dataclass(frozen=True)
+class Count:
+    """What became of one app. `stuck`: its workers of which a request failed 5 s and more after the return.
+
+    `ended`: those that the daemon ended; it was `needless` where one ever answered, or no fork of it can hang.
+    """
+
+    stuck: list[int]
+    reloads: int
+    why: list[str]
+    ended: list[int]
+    needless_ends: list[int]
+
+
+def count(everybody: Everybody, watchdog: Watchdog, name: str, back: float) -> Count:
+    """The counts of one app, from its users and from the daemon's log."""
+    ended = [int(told.fields["pid"]) for told in watchdog.events("hung_ended", name)]
+    answered = everybody.answered(name)
+    return Count(
+        stuck=sorted({one.worker for one in everybody.failed(name, back + STUCK_AFTER_S) if one.worker}),
+        reloads=len(watchdog.events("reload_sent", name)),
+        why=[told.sentence for told in watchdog.events("reload_due", name)],
+        ended=ended,
+        needless_ends=[pid for pid in ended if pid in answered or name not in CLIENT_IN_MASTER],
+    )
