@@ -100,13 +100,13 @@ class Everybody:
             self.asked.setdefault(name, []).extend(ones)
         return answers
 
-    def failed(self, name: str, since: float) -> list[Request]:
-        """The requests that a worker has answered with an error since then."""
-        return [
-            one
-            for one in self._requests(name)
-            if one.sent_at + one.seconds >= since and one.status == HTTPStatus.INTERNAL_SERVER_ERROR
-        ]
+    def stuck(self, name: str) -> set[int]:
+        """The workers that only gave errors in the end: the last that each of them answered was one."""
+        last: dict[int, Request] = {}
+        for one in sorted(self._requests(name), key=lambda one: one.sent_at + one.seconds):
+            if one.worker is not None:
+                last[one.worker] = one
+        return {worker for worker, one in last.items() if one.status == HTTPStatus.INTERNAL_SERVER_ERROR}
 
     def answered(self, name: str) -> set[int]:
         """The pids of the workers that ever answered a request."""
