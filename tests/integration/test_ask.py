@@ -2,6 +2,7 @@
 
 import socket
 import socketserver
+import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from rig.mongod import Mongod, ReplicaSet
 from rig.ports import free_port
 from rig.processes import wait_for
 from tests.world.asker import FakeAsker
+from watchdogd.config.addresses import read_uri
 from watchdogd.model.base import Endpoint, MemberId
 from watchdogd.observe.mongod import ask
 from watchdogd.observe.mongod.ask import Asker, Heard, Question, Said, SocketAsker, answer
@@ -210,6 +212,32 @@ def test_with_tls_a_certificate_of_nobody_we_trust_is_no_answer(secured: tuple[M
     heard = answer(Question(endpoint(mongod), ({"tls": "true"},)))
     assert heard.said is Said.NOTHING
     assert "CERTIFICATE_VERIFY_FAILED" in heard.why or "certificate verify failed" in heard.why
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("tlsCAFile={}", Said.A_PROCESS),  # which means TLS by itself
+        ("ssl_ca_certs={}", Said.A_PROCESS),
+        ("ssl=true&ssl_cert_reqs=CERT_NONE", Said.A_PROCESS),
+        ("ssl=true&ssl_cert_reqs=CERT_REQUIRED", Said.NOTHING),
+    ],
+)
+def test_the_options_of_a_uri_are_those_of_the_question(
+    secured: tuple[Mongod, Path], options: str, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contexts = []
+    make = ssl.create_default_context
+
+    def noting(cafile: str | None) -> ssl.SSLContext:
+        contexts.append(make(cafile=cafile))
+        return contexts[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", noting)  # it answers without TLS too
+    mongod, certificate = secured
+    way = read_uri(f"mongodb://h/?{options.format(certificate)}").tls
+    assert answer(Question(endpoint(mongod), (way,))).said is said
+    assert len(contexts) == 1
 
 
 @pytest.mark.parametrize("option", ["tlsAllowInvalidHostnames", "tlsInsecure", "tlsAllowInvalidCertificates"])

@@ -19,10 +19,11 @@ from rig.mongod import Mongod, ReplicaSet
 from rig.ports import free_port
 from rig.processes import Process, wait_for
 from tests.world.heartbeats import FakeHeartbeats
+from watchdogd.config import DeploymentConfig
 from watchdogd.model.base import Endpoint, Interval, MemberId
 from watchdogd.model.seen import MemberState
 from watchdogd.observe.mongod.heartbeats import Heartbeat, Heartbeats, PymongoHeartbeats
-from watchdogd.observe.mongod.resolve import Pool
+from watchdogd.observe.mongod.resolve import Pool, seeds_of
 
 UP, DOWN, FROZEN, UNREACHABLE = MemberState.UP, MemberState.DOWN, MemberState.FROZEN, MemberState.UNREACHABLE
 WITHIN_S = 20.0  # measured: 0.02 s for DOWN, 0.5 s for UP, 2.5 s for FROZEN; the rest is for a loaded machine
@@ -451,6 +452,27 @@ def test_of_a_mongod_with_tls_the_options_decide_what_is_heard(
     assert first(heartbeats, state).detail.startswith(words)
 
 
+@pytest.mark.parametrize(
+    ("options", "state"),
+    [
+        ("ssl=true&ssl_ca_certs={}/server.pem", UP),
+        ("ssl_ca_certs={}/server.pem&ssl_certfile={}/server.pem&ssl_match_hostname=true", UP),
+        ("ssl=true&ssl_cert_reqs=CERT_NONE", UP),
+        ("ssl_ca_certs={}/another.pem&ssl_cert_reqs=CERT_REQUIRED", UNREACHABLE),
+        ("ssl_cert_reqs=CERT_NONE", DOWN),  # without ssl=true no driver speaks TLS for that alone
+    ],
+    ids=str,
+)
+def test_options_of_older_drivers_are_understood(
+    options: str, state: MemberState, tls: TlsServer, heartbeats: PymongoHeartbeats
+) -> None:
+    uri = f"mongodb://{tls.member.address}/?{options.format(tls.folder, tls.folder)}"
+    found = seeds_of(DeploymentConfig("main", uri))
+    assert found.error == ""
+    heartbeats.watch({tls.member: found.options})
+    first(heartbeats, state)
+
+
 def test_tls_to_a_mongod_without_is_no_outage(tmp_path: Path, heartbeats: PymongoHeartbeats) -> None:
     with Mongod(tmp_path) as server:
         heartbeats.watch({member_at(server.port): {"tls": "true"}})
@@ -484,7 +506,7 @@ import json, sys, threading
 import pymongo
 from watchdogd.model.base import MemberId
 from watchdogd.observe.mongod.heartbeats import PymongoHeartbeats
-from watchdogd.observe.mongod.resolve import Pool
+from watchdogd.observe.mongod.resolve import Pool, seeds_of
 
 print(json.dumps({"pymongo": pymongo.version}), flush=True)
 news = threading.Event()

@@ -211,7 +211,7 @@ def test_no_error_repeats_a_credential(uri: str, monkeypatch: pytest.MonkeyPatch
 
 def test_what_a_uri_names_is_shown_without_the_password_of_a_key() -> None:
     found = seeds_of(DeploymentConfig("main", f"mongodb://a/?tlsCertificateKeyFilePassword={SECRET}"))
-    assert found.options == {"tlsCertificateKeyFilePassword": SECRET}
+    assert found.options == {"tls": "true", "tlsCertificateKeyFilePassword": SECRET}
     assert SECRET not in repr(found)
 
 

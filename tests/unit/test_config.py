@@ -36,7 +36,7 @@ from watchdogd.config import (
     found_instance,
     parse_duration,
 )
-from watchdogd.config.addresses import check_uri, parse_endpoint
+from watchdogd.config.addresses import parse_endpoint, read_uri
 from watchdogd.config.keys import BUDGET, DEPLOYMENT, INSTANCE, POLICY, TOP
 from watchdogd.config.strict_yaml import MAX_BYTES, Key
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command
@@ -415,8 +415,8 @@ def test_neither_repr_nor_error_of_a_file_shows_a_password(folder: Path) -> None
 
 
 def test_a_uri_file_has_the_uri_in_its_only_line(folder: Path) -> None:
-    Path("main.uri").write_text("\n  mongodb://u:p@h/ \r\n\n")
-    assert load(f"mongodb: [{{uri_file: {folder}/main.uri}}]").deployments[0].uri == "mongodb://u:p@h/"
+    Path("main.uri").write_text("\n  mongodb://u:p@h, \u00fc/ \r\n\n")
+    assert load(f"mongodb: [{{uri_file: {folder}/main.uri}}]").deployments[0].uri == "mongodb://u:p@h, \u00fc/"
 
 
 def test_a_credential_is_read_from_the_directory_of_systemd(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,7 +429,7 @@ def test_a_credential_is_read_from_the_directory_of_systemd(folder: Path, monkey
     assert "is not a name" in only_mistake("mongodb: [{uri_credential: ../main.uri}]")
 
 
-@pytest.mark.parametrize("content", ["", "\n", "mongodb://a/\nmongodb://b/", "mongodb://a b/"])
+@pytest.mark.parametrize("content", ["", "\n", "mongodb://a/\nmongodb://b/"])
 def test_a_uri_file_with_no_or_several_lines_is_a_mistake(folder: Path, content: str) -> None:
     Path("main.uri").write_text(content)
     assert "is not a file with one line" in only_mistake(f"mongodb: [{{uri_file: {folder}/main.uri}}]")
@@ -462,15 +462,85 @@ def test_one_of_the_three_ways_to_give_a_uri_is_enough(folder: Path) -> None:
         "mongodb://user@h/",
         "mongodb://CN%3Dclient@h/?authMechanism=MONGODB-X509",
         "mongodb://h/?readPreference=secondary&readPreferenceTags=dc:a&readPreferenceTags=",
+        "mongodb://h/shop.orders",
+        "mongodb://h:27018/a%2Eb?w=1",
     ],
 )
-def test_a_uri_that_pymongo_takes_is_taken(uri: str) -> None:
-    assert parse_uri(uri)["nodelist"]
-    check_uri(uri)
+def test_a_uri_that_pymongo_takes_is_taken_for_the_same_members(uri: str) -> None:
+    nodes = parse_uri(uri)["nodelist"]
+    assert [(host, port or 27017) for host, port in read_uri(uri).hosts] == nodes
+
+
+@pytest.mark.parametrize(
+    ("uri", "hosts"),
+    [
+        ("mongodb://h?tls=true", [("h", None)]),  # pymongo 3 wants a slash, 4 does not
+        ("mongodb://u:p@h:1,g?replicaSet=rs0", [("h", 1), ("g", None)]),
+        ("mongodb://u:p@a:1, b:2/", [("a", 1), ("b", 2)]),
+        ("mongodb://b\u00fccher.example:1/", [("xn--bcher-kva.example", 1)]),
+    ],
+)
+def test_a_uri_is_read_as_drivers_read_it(uri: str, hosts: list[tuple[str, int | None]]) -> None:
+    assert list(read_uri(uri).hosts) == hosts
+
+
+def test_a_name_of_other_letters_is_looked_up_as_a_driver_does() -> None:
+    assert parse_endpoint("B\u00fccher.example:1") == ("xn--bcher-kva.example", 1)
+    for bad in ("\u00e9" * 300, "\u00e9..", "\u00e9\u202e x"):
+        with pytest.raises(ValueError, match="is neither a host name nor an IP address"):
+            parse_endpoint(f"{bad}:1")
+
+
+OLD_NAMES = [
+    ("ssl=true", {"tls": "true"}),
+    ("SSL=false", {"tls": "false"}),
+    ("ssl=true&tls=true", {"tls": "true"}),
+    ("ssl_ca_certs=%2Fca.pem", {"tls": "true", "tlsCAFile": "/ca.pem"}),
+    ("ssl=true&ssl_cert_reqs=CERT_NONE", {"tls": "true", "tlsAllowInvalidCertificates": "true"}),
+    ("ssl_cert_reqs=CERT_NONE", {"tlsAllowInvalidCertificates": "true"}),  # no TLS, with pymongo 3 and 4
+    ("ssl_cert_reqs=CERT_REQUIRED", {"tls": "true", "tlsAllowInvalidCertificates": "false"}),
+    ("ssl_cert_reqs=CERT_OPTIONAL", {"tls": "true", "tlsAllowInvalidCertificates": "false"}),
+    ("ssl=true&ssl_match_hostname=false", {"tls": "true", "tlsAllowInvalidHostnames": "true"}),
+    ("ssl_match_hostname=true", {"tls": "true", "tlsAllowInvalidHostnames": "false"}),
+    ("ssl_certfile=a&ssl_keyfile=a", {"tls": "true", "tlsCertificateKeyFile": "a"}),
+    ("ssl_pem_passphrase=b%26", {"tls": "true", "tlsCertificateKeyFilePassword": "b&"}),
+    ("ssl_crlfile=a", {"tls": "true", "tlsCRLFile": "a"}),
+    ("tlscafile=a", {"tls": "true", "tlsCAFile": "a"}),
+    ("tlsInsecure=true", {"tlsInsecure": "true"}),
+]
+
+
+@pytest.mark.parametrize(("options", "read"), OLD_NAMES)
+def test_options_for_tls_are_taken_by_the_names_of_older_drivers_too(options: str, read: dict[str, str]) -> None:
+    assert read_uri(f"mongodb://h/?{options}").tls == read
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("ssl_keyfile=a", "has ssl_keyfile, which pymongo 4 does not take; put key and certificate into one file"),
+        ("ssl_certfile=a&ssl_keyfile=b", "has ssl_keyfile, which pymongo 4 does not take"),
+        (
+            "ssl_cert_reqs=none",
+            "has no valid value of ssl_cert_reqs; write CERT_NONE or CERT_OPTIONAL or",
+        ),
+        ("tls=True", "has no valid value of tls; write true or false"),
+        ("tlsinsecure=yes", "has no valid value of tlsInsecure; write true or false"),
+        ("ssl=true&tls=false", "says two things of tls; keep one of them"),
+        ("ssl_ca_certs=a&tlsCAFile=b", "says two things of tlsCAFile"),
+        ("tls=false&tlsCAFile=a", "has options for TLS beside tls=false"),
+        (
+            "tlsCaBundle=a",
+            "has an option for TLS that pymongo does not take; there are tls, tlsAllow",
+        ),
+    ],
+)
+def test_what_no_driver_could_make_of_options_for_tls_is_told_with_its_line(options: str, told: str) -> None:
+    assert f"1:17: mongodb[0].uri: {told}" in only_mistake(f"mongodb: [{{uri: 'mongodb://h/?{options}'}}]")
 
 
 def test_a_srv_uri_is_taken() -> None:
-    check_uri("mongodb+srv://user:pw@cluster0.example.mongodb.net/?appName=shop")  # pymongo would ask DNS
+    read_uri("mongodb+srv://user:pw@cluster0.example.mongodb.net/?appName=shop")  # pymongo would ask DNS
 
 
 @pytest.mark.parametrize(
@@ -495,7 +565,7 @@ def test_a_uri_that_pymongo_refuses_is_refused(uri: str) -> None:
     with pytest.raises((ValueError, PyMongoError)):
         parse_uri(uri)
     with pytest.raises(ValueError, match=";"):
-        check_uri(uri)
+        read_uri(uri)
 
 
 @pytest.mark.parametrize(
@@ -519,7 +589,9 @@ def test_a_uri_that_pymongo_refuses_is_refused(uri: str) -> None:
         ("mongodb://a b/", "host 1 of 1 is neither"),
         ("mongodb://-a/", "host 1 of 1 is neither"),
         ("mongodb://%2Ftmp%2Fmongodb-27017.sock/", "host 1 of 1 is a Unix socket"),
-        ("mongodb://h?tls=true", "has no / before the first ?"),
+        ("mongodb:///tmp/mongodb-27017.sock", "host 1 of 1 is a Unix socket"),
+        ("mongodb://a,%2Ftmp%2Fmongodb-27017.sock/", "host 2 of 2 is a Unix socket"),
+        ("mongodb://u:p?x@h/", "has a user or password with one of"),
         ("mongodb://u:%@h/", "has a user or password with one of"),  # pymongo 3.11 takes it
         ("mongodb+srv://h:27017/", "takes one name"),
         ("mongodb+srv://a,b/", "takes one name"),
@@ -527,12 +599,12 @@ def test_a_uri_that_pymongo_refuses_is_refused(uri: str) -> None:
 )
 def test_a_uri_that_cannot_be_right_is_a_mistake(uri: str, told: str) -> None:
     with pytest.raises(ValueError, match=re.escape(told)):
-        check_uri(uri)
+        read_uri(uri)
 
 
 @given(st.text(st.sampled_from("mongodb+srv://@:,?%[]0a.-é\x00\n"), max_size=30))
 def test_no_uri_and_no_endpoint_makes_the_checks_fail_otherwise(text: str) -> None:
-    for check in (check_uri, parse_endpoint):
+    for check in (read_uri, parse_endpoint):
         for one in (text, f"mongodb://{text}", f"[{text}]:1"):
             with contextlib.suppress(ValueError):
                 check(one)

@@ -10,7 +10,7 @@ import re
 import stat
 from pathlib import Path
 
-from watchdogd.config.addresses import check_uri, parse_endpoint
+from watchdogd.config.addresses import parse_endpoint, read_uri
 from watchdogd.config.readers import FLAG, absolute_path, choice, duration, list_of, not_empty, whole_number
 from watchdogd.config.strict_yaml import MAX_BYTES, Key, Reader, Spot, Wrong, quoted, section
 from watchdogd.config.values import Budget, Cause, Idle, Mode, PolicyConfig
@@ -88,7 +88,7 @@ def _uri_of_credential(spot: Spot) -> str:
 
 def _checked(uri: str, what: str) -> str:
     try:
-        check_uri(uri)
+        read_uri(uri)
     except ValueError as error:
         raise Wrong(f"{what}{error}") from None
     return uri
@@ -100,10 +100,10 @@ def _only_line(path: Path) -> str:
             content = file.read(MAX_BYTES) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
     except OSError as error:
         raise Wrong(f"cannot be read: {error.strerror}; mongo-watchdog's user needs to read it") from None
-    words = content.decode("ascii", "replace").split()
-    if len(words) != 1:
+    lines = [line.strip() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
+    if len(lines) != 1:
         raise Wrong("is not a file with one line; expected one with the URI in its only line")
-    return words[0]
+    return lines[0]
 
 
 def _without_waiting(name: str, flags: int) -> int:

@@ -148,35 +148,30 @@ def _hello_of_a_member(remote: Endpoint, way: Mapping[str, object], names: list[
 
 
 def _context(way: Mapping[str, object]) -> ssl.SSLContext | None:
-    """Return how TLS is spoken with these options of a URI, None without TLS. Never with a client certificate."""
-    given = _lowered(way)
-    if "true" not in {given.get("tls"), given.get("ssl")}:
+    """Return how TLS is spoken with these options, None without TLS. Never with a client certificate."""
+    if way.get("tls") != "true":
         return None
-    files = {name.lower(): str(value) for name, value in way.items()}
-    context = ssl.create_default_context(cafile=files.get("tlscafile") or files.get("ssl_ca_certs"))
+    context = ssl.create_default_context(cafile=_file(way, "tlsCAFile"))
     # The name is checked by the second question, when it is known whose it must be.
     context.check_hostname = False
-    if _trusts_anybody(given):
+    if _trusts_anybody(way):
         context.verify_mode = ssl.CERT_NONE
-    elif revoked := files.get("tlscrlfile") or files.get("ssl_crlfile"):
+    elif revoked := _file(way, "tlsCRLFile"):
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         context.load_verify_locations(cafile=revoked)
     return context
 
 
+def _file(way: Mapping[str, object], option: str) -> str | None:
+    return str(way[option]) if way.get(option) else None
+
+
 def _checks_names(way: Mapping[str, object]) -> bool:
-    given = _lowered(way)
-    any_name = given.get("tlsallowinvalidhostnames") == "true" or given.get("ssl_match_hostname") == "false"
-    return not any_name and not _trusts_anybody(given)
+    return way.get("tlsAllowInvalidHostnames") != "true" and not _trusts_anybody(way)
 
 
-def _trusts_anybody(given: Mapping[str, str]) -> bool:
-    insecure = "true" in {given.get("tlsinsecure"), given.get("tlsallowinvalidcertificates")}
-    return insecure or given.get("ssl_cert_reqs") == "cert_none"
-
-
-def _lowered(way: Mapping[str, object]) -> dict[str, str]:
-    return {name.lower(): str(value).lower() for name, value in way.items()}
+def _trusts_anybody(way: Mapping[str, object]) -> bool:
+    return "true" in {way.get("tlsInsecure"), way.get("tlsAllowInvalidCertificates")}
 
 
 def _hello(remote: Endpoint, tls: ssl.SSLContext | None, name: str | None) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from watchdogd.config.addresses import parse_endpoint
-from watchdogd.model.base import Interval, MemberId, Mono
+from watchdogd.model.base import Endpoint, Interval, MemberId, Mono
 from watchdogd.model.seen import MemberState
 from watchdogd.model.text import Outside
 
@@ -300,15 +300,15 @@ def is_serving(hello: Mapping[str, Any]) -> bool:
 def peers_of(hello: Mapping[str, Any]) -> frozenset[str]:
     """Return host:port of the members it names, and its own: nobody else names a hidden one."""
     named = [name for key in ("hosts", "passives", "arbiters") for name in hello.get(key) or ()]
-    return frozenset(str(name).lower() for name in (*named, hello.get("me")) if name and _is_endpoint(str(name)))
+    return frozenset(filter(None, (_endpoint(str(name)) for name in (*named, hello.get("me")) if name)))
 
 
-def _is_endpoint(text: str) -> bool:
+def _endpoint(text: str) -> str:
+    """Return it as the URI's members are written, empty for what no connection can lead to."""
     try:
-        parse_endpoint(text)
+        return str(Endpoint(*parse_endpoint(text))).lower()
     except ValueError:
-        return False
-    return True
+        return ""
 
 
 # ---- failures

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import re
 import socket
 import sys
 import threading
@@ -19,16 +18,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Protocol
-from urllib.parse import unquote_plus
 
 from watchdogd.config import DeploymentConfig
-from watchdogd.config.addresses import check_uri, parse_endpoint
+from watchdogd.config.addresses import parse_endpoint, read_uri
 from watchdogd.model.base import Endpoint
 from watchdogd.model.text import Outside, shown
 
 Job = Callable[[], None]
 
 _Question = DeploymentConfig | tuple[str, int]
+
+DEFAULT_PORT = 27017
 
 SRV_TIMEOUT_S = 5.0
 """For each of the two questions (SRV, TXT) of a mongodb+srv:// URI."""
@@ -38,9 +38,9 @@ SRV_TIMEOUT_S = 5.0
 class Seeds:
     """What a deployment's URI names: members as host, port, and the options of a connection to them.
 
-    `deployment`: as it was asked for; its URI may be another one by the time of the answer. `options`: `tls...` and
-    `ssl...` as in the URI, the values as text; one of them can be the password of a key, so they are never shown. With
-    `error` there are no members.
+    `deployment`: as it was asked for; its URI may be another one by the time of the answer. `options`: those for TLS,
+    as config.addresses has them; one of them can be the password of a key, so they are never shown. With `error` there
+    are no members.
     """
 
     deployment: DeploymentConfig
@@ -174,37 +174,21 @@ def look_up(host: str, port: int) -> Addresses:
 def seeds_of(deployment: DeploymentConfig) -> Seeds:
     """Read the URI, with what DNS says for mongodb+srv://, which blocks. Errors are in the answer."""
     try:
-        check_uri(deployment.uri)
-        bare, options = _without_secrets(deployment.uri)
+        uri = read_uri(deployment.uri)
     except ValueError as error:
         return Seeds(deployment, error=f"the URI of {deployment.name} {error}")
+    if uri.scheme == "mongodb":
+        named = [(host.lower(), port or DEFAULT_PORT) for host, port in uri.hosts]
+        return Seeds(deployment, tuple(dict.fromkeys(named)), uri.tls)
+    bare = f"{uri.scheme}://{uri.hosts[0][0]}/" + (f"?srvServiceName={uri.srv_service}" if uri.srv_service else "")
     try:
-        members = _members(bare)
+        members = _named_by_dns(bare)
     except Exception as error:  # noqa: BLE001 - pymongo's own, dnspython's and ValueError, by version
         return Seeds(deployment, error=f"{Outside(bare)} names no member: {Outside(error)}")
-    if bare.startswith("mongodb+srv:") and not {"tls", "ssl"} & {name.lower() for name in options}:
-        options["tls"] = "true"  # the default with SRV records (MongoDB's Initial DNS Seedlist Discovery)
-    return Seeds(deployment, members, options)
+    return Seeds(deployment, members, uri.tls)
 
 
-def _without_secrets(uri: str) -> tuple[str, dict[str, object]]:
-    """Return the URI's scheme and hosts alone, and those of its options that a connection needs."""
-    scheme, _, rest = uri.partition("://")
-    authority, _, tail = rest.partition("/")
-    options: dict[str, object] = {}
-    service = ""
-    for pair in filter(None, re.split("[&;]", tail.partition("?")[2])):
-        name, found, value = pair.partition("=")
-        if not found:
-            raise ValueError("has an option without a value; write OPTION=VALUE, and %26 or %3B for & or ; in it")
-        if name.lower().startswith(("tls", "ssl")):
-            options[name] = unquote_plus(value)
-        elif name.lower() == "srvservicename" and scheme == "mongodb+srv":
-            service = f"?{pair}"
-    return f"{scheme}://{authority.rpartition('@')[2]}/{service}", options
-
-
-def _members(bare: str) -> tuple[tuple[str, int], ...]:
+def _named_by_dns(bare: str) -> tuple[tuple[str, int], ...]:
     """Return host and port of each; raises what pymongo and dnspython raise, and ValueError."""
     from pymongo.uri_parser import parse_uri  # noqa: PLC0415 - 22 MB
 
