@@ -28,6 +28,7 @@ from watchdogd.model.text import AlreadyRunning, Outside
 from watchdogd.service.control import (
     DECIDE_S,
     LONGEST_PAUSE_S,
+    LONGEST_REASON,
     MAX_CLIENTS,
     MAX_LINE,
     PATIENCE_S,
@@ -224,10 +225,12 @@ def test_requests_become_inputs_of_the_decision() -> None:
 
     fifo = Outside("/run/uwsgi/fifo")
     assert request(Reload(fifo)) == Request("request-7", Verb.RELOAD, instance=InstanceId(fifo))
-    pause = Pause(60, Outside("release"))
-    assert request(pause) == Request("request-7", Verb.PAUSE, until=160.0, reason=Outside("release"))
-    assert request(Pause()) == Request("request-7", Verb.PAUSE)
-    assert request(Resume()) == Request("request-7", Verb.RESUME)
+    pause, root = Pause(60, Outside("release")), Outside("root")
+    assert request(pause) == Request("request-7", Verb.PAUSE, until=160.0, reason=Outside("release"), by=root)
+    assert request(Pause()) == Request("request-7", Verb.PAUSE, by=root)
+    assert request(Resume()) == Request("request-7", Verb.RESUME, by=root)
+    stranger = Incoming("request-7", Resume(), uid=4_000_000, pid=1).request(0.0)
+    assert stranger == Request("request-7", Verb.RESUME, by=Outside("user 4000000"))
     assert request(Status()) is None
     assert request(Reconfigure()) is None
 
@@ -237,7 +240,11 @@ WISHES: st.SearchStrategy[Wish] = st.one_of(
     st.builds(Status),
     st.builds(Reconfigure),
     st.builds(Reload, st.text(min_size=1).map(Outside)),
-    st.builds(Pause, st.none() | st.floats(0, LONGEST_PAUSE_S, exclude_min=True), st.none() | OUTSIDE),
+    st.builds(
+        Pause,
+        st.none() | st.floats(0, LONGEST_PAUSE_S, exclude_min=True),
+        st.none() | st.text(max_size=LONGEST_REASON).map(Outside),
+    ),
     st.builds(Resume),
 )
 
@@ -308,6 +315,7 @@ WRONG: list[tuple[bytes, str]] = [
     (request(verb="pause", for_s="1h"), "pause.for_s: expected a number, found '1h'"),
     (request(verb="pause", for_s=True), "pause.for_s: expected a number"),
     (request(verb="pause", for_s=0), "seconds from 0"),
+    (request(verb="pause", reason="x" * 301), "pause.reason: has 301 characters; at most 300 are kept"),
     (request(verb="pause", for_s=-5), "seconds from 0"),
     (request(verb="pause", for_s=10**400), "pause.for_s: expected a number"),
     (b'{"version": 2, "verb": "pause", "for_s": 1e999}\n', "pause.for_s: expected a number"),

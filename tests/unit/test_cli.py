@@ -217,7 +217,7 @@ def test_status_of_an_unknown_instance_names_the_known_ones(
     config: Path, serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
     serve(lambda _: done(status=document()))
-    assert cli.main(["status", "shpo", "--config", str(config)]) == 1
+    assert cli.main(["status", "shpo", "--config", str(config)]) == 2
     assert capsys.readouterr() == ("", "there is no instance shpo; there are: shop, blog\n")
 
 
@@ -231,7 +231,7 @@ def test_an_instance_is_called_by_its_name_or_its_fifo_and_sent_by_its_fifo(
     daemon = serve(lambda one: done("as you wish") if isinstance(one.wish, Reload) else done(status=document()))
     assert cli.main(["--config", str(config), "reload", called]) == 0
     assert daemon.asked == [Reload(Outside("/run/blog/fifo"))]
-    assert cli.main(["--config", str(config), "reload", "blgo"]) == 1
+    assert cli.main(["--config", str(config), "reload", "blgo"]) == 2
     assert capsys.readouterr() == ("as you wish\n", "there is no instance blgo; there are: shop, blog\n")
 
 
@@ -427,13 +427,31 @@ def test_version_and_help_of_every_verb(capsys: pytest.CaptureFixture[str]) -> N
         (["relaod"], "invalid choice: 'relaod'"),
         (["reload"], "required: INSTANCE"),
         (["pause", "--for", "15"], "argument --for: `15` has no unit; write `15s`"),
-        (["pause", "--for", "0s"], "argument --for: `0s` is no time at all"),
     ],
 )
 def test_a_wrong_command_line_is_exit_code_2(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(argv)
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--for", "0s"], "argument --for: `0s` is no time at all; leave --for out to pause until `resume`"),
+        (["--for", "0"], "argument --for: `0` is no time at all; leave --for out to pause until `resume`"),
+        (["--for", "-5m"], "argument --for: `-5m` is in the past; write how long from now, like 30m"),
+        (["--for=-5m"], "argument --for: `-5m` is in the past; write how long from now, like 30m"),
+        (["--for", "100000h"], "argument --for: `100000h` is more than 3650 days; leave --for out to pause"),
+        (["--reason", "x" * 60_000], "argument --reason: has 60000 characters; write it in 300, which is what"),
+    ],
+)
+def test_a_pause_that_cannot_be_is_one_sentence(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["pause", *argv])
+    line, end = capsys.readouterr().err.split("\n")
+    assert line.startswith(f"mongo-watchdog pause: {told}")
+    assert end == ""
 
 
 def test_a_reader_that_goes_away_is_no_error(config: Path) -> None:

@@ -81,7 +81,7 @@ def test_the_fourth_unproven_reload_within_the_hour_is_held_by_the_budget() -> N
     reload_by_hand(ticks, new(6, 7), new(8, 9))
     assert ticks.outlook.reloads_left == 0
     ticks.see(new(8, 9), ask=Verb.RELOAD)
-    assert ticks.answer.text.startswith("held by budget: 3 unproven reloads, of 3 allowed")
+    assert ticks.answered.startswith("held by budget: 3 unproven reloads, of 3 allowed")
     ticks.see(new(8, 9), ask=Verb.RELOAD, after=3600)
     assert ticks.answer.ok
 
@@ -420,7 +420,7 @@ def test_what_would_have_to_be_allowed_is_said_with_its_own_reason(
 ) -> None:
     ticks = Ticks(config([CHAIN]))
     ticks.see(STUCK, *held, members=members, ask=Verb.RELOAD)  # type: ignore[arg-type]
-    assert why in ticks.answer.text
+    assert why in ticks.answered
 
 
 def test_recovered_says_how_many_workers_and_after_how_long() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import pwd
 import selectors
 import signal
 import socket
@@ -304,6 +305,7 @@ def test_the_outcome_is_in_the_next_tick_which_follows_at_once(stage: Stage) -> 
 
 def test_what_cannot_be_saved_is_not_sent_and_that_is_told(stage: Stage) -> None:
     shown: list[dict[str, Any]] = []
+    refused: list[dict[str, Any]] = []
 
     def steps() -> Iterator[object]:
         yield from stage.break_the_app()
@@ -313,10 +315,16 @@ def test_what_cannot_be_saved_is_not_sent_and_that_is_told(stage: Stage) -> None
         asked = stage.ask("status")
         yield from asked.wait()
         shown.append(asked.answer["status"])
+        asked = stage.ask("pause", reason="deploy")
+        yield from asked.wait()
+        refused.append(asked.answer)
         stage.store.error = None
         yield from stage.until(stage.in_fifo)
 
-    stage.play(steps())
+    daemon = stage.play(steps())
+    why = "nothing was changed, for it cannot be saved: state.json: No space left on device"
+    assert [(one["ok"], one["exit"], one["text"]) for one in refused] == [(False, 1, why)]
+    assert daemon.state.paused is None
     assert stage.scopes(Event.BLIND) == stage.scopes(Event.SEEING_AGAIN) == ["state"]
     (document,) = shown
     assert document["blind"] == [{"scope": "state", "why": "state.json: No space left on device"}]
@@ -592,10 +600,8 @@ def test_an_unknown_instance_is_an_answer_that_names_the_known_ones(stage: Stage
         answers.append(asked.answer)
 
     stage.play(steps())
-    assert (answers[0]["ok"], answers[0]["text"]) == (
-        False,
-        f"no instance has the FIFO shp; there is: {stage.fifo}",
-    )
+    assert (answers[0]["ok"], answers[0]["exit"]) == (False, 2)
+    assert answers[0]["text"] == f"no instance has the FIFO shp; there is: {stage.fifo}"
 
 
 def test_a_pause_holds_reloads_until_resume_and_over_a_restart(stage: Stage) -> None:
@@ -603,7 +609,8 @@ def test_a_pause_holds_reloads_until_resume_and_over_a_restart(stage: Stage) -> 
         yield from seconds(3)
         asked = stage.ask("pause", for_s=None, reason="deploy")
         yield from asked.wait()
-        assert asked.answer["text"] == "paused: no reloads until `mongo-watchdog resume`"
+        me = pwd.getpwuid(os.getuid()).pw_name
+        assert asked.answer["text"] == f"paused until `mongo-watchdog resume`, by {me}: deploy"
 
     def second() -> Iterator[object]:
         yield from stage.break_the_app()

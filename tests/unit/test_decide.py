@@ -1,4 +1,5 @@
 import copy
+import re
 from dataclasses import replace
 
 import pytest
@@ -29,10 +30,10 @@ from tests.world.world import busy_app
 from watchdogd.config import Idle, Mode
 from watchdogd.core.detect import detect
 from watchdogd.core.tick import decide
-from watchdogd.model.base import CHAIN, RESTART, WORKERS, InstanceId
+from watchdogd.model.base import CHAIN, RESTART, WORKERS, InstanceId, Mono
 from watchdogd.model.decided import Answer
 from watchdogd.model.done import Result, SendFifo
-from watchdogd.model.remembered import InstanceState, Phase, Spent, State
+from watchdogd.model.remembered import InstanceState, Pause, Phase, Spent, State
 from watchdogd.model.seen import Area, Blindness, Instance, Member, Request, Scope, Snapshot, Verb
 from watchdogd.model.text import Outside, shown
 from watchdogd.model.told import Event, Paused, Resumed, Tell, WentBlind
@@ -79,14 +80,17 @@ def test_a_reload_that_is_held_is_answered_with_every_reason() -> None:
     ticks.see(replace(FINE, fifo_problem="deleted: it is gone"), ask=Verb.RELOAD)
     assert ticks.sent is None
     assert not ticks.answer.ok
-    assert ticks.answer.text == "held by paused: paused by an operator: maintenance; fifo: deleted: it is gone"
+    assert ticks.answered == (
+        "held by paused: paused by alice until `mongo-watchdog resume`: maintenance; fifo: deleted: it is gone"
+    )
 
 
 def test_a_second_reload_is_held_by_the_first() -> None:
     ticks = Ticks()
     ticks.see(STUCK, *HELD)
     ticks.see(STUCK, *HELD, ask=Verb.RELOAD)
-    assert (ticks.answer.ok, ticks.answer.text) == (False, "held by in_flight: a reload is in flight")
+    assert not ticks.answer.ok
+    assert re.fullmatch(r"held by in_flight: a reload is in flight, until 20\S+Z \(in 41 s\)", ticks.answered)
 
 
 def test_one_that_becomes_due_in_the_same_tick_is_the_one() -> None:
@@ -105,7 +109,8 @@ def test_an_absent_instance_cannot_be_reloaded() -> None:
 
 def test_an_instance_that_is_not_known_is_answered_with_those_that_are() -> None:
     _, effects = asked(Request("1", Verb.RELOAD, InstanceId("shp")))
-    assert effects == [Answer("1", ok=False, text="no instance has the FIFO shp; there is: /run/uwsgi/app/shop/fifo")]
+    text = "no instance has the FIFO shp; there is: /run/uwsgi/app/shop/fifo"
+    assert effects == [Answer("1", ok=False, text=text, wrong_use=True)]
 
 
 def test_an_instance_is_reloaded_by_its_fifo_as_the_status_shows_it_and_written_to_as_it_is() -> None:
@@ -131,7 +136,7 @@ def test_what_is_shown_of_a_fifo_means_it_unless_another_one_is_called_just_that
 def test_while_linger_goes_on_an_operator_may_not_hurry_it() -> None:
     ticks = Ticks()
     ticks.see(FINE, members=[member(served_since=exactly(AT - 1))], ask=Verb.RELOAD)
-    assert "linger" in ticks.answer.text
+    assert re.search(r"linger: .*, until 20\S+Z \(in 14 s\)", ticks.answered)
 
 
 def test_an_operators_reload_that_was_dropped_does_not_come_back_by_itself() -> None:
@@ -163,23 +168,60 @@ def test_an_operator_may_reload_what_the_daemon_leaves_alone(phase: Phase) -> No
 
 
 def test_a_pause_is_told_kept_and_ended_by_an_operator() -> None:
-    state, effects = asked(Request("1", Verb.PAUSE, reason=Outside("backup")))
-    assert effects == [
-        Tell(Paused("backup", None, "an operator")),
-        Answer("1", ok=True, text="paused: no reloads until `mongo-watchdog resume`"),
-    ]
-    assert state.paused
-    state, effects = asked(Request("2", Verb.RESUME), state=state)
-    assert effects == [
-        Tell(Resumed("an operator")),
-        Answer("2", ok=True, text="resumed"),
-    ]
+    state, effects = asked(Request("1", Verb.PAUSE, reason=Outside("backup"), by=Outside("alice")))
+    pause = Pause(None, Outside("backup"), Outside("alice"))
+    assert effects == [Tell(Paused("backup", None, "alice")), Answer("1", ok=True, text="paused", pause=pause)]
+    assert state.paused == pause
+    state, effects = asked(Request("2", Verb.RESUME, by=Outside("bob")), state=state)
+    assert effects == [Tell(Resumed("bob")), Answer("2", ok=True, text="resumed", before=pause)]
     assert state.paused is None
+
+
+FOR_EVER, AN_HOUR, TWO_HOURS = None, AT + 3600, AT + 7200
+
+
+@pytest.mark.parametrize(
+    ("stands", "asked_for", "stays"),
+    [
+        (AN_HOUR, TWO_HOURS, False),
+        (AN_HOUR, FOR_EVER, False),
+        (FOR_EVER, FOR_EVER, False),
+        (AN_HOUR, AN_HOUR, False),
+        (TWO_HOURS, AN_HOUR, True),
+        (FOR_EVER, TWO_HOURS, True),
+    ],
+)
+def test_a_pause_never_shortens_the_one_of_somebody_else(
+    stands: Mono | None, asked_for: Mono | None, stays: bool
+) -> None:
+    before = Pause(stands, Outside("move"), Outside("bob"))
+    ask = Request("1", Verb.PAUSE, until=asked_for, reason=Outside("backup"), by=Outside("alice"))
+    state, effects = asked(ask, state=State(paused=before))
+    (answer,) = [one for one in effects if isinstance(one, Answer)]
+    assert answer.ok
+    if stays:
+        assert (state.paused, len(effects), answer.before) == (before, 1, None)
+        assert "a longer pause stays" in answer.text
+    else:
+        assert state.paused == answer.pause == Pause(asked_for, Outside("backup"), Outside("alice"))
+        assert answer.before == before
+
+
+@pytest.mark.parametrize("verb", [Verb.PAUSE, Verb.RESUME])
+def test_what_cannot_be_saved_changes_no_pause(verb: Verb) -> None:
+    pause = Pause(None, Outside("move"), Outside("bob"))
+    for before in (None, pause):
+        seen = replace(snapshot(FINE), requests=(Request("1", verb, by=Outside("alice")),), unsaved="no room")
+        decision = decide(State(paused=before), detect(seen, config()), seen, config())
+        assert decision.state.paused == before
+        assert list(decision.effects) == [
+            Answer("1", ok=False, text="nothing was changed, for it cannot be saved: no room")
+        ]
 
 
 def test_a_pause_with_an_end_ends_by_itself_and_wakes_the_daemon_for_it() -> None:
     state, effects = asked(Request("1", Verb.PAUSE, until=AT + 60))
-    assert Answer("1", ok=True, text="paused: no reloads until then") in effects
+    assert Answer("1", ok=True, text="paused", pause=Pause(AT + 60)) in effects
     seen = replace(snapshot(FINE), at=AT + 1)
     decision = decide(state, detect(seen, config()), seen, config())
     assert decision.wake_at == AT + 60

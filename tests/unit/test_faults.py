@@ -31,6 +31,7 @@ from watchdogd.model.decided import Answer
 from watchdogd.model.remembered import State
 from watchdogd.model.seen import Request, Verb
 from watchdogd.model.told import Event
+from watchdogd.report import answers
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_its_memory_stays_as_it_was_and_who_asks_for_its_reload_is_told_why(monk
     answer = decision.effects[-1]
     assert isinstance(answer, Answer)
     assert not answer.ok
-    assert answer.text.startswith("held by blind: internal error in ")
+    assert answers.sentence(answer, 0.0, 0.0).startswith("held by blind: internal error in ")
     assert [type(effect).__name__ for effect in decision.effects] == ["Tell", "Answer"]
 
 

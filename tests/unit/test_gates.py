@@ -62,7 +62,7 @@ ONE_GATE: dict[str, tuple[Case, float | None]] = {
     "not_allowed": (case(snapshot(STUCK, leftover(1, 2, 3), connection(1))), None),
     "cooldown": (case(state=InstanceState(retry_at=AT + 5)), AT + 5),
     "budget": (case(state=InstanceState(spent=SPENT)), AT - 300 + 3600),
-    "parallel": (case(whole=reloading(4)), None),
+    "parallel": (case(whole=reloading(4)), AT + 42),
 }
 
 

@@ -181,9 +181,11 @@ def test_the_password_of_a_uri_is_nowhere() -> None:
 
 
 def test_a_pause_is_shown_with_its_end_if_it_has_one() -> None:
+    made = {}
     for until, told in ((AT + 90, "2026-11-22T10:01:30.000Z"), (None, None)):
-        made = shown(seen(SHOP), decided(paused=Pause(until, Outside("release"))))
-        assert made["paused"] == {"until": told, "reason": "release"}
+        made = shown(seen(SHOP), decided(paused=Pause(until, Outside("release"), Outside("alice"))))
+        assert made["paused"] == {"until": told, "reason": "release", "by": "alice"}
+    assert "\npaused until `mongo-watchdog resume`, by alice: release\n" in render(made)
 
 
 def test_a_deployment_of_which_nothing_is_known_yet_does_not_serve() -> None:
@@ -369,8 +371,9 @@ def test_systemd_shows_one_line() -> None:
     assert line(seen(SHOP), decided(Outlook(Phase.GAVE_UP))) == "watching 1 instance: shop gave up"
     blind = seen(dataclasses.replace(SHOP, blind=("x",)), blind=(Blindness(Scope(Area.SOCKETS), "y"),))
     assert line(blind, decided(paused=Pause(None))) == (
-        "watching 1 instance: nothing to do; blind: sockets, shop; paused"
+        "watching 1 instance: nothing to do; blind: sockets, shop; paused until `mongo-watchdog resume`"
     )
+    assert line(seen(SHOP), decided(paused=Pause(AT + 60))).endswith("; paused until 2026-11-22T10:01:00.000Z")
 
 
 def test_of_many_instances_in_trouble_only_some_are_named() -> None:

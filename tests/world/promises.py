@@ -193,6 +193,6 @@ def shut_gates(turn: Turn) -> set[str]:
     """The gates that are shown, told or answered to be shut in this tick."""
     shown = {one.gate for outlook in turn.decision.outlooks.values() for one in outlook.blocked_by}
     told = {gate for tell in tells(turn) for gate in str(tell.fields.get("blocked_by") or "").split(",")} - {""}
-    refused = [one.text for one in turn.decision.effects if isinstance(one, Answer) and not one.ok]
-    answered = {part.partition(":")[0] for text in refused for part in text.removeprefix("held by ").split("; ")}
+    answers = [one for one in turn.decision.effects if isinstance(one, Answer)]
+    answered = {one.gate for answer in answers for one in answer.blocked_by}
     return GATE_NAMES & (shown | told | answered)

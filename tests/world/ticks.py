@@ -15,6 +15,7 @@ from watchdogd.model.remembered import InstanceState, Phase, State
 from watchdogd.model.seen import Connection, Instance, Member, Request, Verb
 from watchdogd.model.text import Outside
 from watchdogd.model.told import Event, Tell
+from watchdogd.report import answers
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Ticks:
     ) -> list[Event]:
         """Let `after` seconds pass, show this, and return what is told of it."""
         self.at += after
-        request = Request("request", ask, one.id, None, Outside("maintenance")) if ask else None
+        request = Request("request", ask, one.id, None, Outside("maintenance"), Outside("alice")) if ask else None
         seen = replace(
             snapshot(one, *connections, members=members),
             at=self.at,
@@ -89,3 +90,8 @@ class Ticks:
     def answer(self) -> Answer:
         assert self.decision
         return next(effect for effect in self.decision.effects if isinstance(effect, Answer))
+
+    @property
+    def answered(self) -> str:
+        """The sentence of the answer."""
+        return answers.sentence(self.answer, self.at, 1_790_000_000.0 + self.at)

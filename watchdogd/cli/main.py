@@ -29,6 +29,7 @@ from watchdogd.model.text import LONGEST, Outside, shown
 from watchdogd.report.say import say, say_json
 from watchdogd.service import control
 
+_FOR_EVER = "leave --for out to pause until `resume`"
 POLL_S = 0.5  # of `reload --wait`; a reload takes seconds (1.0 s for lazy-apps, 4.0 s with pymongo's atexit)
 
 
@@ -37,6 +38,7 @@ class Exit(enum.IntEnum):
 
     OK = 0
     PROBLEM = 1
+    WRONG_USE = control.WRONG_USE
     NOT_RUNNING = 3
     NO_PERMISSION = 77  # sysexits.h, as are 75 and 78
     CONFIG = 78
@@ -54,7 +56,7 @@ class _Trouble(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code; raises SystemExit for --help and a wrong command line."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
     try:
         code: int = arguments.verb(arguments)
         sys.stdout.flush()  # here, where a closed pipe can still be told apart
@@ -71,6 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.BROKEN_PIPE
     return code
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """Return it with `--for -5m` as one word: argparse takes the second one for an option, and says nothing useful."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] == "--for" and word[:1] == "-" and word[1:2].isdigit():
+            joined[-1] = f"--for={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -127,7 +140,7 @@ def _meant(document: dict[str, Any], instance: str) -> dict[str, Any]:
         if one["name"] == shown(instance) or one["fifo"] == shown(instance, LONGEST):
             return one
     known = ", ".join(one["name"] for one in instances) or "none"
-    raise _Trouble(Exit.PROBLEM, f"there is no instance {Outside(instance)}; there are: {known}")
+    raise _Trouble(Exit.WRONG_USE, f"there is no instance {Outside(instance)}; there are: {known}")
 
 
 def _document(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -240,6 +253,8 @@ def _ask(arguments: argparse.Namespace, wish: control.Wish) -> dict[str, Any]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if message.startswith("argument "):  # how to use the rest of it is not the question
+            self.exit(Exit.WRONG_USE, f"{self.prog}: {shown(message)}\n")
         super().error(shown(message))
 
 
@@ -282,7 +297,7 @@ def _parser() -> argparse.ArgumentParser:
     reload.add_argument("--wait", action="store_true", help="until its outcome is known; ends with 1 if it failed")
     pause = verb("pause", _pause, "no reloads for some time, or until `resume`; kept over restarts")
     pause.add_argument("--for", dest="for_s", type=_duration, metavar="DURATION", help="like 30m or 1h30m")
-    pause.add_argument("--reason", default="", metavar="TEXT", help="shown in the status and the log")
+    pause.add_argument("--reason", type=_reason, default="", metavar="TEXT", help="shown in the status and the log")
     verb("resume", _resume, "ends a pause")
     schema = verb("schema", _schema, "prints the JSON Schema of what is written for programs")
     schema.add_argument("name", metavar="NAME", choices=names, help=", ".join(names))
@@ -300,10 +315,27 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _duration(text: str) -> float:
-    try:
-        seconds = parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"`{text}` {error}") from None
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError(f"`{text}` is no time at all; leave --for out to pause until `resume`")
+    wrong = None
+    seconds = 0.0
+    if text.startswith("-"):
+        wrong = "is in the past; write how long from now, like 30m"
+    elif not text.strip("0hms."):
+        wrong = f"is no time at all; {_FOR_EVER}"
+    else:
+        try:
+            seconds = parse_duration(text)
+        except ValueError as error:
+            wrong = str(error)
+    if seconds > control.LONGEST_PAUSE_S:
+        wrong = f"is more than {control.LONGEST_PAUSE_S / 86400:.0f} days; {_FOR_EVER}"
+    if wrong:
+        raise argparse.ArgumentTypeError(f"`{text}` {wrong}")
     return seconds
+
+
+def _reason(text: str) -> str:
+    if len(text) > control.LONGEST_REASON:
+        raise argparse.ArgumentTypeError(
+            f"has {len(text)} characters; write it in {control.LONGEST_REASON}, which is what the status shows"
+        )
+    return text

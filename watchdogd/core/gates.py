@@ -24,7 +24,9 @@ def _paused(c: Case, _: Command) -> Blocked | None:
     pause = c.whole.paused
     if pause is None:
         return None
-    return Blocked("paused", f"paused by an operator: {pause.reason or 'no reason given'}", pause.until)
+    end = "" if pause.until is not None else " until `mongo-watchdog resume`"
+    who, why = pause.by or "an operator", pause.reason or "no reason given"
+    return Blocked("paused", f"paused by {who}{end}: {why}", pause.until)
 
 
 def _blind(c: Case, _: Command) -> Blocked | None:
@@ -110,14 +112,16 @@ def _budget(c: Case, _: Command) -> Blocked | None:
 
 def _parallel(c: Case, _: Command) -> Blocked | None:
     names = {instance.id: instance.name for instance in c.snapshot.instances}
-    busy = [
-        names.get(one, one)
+    busy = {
+        names.get(one, one): state.reload.deadline
         for one, state in c.whole.instances.items()
         if one != c.instance.id and state.reload and state.reload.is_at_work(c.at)
-    ]
-    if len(busy) < c.config.policy.max_parallel:
+    }
+    most = c.config.policy.max_parallel
+    if len(busy) < most:
         return None
-    return Blocked("parallel", f"{len(busy)} other instances are reloading: {', '.join(busy)}")
+    until = sorted(busy.values())[len(busy) - most]  # at the latest
+    return Blocked("parallel", f"{len(busy)} other instances are reloading: {', '.join(busy)}", until)
 
 
 GATES: tuple[tuple[str, Callable[[Case, Command], Blocked | None]], ...] = (

@@ -104,10 +104,10 @@ class Tick:
         """Answer an operator who asks for a reload now: past linger of the evidence, never past a gate."""
         c = self.case
         if c.instance.master is None:
-            self._answer(request, "absent: nobody has its FIFO open")
+            self.effects.append(Answer(request.id, ok=False, text="absent: nobody has its FIFO open"))
             return shown
         if blocked := blocked_by(c, due(c).command):
-            self._answer(request, "held by " + "; ".join(f"{one.gate}: {one.reason}" for one in blocked))
+            self.effects.append(Answer(request.id, ok=False, text="held by", blocked_by=blocked))
             return shown
         if self.state.reload:
             why = "another reload was asked for before anybody had used it"
@@ -325,9 +325,6 @@ class Tick:
     def _tell(self, what: What) -> None:
         incident = self.state.incident.id if self.state.incident else None
         self.effects.append(Tell(what, self.case.instance.name, incident=incident))
-
-    def _answer(self, request: Request, text: str) -> None:
-        self.effects.append(Answer(request.id, ok=False, text=text))
 
     def _id(self) -> str:
         self.serial += 1

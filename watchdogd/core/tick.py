@@ -6,6 +6,7 @@ who is watched no more, and what cannot be seen. Pure: no I/O, no clock, no logg
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -46,7 +47,7 @@ def decide(state: State, findings: Mapping[InstanceId, Finding], snapshot: Snaps
         if isinstance(outlook, str):
             faults[instance.id] = outlook
             outlooks[instance.id] = Outlook(before.phase, blocked_by=(Blocked("blind", outlook),))
-            effects += _refused(instance, snapshot, f"blind: {outlook}")
+            effects += _refused(instance, snapshot, Blocked("blind", outlook))
             continue
         effects += tick.effects
         state = replace(state, instances={**state.instances, instance.id: tick.state}, serial=tick.serial)
@@ -115,10 +116,10 @@ def _let_go(state: State, snapshot: Snapshot, config: Config, effects: list[Effe
 # ---- operators
 
 
-def _refused(instance: Instance, snapshot: Snapshot, why: str) -> list[Effect]:
+def _refused(instance: Instance, snapshot: Snapshot, why: Blocked) -> list[Effect]:
     """Answer who asked for a reload of an instance that cannot be decided."""
     asked = [one for one in snapshot.requests if _asks_for(one, snapshot) == instance.id]
-    return [Answer(one.id, ok=False, text=f"held by {why}") for one in asked]
+    return [Answer(one.id, ok=False, text="held by", blocked_by=(why,)) for one in asked]
 
 
 def _asks_for(request: Request, snapshot: Snapshot) -> InstanceId | None:
@@ -138,7 +139,7 @@ def _refuse_unknown(snapshot: Snapshot, effects: list[Effect]) -> None:
     for request in snapshot.requests:
         if request.verb is Verb.RELOAD and _asks_for(request, snapshot) is None:
             text = f"no instance has the FIFO {request.instance}; there is: {fifos}"
-            effects.append(Answer(request.id, ok=False, text=text))
+            effects.append(Answer(request.id, ok=False, text=text, wrong_use=True))
 
 
 def _pause(state: State, snapshot: Snapshot, effects: list[Effect]) -> State:
@@ -146,18 +147,36 @@ def _pause(state: State, snapshot: Snapshot, effects: list[Effect]) -> State:
         effects.append(Tell(Resumed("the end of the pause")))
         state = replace(state, paused=None)
     for request in snapshot.requests:
-        if request.verb is Verb.PAUSE:
-            until_s = None if request.until is None else round(request.until - snapshot.at, 1)
-            effects.append(Tell(Paused(request.reason, until_s, "an operator")))
-            then = "until `mongo-watchdog resume`" if until_s is None else "until then"
-            effects.append(Answer(request.id, ok=True, text=f"paused: no reloads {then}"))
-            state = replace(state, paused=Pause(request.until, request.reason))
+        if request.verb in {Verb.PAUSE, Verb.RESUME} and snapshot.unsaved:
+            # What is only in our memory would be forgotten at the next start, and nobody would know.
+            text = f"nothing was changed, for it cannot be saved: {snapshot.unsaved}"
+            effects.append(Answer(request.id, ok=False, text=text))
+        elif request.verb is Verb.PAUSE:
+            state = _paused(state, request, snapshot.at, effects)
         elif request.verb is Verb.RESUME:
             if state.paused:
-                effects.append(Tell(Resumed("an operator")))
-            effects.append(Answer(request.id, ok=True, text="resumed" if state.paused else "was not paused"))
+                effects.append(Tell(Resumed(request.by or "an operator")))
+            text = "resumed" if state.paused else "was not paused"
+            effects.append(Answer(request.id, ok=True, text=text, before=state.paused))
             state = replace(state, paused=None)
     return state
+
+
+def _end(pause: Pause) -> Mono:
+    return math.inf if pause.until is None else pause.until
+
+
+def _paused(state: State, request: Request, at: Mono, effects: list[Effect]) -> State:
+    """Pause, where nobody has paused for longer: who did counts on it, and is not there to hear of it."""
+    before, pause = state.paused, Pause(request.until, request.reason, request.by)
+    if before and _end(pause) < _end(before):
+        text = "a longer pause stays, which `mongo-watchdog resume` ends: paused"
+        effects.append(Answer(request.id, ok=True, text=text, pause=before))
+        return state
+    until_s = None if pause.until is None else round(pause.until - at, 1)
+    effects.append(Tell(Paused(pause.reason, until_s, pause.by or "an operator")))
+    effects.append(Answer(request.id, ok=True, text="paused", pause=pause, before=before))
+    return replace(state, paused=pause)
 
 
 def _tell_blind(

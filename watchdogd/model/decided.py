@@ -7,21 +7,8 @@ from dataclasses import dataclass, field
 
 from watchdogd.model.base import InstanceId, Mono
 from watchdogd.model.done import EndProcess, SendFifo
-from watchdogd.model.remembered import Phase, State
+from watchdogd.model.remembered import Pause, Phase, State
 from watchdogd.model.told import Tell
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The immediate answer to an operator's request; `reload` is the id to watch where one was begun."""
-
-    request: str
-    ok: bool
-    text: str
-    reload: str | None = None
-
-
-Effect = Tell | SendFifo | EndProcess | Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +18,27 @@ class Blocked:
     gate: str
     reason: str
     until: Mono | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The immediate answer to an operator's request; report/answers.py makes its sentence.
+
+    `reload`: the id to watch where one was begun. `blocked_by`: what holds it. `pause`: the one that stands now,
+    `before`: the one that stood until now. `wrong_use`: what was asked for is not there.
+    """
+
+    request: str
+    ok: bool
+    text: str
+    reload: str | None = None
+    blocked_by: tuple[Blocked, ...] = ()
+    pause: Pause | None = None
+    before: Pause | None = None
+    wrong_use: bool = False
+
+
+Effect = Tell | SendFifo | EndProcess | Answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,10 +199,11 @@ class InstanceState:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """An operator's pause. `until` None: until `resume`."""
+    """An operator's pause. `until` None: until `resume`. `by`: his name, empty where an older state has none."""
 
     until: Mono | None
     reason: Outside = NOTHING_SAID
+    by: Outside = NOTHING_SAID
 
 
 @dataclass(frozen=True, slots=True)

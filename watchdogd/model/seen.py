@@ -357,20 +357,21 @@ class Verb(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An operator's wish, an input of the decision like every other one. `until` None: without end."""
+    """An operator's wish, an input of the decision like every other one. `until` None: without end. `by`: his name."""
 
     id: str
     verb: Verb
     instance: InstanceId | None = None
     until: Mono | None = None
     reason: Outside = NOTHING_SAID
+    by: Outside = NOTHING_SAID
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that is known at one instant. `news`: what observe has to tell: of members, and of how it reads.
 
-    `sockets`: how those of the daemon's own network namespace are read.
+    `sockets`: how those of the daemon's own network namespace are read. `unsaved`: why nothing can be saved now.
     """
 
     at: Mono
@@ -384,3 +385,4 @@ class Snapshot:
     news: tuple[Tell, ...] = ()
     not_covered: tuple[str, ...] = ()  # uWSGI masters that nothing can reload, each with the line that would mend it
     sockets: SocketsFrom = SocketsFrom(Backend.SOCK_DIAG)
+    unsaved: str | None = None

@@ -19,7 +19,18 @@ from watchdogd.model.decided import Blocked, Decision, Outlook
 from watchdogd.model.found import Finding, Kind
 from watchdogd.model.remembered import InstanceState, LastReload, Phase
 from watchdogd.model.seen import Backend, Instance, Member, MemberState, Snapshot, SocketsFrom
-from watchdogd.report.words import COMMANDS, THREADS_OFF, also_at, count, duration, from_proc, plain, timestamp, tree
+from watchdogd.report.words import (
+    COMMANDS,
+    THREADS_OFF,
+    also_at,
+    count,
+    duration,
+    from_proc,
+    plain,
+    timestamp,
+    tree,
+    when,
+)
 
 _QUIET = frozenset({Phase.WATCHING.value, Phase.ABSENT.value})
 
@@ -49,7 +60,7 @@ def document(
         at=timestamp(snapshot.wall),
         daemon={"version": __version__, "pid": os.getpid()},
         mode=config.mode,
-        paused=paused and {"until": _wall(snapshot, paused.until), "reason": paused.reason},
+        paused=paused and {"until": _wall(snapshot, paused.until), "reason": paused.reason, "by": paused.by or None},
         deployments=_deployments(snapshot, config),
         instances=[
             _instance(snapshot, instance, findings.get(instance.id, Finding(instance.id)), decision)
@@ -98,7 +109,8 @@ def line(snapshot: Snapshot, decision: Decision) -> str:
         names.get(id_, id_) for id_, one in decision.outlooks.items() if any(b.gate == "fifo" for b in one.blocked_by)
     ]
     parts += [f"no reload can be sent to {_some(deaf)}"] if deaf else []
-    parts += ["paused"] if decision.state.paused else []
+    if paused := decision.state.paused:
+        parts.append(f"paused until {_wall(snapshot, paused.until) or '`mongo-watchdog resume`'}")
     return "; ".join(parts)
 
 
@@ -209,8 +221,9 @@ def render(document: Document, instance: str | None = None) -> str:
     if document["mode"] != "act":
         lines.append(f"mode {document['mode']}: nothing is ever reloaded")
     if paused := document["paused"]:
-        until = _when(document, paused["until"])
-        lines.append(f"paused{f' until {until}' if until else ''}: {paused['reason'] or 'no reason given'}")
+        until = _when(document, paused["until"]) or "`mongo-watchdog resume`"
+        by = f", by {who}" if (who := paused.get("by")) else ""  # a daemon of before says nothing of it
+        lines.append(f"paused until {until}{by}: {paused['reason'] or 'no reason given'}")
     lines += ["", *_table(_member_rows(document)), *_learned_lines(document)]
     for one in instances:
         lines += ["", *_instance_lines(document, one)]
@@ -295,11 +308,8 @@ def _in_words(what: str) -> str:
 
 
 def _when(document: Document, at: str | None) -> str:
-    """Write a time with what it means now: `2026-11-22T10:00:12.000Z (in 12 s)`; empty for None."""
-    if at is None:
-        return ""
-    seconds = (datetime.fromisoformat(at) - datetime.fromisoformat(document["at"])).total_seconds()
-    return f"{at} (in {duration(seconds)})" if seconds >= 0 else f"{at} ({duration(-seconds)} ago)"
+    """Write a time with what it means now; empty for None."""
+    return "" if at is None else when(at, document["at"])
 
 
 def _span(since: str | None, at: str) -> str:

@@ -55,6 +55,12 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def when(at: str, now: str) -> str:
+    """Write a time (RFC 3339) with what it means now: `2026-11-22T10:00:12.000Z (in 12 s)`."""
+    seconds = (datetime.fromisoformat(at) - datetime.fromisoformat(now)).total_seconds()
+    return f"{at} (in {duration(seconds)})" if seconds >= 0 else f"{at} ({duration(-seconds)} ago)"
+
+
 def count(number: object, noun: str) -> str:
     """Write a number with its noun: `1 worker`, `3 workers`; what is not a number stands as it is."""
     if not isinstance(number, int | float) or isinstance(number, bool):

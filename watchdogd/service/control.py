@@ -26,7 +26,8 @@ from watchdogd.codec import ANSWER, REQUEST, CodecError, VersionError, decode, e
 from watchdogd.model.base import InstanceId, Mono
 from watchdogd.model.decided import Answer
 from watchdogd.model.seen import Request, Verb
-from watchdogd.model.text import LONGEST, NOTHING_SAID, AlreadyRunning, Outside, WatchdogError, shown
+from watchdogd.model.text import LONGEST, NOTHING_SAID, SHOWN, AlreadyRunning, Outside, WatchdogError, shown
+from watchdogd.paths import user_name
 
 MAX_LINE = 64 * 1024
 MAX_CLIENTS = 32
@@ -36,6 +37,10 @@ DECIDE_S = 60.0
 """For the daemon to answer: longer than any tick; what it has not answered by then it never will."""
 
 LONGEST_PAUSE_S = 10 * 365 * 86400.0
+LONGEST_REASON = SHOWN
+"""Characters of why it is paused: all of it is shown."""
+WRONG_USE = 2
+"""The exit code of argparse, for what nobody can do: an instance that is not there."""
 
 SAME = "use the mongo-watchdog command that was installed with the daemon, or restart the service"
 """What mends two versions that differ."""
@@ -109,10 +114,14 @@ class Incoming:
                 return Request(self.id, Verb.RELOAD, instance=InstanceId(instance))
             case Pause(for_s, reason):
                 until = None if for_s is None else at + for_s
-                return Request(self.id, Verb.PAUSE, until=until, reason=reason or NOTHING_SAID)
+                return Request(self.id, Verb.PAUSE, until=until, reason=reason or NOTHING_SAID, by=self._by())
             case Resume():
-                return Request(self.id, Verb.RESUME)
+                return Request(self.id, Verb.RESUME, by=self._by())
         return None
+
+    def _by(self) -> Outside:
+        name = user_name(self.uid)
+        return Outside(f"user {name}" if name.isdecimal() else name)
 
 
 class _Stage(enum.Enum):
@@ -171,12 +180,12 @@ class Server:
             if client.id == incoming.id and client.stage is _Stage.DECIDING:
                 self._answer(client, document)
 
-    def reply(self, answer: Answer) -> None:
-        """Send what was decided about a request."""
+    def reply(self, answer: Answer, sentence: str) -> None:
+        """Send what was decided about a request, and the sentence that says it."""
         document = {
             "ok": answer.ok,
-            "text": shown(answer.text, LONGEST),
-            "exit": 0 if answer.ok else 1,
+            "text": shown(sentence, LONGEST),
+            "exit": 0 if answer.ok else WRONG_USE if answer.wrong_use else 1,
             "reload": answer.reload,
         }
         for client in list(self._clients.values()):
@@ -297,6 +306,8 @@ def parse(line: bytes) -> Wish:
         case Pause(float(for_s)) if not 0 < for_s <= LONGEST_PAUSE_S:
             span = f"seconds from 0 to {LONGEST_PAUSE_S:.0f}, or null: until resume"
             raise CodecError(f"pause.for_s: expected {span}; found {for_s:g}")
+        case Pause(reason=str(reason)) if len(reason) > LONGEST_REASON:
+            raise CodecError(f"pause.reason: has {len(reason)} characters; at most {LONGEST_REASON} are kept")
     return wish
 
 

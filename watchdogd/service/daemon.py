@@ -24,7 +24,7 @@ from watchdogd.model.seen import Area, Blindness, Scope, Snapshot
 from watchdogd.model.text import fault
 from watchdogd.model.told import ConfigRejected, ConfigReloaded, SeeingAgain, Stopping, Tell, WentBlind, What
 from watchdogd.observe.observer import Observer
-from watchdogd.report import status, words
+from watchdogd.report import answers, status, words
 from watchdogd.report.notify import Notifier
 from watchdogd.report.sinks import Sinks
 from watchdogd.service.control import Incoming, Reconfigure, Server, Status
@@ -118,7 +118,8 @@ class Daemon:
         try:
             self.store.save(decision.state, self.observer.ended(), snapshot.at, snapshot.wall)
         except StoreError as error:  # decided again with that as a blindness: then nothing is sent
-            snapshot = replace(snapshot, blind=(*snapshot.blind, Blindness(Scope(Area.STATE), str(error))))
+            why = str(error)
+            snapshot = replace(snapshot, blind=(*snapshot.blind, Blindness(Scope(Area.STATE), why)), unsaved=why)
             decision = decide(self.state, findings, snapshot, self.config)
         self._wake_helper(snapshot, decision)
         self.state, self._outlooks = decision.state, decision.outlooks
@@ -144,7 +145,7 @@ class Daemon:
         if isinstance(effect, EndProcess):
             return end.perform(effect, self.observer.last_look_at_hung, self.clock, helper.end)
         if isinstance(effect, Answer):
-            self.server.reply(effect)
+            self.server.reply(effect, answers.sentence(effect, self.clock(), self.wall()))
         else:
             self.sinks.tell(effect, self.wall())
         return None

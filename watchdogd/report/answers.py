@@ -1,0 +1,38 @@
+"""The sentence with which the daemon answers an operator: what was done or what holds it, by whom, and until when.
+
+It must never leave out an end that is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from watchdogd.model.base import Mono
+from watchdogd.model.decided import Answer
+from watchdogd.model.remembered import Pause
+from watchdogd.report.words import timestamp, when
+
+
+def sentence(answer: Answer, at: Mono, wall: float) -> str:
+    """Say it. `at`: now by CLOCK_MONOTONIC, `wall`: now as Unix time."""
+    return "; ".join(_parts(answer, at, wall))
+
+
+def _parts(answer: Answer, at: Mono, wall: float) -> Iterator[str]:
+    text = answer.text
+    if answer.blocked_by:
+        gates = [f"{one.gate}: {one.reason}{_until(one.until, at, wall, ', ')}" for one in answer.blocked_by]
+        text = f"{text} {'; '.join(gates)}"
+    yield f"{text} {_pause(answer.pause, at, wall)}" if answer.pause else text
+    if answer.before:
+        what = "that takes the place of" if answer.pause else "that ends"
+        yield f"{what} the pause {_pause(answer.before, at, wall)}"
+
+
+def _pause(pause: Pause, at: Mono, wall: float) -> str:
+    end = _until(pause.until, at, wall) or "until `mongo-watchdog resume`"
+    return end + (f", by {pause.by}" if pause.by else "") + (f": {pause.reason}" if pause.reason else "")
+
+
+def _until(until: Mono | None, at: Mono, wall: float, before: str = "") -> str:
+    return "" if until is None else f"{before}until {when(timestamp(wall + until - at), timestamp(wall))}"
