@@ -94,7 +94,8 @@ REQUEST = Format("control", "the request", 2)
 ANSWER = Format("control", "the answer", 2)
 # What `status --json` and `connections --json` print.
 STATUS = Format("status", "the status", 1, names_it=True)
-CONNECTIONS = Format("connections", "the list of connections", 1, names_it=True)
+# Version 1 of the connections called the time since the last data, or since the FIN, an age.
+CONNECTIONS = Format("connections", "the list of connections", 2, names_it=True)
 
 FORMATS = (STATE, REQUEST, ANSWER, STATUS, CONNECTIONS)
 

@@ -32,7 +32,7 @@ WHO_SEES = "+sys_ptrace,+dac_read_search"
 PROGRAM = (sys.executable, "-P", "-m", "watchdogd")
 WITHIN_S = 30.0
 WITHOUT_THREADS = "2.0.26"
-HELD_BY_NONE = "held by no uWSGI process"
+NO_NETLINK = (sys.executable, str(Path(__file__).with_name("no_netlink.py")))
 
 
 class Held(NamedTuple):
@@ -132,7 +132,7 @@ def test_as_text_it_is_a_table(site: Site) -> None:
     table, _, fifos = ran.stdout.partition("\n\n")
     head, *rows = table.splitlines()
     assert fifos == f"shop is {app.fifo}\n"
-    assert head.split() == ["INSTANCE", "ROLE", "PID", "LOCAL", "REMOTE", "STATE", "AGE", "VERDICT"]
+    assert head.split() == ["INSTANCE", "ROLE", "PID", "LOCAL", "REMOTE", "STATE", "LAST", "VERDICT"]
     held = in_truth(app, mongod.port)
     assert {Held(int(row.split()[2]), *row.split()[3:6]) for row in rows} == held
     assert all(row.startswith("shop ") and row.split()[1] == "worker" and row.endswith("own") for row in rows)
@@ -156,7 +156,9 @@ def test_after_a_restart_of_mongod_leftovers_are_called_so(site: Site) -> None:
     assert leftovers
     assert {one for one in shown(document) if one.state == "CLOSE_WAIT"} == leftovers
     assert verdicts(document) == {"leftover: the worker is idle or stranded"}
-    assert all(one["age_s"] > 1 for one in document["connections"] if one["state"] == "CLOSE_WAIT")
+    closed = [one for one in document["connections"] if one["state"] == "CLOSE_WAIT"]
+    assert all(1 < one["closed_s"] <= one["last_data_s"] for one in closed)
+    assert all(one["closed_s"] is None for one in document["connections"] if one["state"] == "ESTABLISHED")
 
 
 def master_is_connected(app: Uwsgi, mongod: Mongod) -> bool:
@@ -180,13 +182,22 @@ def test_what_a_load_balancer_ended_is_unexplained_unless_any_cause_counts(site:
     for cause in ("outage", "any"):
         site.configure(mongod.uri, app, mongodb=[deployment], policy={"cause": cause})
         said.add((cause, *verdicts(site.connections())))
+    if can(NO_NETLINK):  # and nothing has an age
+        site.configure(mongod.uri, app, mongodb=[deployment])
+        document = site.connections(prefix=NO_NETLINK)
+        assert verdicts(document) == {"unexplained: its age is not known, so whether an outage ended it cannot be told"}
+        assert {(one["closed_s"], one["last_data_s"]) for one in document["connections"]} == {(None, None)}
     assert said == {
         ("outage", "unexplained: no outage ended it"),
         ("any", "leftover: the worker is idle or stranded"),
     }
 
 
-def test_what_no_uwsgi_process_holds_is_shown_as_that_and_our_own_heartbeats_are_not(site: Site) -> None:
+def can(prefix: tuple[str, ...]) -> bool:
+    return subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode == 0
+
+
+def test_what_no_uwsgi_process_holds_is_shown_with_who_does_and_our_own_heartbeats_are_not(site: Site) -> None:
     mongod = site.mongod()
     app = site.app(app=App.NO_CLIENT)
     site.configure(mongod.uri, app)
@@ -194,9 +205,36 @@ def test_what_no_uwsgi_process_holds_is_shown_as_that_and_our_own_heartbeats_are
         document = site.connections()
         (one,) = document["connections"]
         assert one["local"] == "{}:{}".format(*client.getsockname())
-        assert (one["instance"], one["role"], one["pid"], one["verdict"]) == ("-", "-", None, HELD_BY_NONE)
+        me = psutil.Process()
+        assert (one["instance"], one["role"], one["pid"]) == ("-", "-", me.pid)
+        assert (one["process"], one["user"]) == (me.name(), me.username())
+        assert one["verdict"] == f"held by {me.name()} of {me.username()}, which is no uWSGI"
     ran = site.run("connections")
     assert (ran.stdout, ran.returncode) == ("no connections to the configured MongoDB members\n", 0)
+
+
+def test_a_uwsgi_that_nothing_watches_is_named_as_the_holder_with_the_reason(site: Site) -> None:
+    mongod = site.mongod()
+    app = site.app(app=App.NO_CLIENT)
+    held_alone = [f"pyargv = 0 {mongod.port} 1"]
+    other = site.app(app=App.NO_CLIENT, name="other", wsgi_file=HOLD, processes=1, lazy_apps=True, extra=held_alone)
+    site.configure(mongod.uri, app)
+    held = ("--wsgi-file", str(HOLD), "--pyargv", f"0 {mongod.port} 1")
+    command = [*fetch.uwsgi(), "--master", "--http-socket", f"127.0.0.1:{free_port()}", *held]
+    with Process(command, log=site.folder / "bare.log") as bare:
+        master = bare.pid
+
+        def both() -> dict[int, str] | None:
+            found = {one["pid"]: one["verdict"] for one in site.connections()["connections"]}
+            return found if len(found) == 3 else None
+
+        found = wait_for(both, "the connection of master and worker", within=WITHIN_S)
+    (worker,) = other.workers()
+    named = f"held by uWSGI (master {other.master}), which the configuration does not name: its FIFO is {other.fifo}"
+    assert found.pop(worker) == named
+    without = f"held by uWSGI (master {master}), which has no master FIFO, so nobody can reload just its workers"
+    assert set(found.values()) == {without}
+    assert master in found
 
 
 def test_a_name_that_does_not_resolve_is_blindness_and_not_the_absence_of_connections(site: Site) -> None:
@@ -223,7 +261,9 @@ def test_who_may_not_read_descriptors_is_blind_and_does_not_say_that_nobody_hold
     site.configure(mongod.uri, app)
     document = site.connections(exits=1, prefix=AS_NOBODY)
     assert any("CAP_" in why for why in document["blind"])
-    assert {one["verdict"] for one in document["connections"]} == {"held by nobody who can be seen"}
+    assert {one["verdict"] for one in document["connections"]} == {
+        "held by nobody who can be seen: run this as root, or see what is blind"
+    }
     assert {one["local"] for one in document["connections"]} == {one.local for one in in_truth(app, mongod.port)}
     ran = site.run("check", "--live", prefix=AS_NOBODY)
     assert ran.returncode == 1

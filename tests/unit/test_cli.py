@@ -484,6 +484,16 @@ def test_an_interrupt_ends_quietly_with_130(config: Path, serve: Serve) -> None:
     assert len(daemon.asked) == 1
 
 
+def test_who_else_holds_a_connection_is_asked_by_the_command_line_alone() -> None:
+    program = (
+        "import sys; import watchdogd.cli.main, watchdogd.service.start, watchdogd.service.daemon\n"
+        "assert 'watchdogd.observe.observer' in sys.modules; before = 'psutil' in sys.modules\n"
+        "import watchdogd.cli.live; print(before, 'psutil' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=50)
+    assert ran.stdout == "False True\n"
+
+
 def test_a_question_loads_neither_pymongo_nor_the_daemon(config: Path, serve: Serve) -> None:
     serve(lambda _: done(status=document()))
     program = (

@@ -5,6 +5,7 @@ Reads only; must never write a FIFO or a state.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import sys
@@ -13,13 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from watchdogd.cli.holders import Holder, holders_of
 from watchdogd.codec import CONNECTIONS, encode
 from watchdogd.config import Config, InstanceConfig
 from watchdogd.core.detect import detect
 from watchdogd.core.ends import in_vain
 from watchdogd.core.look import endpoint_map
 from watchdogd.core.outlook import NO_DEPLOYMENT
-from watchdogd.model.base import InstanceId, Mono, ProcessId
+from watchdogd.model.base import InstanceId, Interval, Mono, ProcessId
 from watchdogd.model.found import Finding, Kind, Verdict
 from watchdogd.model.seen import (
     Backend,
@@ -33,12 +35,19 @@ from watchdogd.model.seen import (
     Tcp,
     Worker,
 )
+from watchdogd.model.text import Outside
 from watchdogd.observe.instances import not_covered
 from watchdogd.observe.observer import Edges, Observer, open_edges
-from watchdogd.observe.processes import Processes
+from watchdogd.observe.uwsgi import Master
 from watchdogd.report.say import say, say_json
-from watchdogd.report.words import THREADS_OFF, also_at, from_proc
+from watchdogd.report.words import THREADS_OFF, also_at, duration, from_proc
 from watchdogd.service import rights
+
+HIDDEN = "held by nobody who can be seen: run this as root, or see what is blind"
+NO_AGE = "unexplained: its age is not known, so whether an outage ended it cannot be told"
+UNSEEN = "held by nobody who is seen here: a process in a container, or one that has just ended"
+
+_Ends = tuple[str, str, str, float | None, float | None]
 
 HEARD_WITHIN_S = 5.0
 """connectTimeoutMS is 2 s; DNS may take longer, and then its error or silence is the answer."""
@@ -50,7 +59,11 @@ again soon."""
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One holder of one connection, as it is shown."""
+    """One holder of one connection, as it is shown.
+
+    `closed_s`: seconds since the other end closed it, `last_data_s`: since its last data, at least so many; None where
+    that is not known. `process`, `user`: of a holder that is of no instance.
+    """
 
     instance: str
     role: str
@@ -58,21 +71,24 @@ class Line:
     local: str
     remote: str
     state: str
-    age_s: float | None
+    closed_s: float | None
+    last_data_s: float | None
     verdict: str
     fifo: str | None = None
+    process: str | None = None
+    user: str | None = None
 
 
 def connections(config: Config, *, as_json: bool) -> int:
     """Print each connection to the members with every holder, and what it means; 1 where something cannot be seen."""
     snapshot, findings, edges = _look(config)
-    found = _lines(snapshot, findings, edges.processes)
+    found = _lines(snapshot, findings, edges)
     lines = sorted(found, key=lambda one: (one.instance, one.role, one.pid or 0, one.remote))
     blind = [one.why for one in snapshot.blind] + [why for one in snapshot.instances for why in one.blind]
     if as_json:
         say_json(CONNECTIONS.document(connections=encode(lines), blind=blind, learned=list(_also_at(snapshot))))
     else:
-        rows: list[tuple[str, ...]] = [("INSTANCE", "ROLE", "PID", "LOCAL", "REMOTE", "STATE", "AGE", "VERDICT")]
+        rows: list[tuple[str, ...]] = [("INSTANCE", "ROLE", "PID", "LOCAL", "REMOTE", "STATE", "LAST", "VERDICT")]
         rows += [_row(line) for line in lines]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         for row in rows if lines else ():
@@ -158,19 +174,23 @@ def _is_woken(woken: int, until: Mono) -> bool:
     return True
 
 
-def _lines(snapshot: Snapshot, findings: dict[InstanceId, Finding], processes: Processes) -> Iterator[Line]:
+def _lines(snapshot: Snapshot, findings: dict[InstanceId, Finding], edges: Edges) -> Iterator[Line]:
     roles = {process: place for instance in snapshot.instances for process, place in _roles(instance)}
     members = endpoint_map(snapshot.members.values())
-    own = processes.descriptors(os.getpid())
+    own = edges.processes.descriptors(os.getpid())
     ours = set() if isinstance(own, Blind) else set(own.values())
-    blind = snapshot.blind or any(instance.blind for instance in snapshot.instances)
-    nobody = "held by nobody who can be seen" if blind else "held by no uWSGI process"
-    for one in snapshot.connections:
-        if one.remote not in members or one.inode in ours:
-            continue
-        ends = str(one.local), str(one.remote), one.tcp.value.upper(), _age_s(one, snapshot.at)
+    every = [one for one in snapshot.connections if one.remote in members and one.inode not in ours]
+    others = _Others(snapshot, every, edges)
+    for one in every:
+        ends: _Ends = (
+            str(one.local),
+            str(one.remote),
+            one.tcp.value.upper(),
+            _ago_s(one.closed, snapshot.at),
+            _ago_s(one.last_data, snapshot.at),
+        )
         if not one.holders:
-            yield Line("-", "-", None, *ends, nobody)
+            yield from others.lines(one, ends)
         for holder in one.holders:
             instance, role, worker = roles[holder]
             yield Line(
@@ -197,10 +217,49 @@ def _roles(instance: Instance) -> Iterator[tuple[ProcessId, tuple[Instance, str,
     yield from ((process, (instance, "other", None)) for process in instance.others)
 
 
-def _age_s(connection: Connection, at: Mono) -> float | None:
-    """Return for how long it has been what it is: since the FIN, or since its last data; at least so long."""
-    since = (connection.closed or connection.last_data).hi
-    return round(max(0.0, at - since), 1)
+class _Others:
+    """Who holds the connections that no instance holds."""
+
+    def __init__(self, snapshot: Snapshot, connections: list[Connection], edges: Edges) -> None:
+        foreign = [one.inode for one in connections if not one.holders]
+        self._holders = holders_of(foreign, edges.processes)
+        discovered = edges.uwsgi.discover() if self._holders.by_inode else ()
+        self._masters = {} if isinstance(discovered, Blind) else {one.id.pid: one for one in discovered}
+        self._instances = {one.master.pid: one.name for one in snapshot.instances if one.master}
+        blind = snapshot.blind or any(instance.blind for instance in snapshot.instances)
+        self._nobody = HIDDEN if blind or self._holders.hidden else UNSEEN
+
+    def lines(self, connection: Connection, ends: _Ends) -> Iterator[Line]:
+        """Yield a line for each process that holds it, or one that says that nobody is seen to."""
+        holders = self._holders.by_inode.get(connection.inode, ())
+        for one in holders:
+            yield Line("-", "-", one.pid, *ends, self._verdict(one), process=one.name, user=one.user)
+        if not holders:
+            yield Line("-", "-", None, *ends, self._nobody)
+
+    def _verdict(self, holder: Holder) -> str:
+        line = (holder.pid, *holder.above)
+        for pid in line:
+            if pid in self._instances:
+                return f"held by {holder.name} of {holder.user}, which uWSGI of {self._instances[pid]} started"
+            if master := self._masters.get(pid):
+                return f"held by uWSGI (master {pid}), {_why_no_instance(master)}"
+        return f"held by {holder.name} of {holder.user}, which is no uWSGI"
+
+
+def _why_no_instance(master: Master) -> str:
+    if master.fifo:
+        return f"which the configuration does not name: its FIFO is {Outside(master.fifo)}"
+    if master.inside:
+        return f"whose FIFO {Outside(master.inside)} is in a container"
+    if master.fifo_problem:  # it hides its descriptors
+        return "whose FIFO cannot be seen"
+    return "which has no master FIFO, so nobody can reload just its workers"
+
+
+def _ago_s(when: Interval | None, at: Mono) -> float | None:
+    """Return how long ago it was, at least; None where nobody knows."""
+    return None if when is None or math.isinf(when.lo) else round(max(0.0, at - when.hi), 1)
 
 
 def _verdict(connection: Connection, finding: Finding, holder: ProcessId, worker: Worker | None) -> str:
@@ -208,7 +267,8 @@ def _verdict(connection: Connection, finding: Finding, holder: ProcessId, worker
     if connection.tcp is Tcp.ESTABLISHED:
         return "shared with other processes" if shared else "own"
     if connection.cookie in finding.unexplained - finding.leftovers:  # with `cause: any` it is one of both
-        return "unexplained: no outage ended it"
+        known = not math.isinf((connection.closed or connection.last_data).lo)
+        return "unexplained: no outage ended it" if known else NO_AGE
     if not finding.is_serving:
         return "leftover, for now: MongoDB does not serve"
     if worker is None:
@@ -238,9 +298,13 @@ def _from_proc(snapshot: Snapshot) -> Iterator[str]:
 
 
 def _row(line: Line) -> tuple[str, ...]:
-    age = "-" if line.age_s is None else f"{line.age_s:.0f}s"
+    last = "-"
+    if line.closed_s is not None:
+        last = f"closed {duration(line.closed_s)} ago"
+    elif line.last_data_s is not None and line.state == Tcp.ESTABLISHED.value.upper():
+        last = f"data {duration(line.last_data_s)} ago"
     pid = "-" if line.pid is None else str(line.pid)
-    return line.instance, line.role, pid, line.local, line.remote, line.state, age, line.verdict
+    return line.instance, line.role, pid, line.local, line.remote, line.state, last, line.verdict
 
 
 def _objections(instance: Instance, finding: Finding) -> Iterator[str]:
