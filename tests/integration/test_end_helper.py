@@ -368,7 +368,7 @@ def test_every_request_is_in_its_log(place: Ending) -> None:
     place.helper.kill()
     assert place.helper.stderr is not None
     first, second = place.helper.stderr.read().decode().splitlines()
-    assert first.startswith(f"<4>user id {DAEMON} asked b'")
+    assert first.startswith(f"<4>user id {DAEMON} asked `")
     assert f"process {ready.pid} is no worker" in first
-    assert second.startswith(f"<5>user id {DAEMON} asked b'")
+    assert second.startswith(f"<5>user id {DAEMON} asked `")
     assert second.endswith(f"process {worker.pid} of user id {BERT} was ended")

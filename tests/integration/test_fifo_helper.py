@@ -440,9 +440,20 @@ def test_every_request_is_in_its_log(place: Place) -> None:
     place.helper.kill()
     assert place.helper.stderr is not None
     first, second = place.helper.stderr.read().decode().splitlines()
-    assert first.startswith(f"<4>user id {DAEMON} asked b'q ")
-    assert second.startswith(f"<5>user id {DAEMON} asked b'w ")
-    assert "written" in second
+    assert first.startswith(f"<4>user id {DAEMON} asked `q ")
+    assert second.startswith(f"<5>user id {DAEMON} asked `w ")
+    assert second.endswith(f" {place.fifo.path}`: written ")
+
+
+def test_what_is_asked_is_logged_as_text_and_in_one_line(place: Place) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.connect(str(place.socket))
+        client.send(b"w \xff\x1b[31m\n<0>all is well")
+        client.recv(1000)
+    place.helper.kill()
+    assert place.helper.stderr is not None
+    (line,) = place.helper.stderr.read().decode().splitlines()
+    assert f"user id {os.geteuid()} asked `w \\xff\\x1b[31m\\n<0>all is well`: " in line
 
 
 # ------------------------------------------------------------------------------------------------- the client

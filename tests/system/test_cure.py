@@ -32,7 +32,7 @@ def test_the_stuck_app_is_cured_by_the_shipped_units(service: Service, site: Sit
     pid = service.pid
     site.strand()
     cured(service, site)
-    assert "asked b'w " in service.log(HELPER)  # its byte came from the helper
+    assert "asked `w " in service.log(HELPER)  # its byte came from the helper
     explained = box.run("journalctl", "-x", "--quiet", f"--unit={UNIT}").stdout
     assert "Subject: reload sent: shop\n" in explained
     assert "One byte was written into the master FIFO of the instance" in explained
@@ -50,7 +50,7 @@ def test_where_the_master_holds_the_connection_too_the_whole_stack_is_restarted(
     with site.traffic():
         service.wait_event("recovered", within=CURED_WITHIN_S)
     assert service.order(*STEPS, "reload_failed", "gave_up") == list(STEPS)
-    assert service.log(HELPER).count("asked b'r ") == 1
+    assert service.log(HELPER).count("asked `r ") == 1
     assert site.all_good()
 
 

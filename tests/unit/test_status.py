@@ -36,8 +36,9 @@ from watchdogd.report.words import THREADS_OFF
 VALIDATOR = strict("status")
 
 AT, WALL = 1000.0, 1795341600.0  # 2026-11-22T10:00:00Z
+BORN = Interval(AT - 120, AT - 119)
 MAIN = MemberId("main", "127.0.0.1:27017")
-UP = Member(MAIN, MemberState.UP, is_serving=True, process_id="65f1c0ffee", since=AT - 60, restarts=1)
+UP = Member(MAIN, MemberState.UP, is_serving=True, process_id="65f1c0ffee", born=BORN, since=AT - 60, restarts=1)
 STUCK, IDLE = ProcessId(101, 1), ProcessId(102, 2)
 SHOP = Instance(
     "shop",
@@ -103,6 +104,7 @@ def test_the_document_is_what_section_8_of_the_design_says() -> None:
                         "state": "up",
                         "serving": True,
                         "process_id": "65f1c0ffee",
+                        "born": "2026-11-22T09:58:00.000Z",
                         "since": "2026-11-22T09:59:00.000Z",
                         "restarts": 1,
                         "detail": None,
@@ -305,8 +307,8 @@ def test_people_see_what_is_what_comes_next_and_what_holds_it() -> None:
         [
             f"mongo-watchdog {__version__} (pid {os.getpid()}), 2026-11-22T10:00:00.000Z",
             "",
-            "MONGODB  MEMBER           STATE  SERVING  FOR    RESTARTS  PROCESS",
-            "main     127.0.0.1:27017  up     yes      1 min  1         65f1c0ffee",
+            "MONGODB  MEMBER           STATE  SERVING  FOR    RESTARTS  STARTED",
+            "main     127.0.0.1:27017  up     yes      1 min  1         2 min ago",
             "",
             "shop: due (it needs a reload)",
             "  master 100, FIFO /run/uwsgi/app/shop/fifo, incident shop-i1",
@@ -341,9 +343,20 @@ def test_people_see_what_is_blind_not_covered_paused_and_only_observed() -> None
 def test_people_see_why_a_member_is_down() -> None:
     down = Member(MAIN, MemberState.DOWN, since=AT - 7, detail="connection refused")
     text = render(shown(seen(SHOP, members={MAIN: down}), decided(Outlook(Phase.OUTAGE, "MongoDB to serve again"))))
-    assert "down   no       7 s  0         -  connection refused" in text
+    assert "down   no       7 s  0         -\n" in text
+    assert "\n127.0.0.1:27017 is down: connection refused\n" in text
     assert "shop: outage (MongoDB does not serve)" in text
     assert "next: MongoDB to serve again" in text
+
+
+def test_tables_hold_in_80_columns_whatever_the_names_and_lose_nothing() -> None:
+    long = MemberId("a" * 60, f"{'b' * 200}.example:27017")
+    members = {MAIN: UP, long: Member(long, MemberState.UNREACHABLE, restarts=12345)}
+    text = render(shown(seen(SHOP, members=members), decided()))
+    table = text.split("\n\n")[1].split("\n")
+    assert max(map(len, table)) <= 80
+    joined = "".join(table).replace(" ", "")
+    assert all(one in joined for one in (*long, "unreachable", "12345", "STARTED", "2minago"))
 
 
 def test_one_instance_is_shown_alone() -> None:

@@ -150,6 +150,7 @@ def _read(config: str) -> dict[str, Any]:
 
 def _log(uid: int, request: bytes, result: Result, sentence: str) -> None:
     level = 4 if result is Result.REFUSED else 5  # syslog's warning and notice
-    text = f"<{level}>user id {uid} asked {request[:200]!r}: {result.value} {shown(sentence, 1000)}\n"
+    asked = shown(request.decode(errors="surrogateescape"))
+    text = f"<{level}>user id {uid} asked `{asked}`: {result.value} {shown(sentence, 1000)}\n"
     with contextlib.suppress(OSError):
         os.write(2, text.encode(errors="backslashreplace"))

@@ -40,7 +40,7 @@ from watchdogd.observe.instances import not_covered
 from watchdogd.observe.observer import Edges, Observer, open_edges
 from watchdogd.observe.uwsgi import Master
 from watchdogd.report.say import say, say_json
-from watchdogd.report.words import THREADS_OFF, also_at, duration, from_proc
+from watchdogd.report.words import THREADS_OFF, also_at, duration, from_proc, table
 from watchdogd.service import rights
 
 HIDDEN = "held by nobody who can be seen: run this as root, or see what is blind"
@@ -90,9 +90,7 @@ def connections(config: Config, *, as_json: bool) -> int:
     else:
         rows: list[tuple[str, ...]] = [("INSTANCE", "ROLE", "PID", "LOCAL", "REMOTE", "STATE", "LAST", "VERDICT")]
         rows += [_row(line) for line in lines]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        for row in rows if lines else ():
-            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say(*(table(rows) if lines else ()))
         fifos = sorted({(line.instance, line.fifo) for line in lines if line.fifo})
         rest = [f"{name} is {fifo}" for name, fifo in fifos] + list(_also_at(snapshot))
         say(*(["", *rest] if rest else ()))

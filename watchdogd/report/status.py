@@ -27,6 +27,7 @@ from watchdogd.report.words import (
     duration,
     from_proc,
     plain,
+    table,
     timestamp,
     tree,
     when,
@@ -142,6 +143,7 @@ def _member(snapshot: Snapshot, member: Member) -> Document:
         "state": member.state,
         "serving": _is_serving(member),
         "process_id": member.process_id,
+        "born": _wall(snapshot, member.born and member.born.lo),
         "since": _wall(snapshot, member.since),
         "restarts": member.restarts,
         "detail": (member.unneeded and f"no alarm: {member.unneeded}") or member.detail or None,
@@ -224,7 +226,7 @@ def render(document: Document, instance: str | None = None) -> str:
         until = _when(document, paused["until"]) or "`mongo-watchdog resume`"
         by = f", by {who}" if (who := paused.get("by")) else ""  # a daemon of before says nothing of it
         lines.append(f"paused until {until}{by}: {paused['reason'] or 'no reason given'}")
-    lines += ["", *_table(_member_rows(document)), *_learned_lines(document)]
+    lines += ["", *table(_member_rows(document)), *_member_lines(document)]
     for one in instances:
         lines += ["", *_instance_lines(document, one)]
     if not instances:
@@ -245,12 +247,12 @@ def _chosen(document: Document, instance: str | None) -> list[Document]:
 
 
 def _member_rows(document: Document) -> Iterator[tuple[str, ...]]:
-    yield "MONGODB", "MEMBER", "STATE", "SERVING", "FOR", "RESTARTS", "PROCESS"
+    yield "MONGODB", "MEMBER", "STATE", "SERVING", "FOR", "RESTARTS", "STARTED"
     for deployment in document["deployments"]:
         if not deployment["members"]:
             yield deployment["name"], "-", "unknown", "no", "-", "-", "-"
         for member in deployment["members"]:
-            process = member["process_id"] or "-"
+            started = _span(member.get("born"), document["at"])  # a daemon of before does not say it
             yield (
                 deployment["name"],
                 member["address"],
@@ -258,12 +260,14 @@ def _member_rows(document: Document) -> Iterator[tuple[str, ...]]:
                 "yes" if member["serving"] else "no",
                 _span(member["since"], document["at"]),
                 str(member["restarts"]),
-                f"{process}  {member['detail']}" if member["detail"] else process,
+                started if started == "-" else f"{started} ago",
             )
 
 
-def _learned_lines(document: Document) -> Iterator[str]:
+def _member_lines(document: Document) -> Iterator[str]:
     for member in (member for deployment in document["deployments"] for member in deployment["members"]):
+        if member["detail"]:
+            yield f"{member['address']} is {member['state']}: {member['detail']}"
         if member["learned"]:
             yield also_at(member["address"], member["learned"])
 
@@ -274,7 +278,7 @@ def _instance_lines(document: Document, one: Document) -> Iterator[str]:
     yield f"  {master}, FIFO {one['fifo']}" + (f", incident {one['incident']}" if one["incident"] else "")
     rows = [(str(worker["pid"]), worker["verdict"] or "unknown", str(worker["leftovers"])) for worker in one["workers"]]
     if rows:
-        yield from (f"  {row}" for row in _table([("WORKER", "VERDICT", "LEFTOVERS"), *rows]))
+        yield from (f"  {row}" for row in table([("WORKER", "VERDICT", "LEFTOVERS"), *rows]))
     for blind in one["blind"]:
         yield f"  blind: {blind}"
     if one.get("threads_off") and one["master"]:  # a daemon of before does not say
@@ -316,12 +320,6 @@ def _span(since: str | None, at: str) -> str:
     if since is None:
         return "-"
     return duration(max(0.0, (datetime.fromisoformat(at) - datetime.fromisoformat(since)).total_seconds()))
-
-
-def _table(rows: Iterator[tuple[str, ...]] | list[tuple[str, ...]]) -> list[str]:
-    rows = list(rows)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _some(names: list[str], *, most: int = _NAMED_AT_MOST) -> str:

@@ -7,7 +7,8 @@ It must never read a clock: every time comes in. Nothing may be written anywhere
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -71,6 +72,28 @@ def count(number: object, noun: str) -> str:
 def from_proc(why: str) -> str:
     """Say that sockets are read from /proc, what that means, and why it is so."""
     return f"sockets: read from /proc/net/tcp, which knows no ages and costs more: {why}"
+
+
+def table(rows: Iterable[tuple[str, ...]], width: int = 80) -> list[str]:
+    """Write rows as lines of at most `width` characters, the first row as the head; nothing of it is left out.
+
+    What has no room in the line stands below it, indented: the last columns of every row alike.
+    """
+    rows = list(rows)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    fitting = sum(sum(widths[:count]) + 2 * (count - 1) <= width for count in range(1, len(widths) + 1))
+    return [line for row in rows for line in _row(row, widths, max(1, fitting), width)]
+
+
+def _row(row: tuple[str, ...], widths: list[int], first: int, width: int) -> Iterator[str]:
+    cells = ["  ".join(cell.ljust(most) for cell, most in zip(row[:first], widths[:first], strict=True)).rstrip()]
+    cells.append("  ".join(cell.ljust(most) for cell, most in zip(row[first:], widths[first:], strict=True)).rstrip())
+    for number, text in enumerate(cells):
+        indent = "    " if number else ""
+        room = width - len(indent)
+        # Words are moved as a whole; what is longer than a line is broken, and nothing is cut.
+        for line in textwrap.wrap(text, room, break_on_hyphens=False) if len(text) > room else [text] if text else ():
+            yield f"{indent}{line}"
 
 
 def plain(value: object, most: int = LONGEST) -> str:
