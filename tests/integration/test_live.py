@@ -351,6 +351,15 @@ def test_check_tells_a_master_whose_python_threads_never_run_and_the_line_that_h
     assert "kill" not in problem
 
 
+def test_check_asks_whether_a_fifo_of_almost_that_path_is_meant(site: Site) -> None:
+    app = site.app(app=App.NO_CLIENT, name="shop")
+    wrong = str(app.fifo)[:-1]
+    site.configure("mongodb://127.0.0.1:1/", uwsgi=[{"master_fifo": wrong}])
+    (line,) = [line for line in site.run("check", "--live").stdout.splitlines() if ": absent: " in line]
+    said = f"no process has {wrong} open; perhaps {app.fifo} is meant, which uWSGI master {app.master} reads"
+    assert line.partition(": absent: ")[2] == said
+
+
 def test_check_tells_two_masters_on_one_path_by_who_has_it(site: Site) -> None:
     mongod = site.mongod()
     shop = site.app(app=App.NO_CLIENT, name="shop")

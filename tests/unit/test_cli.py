@@ -19,6 +19,7 @@ from watchdogd.cli import main as cli
 from watchdogd.codec import FORMATS
 from watchdogd.model.text import Outside
 from watchdogd.service.control import SAME, Incoming, Pause, Reconfigure, Reload, Resume, Server, Status, Wish
+from watchdogd.service.store import Store
 
 Answer = dict[str, Any]
 
@@ -349,6 +350,24 @@ def test_without_a_daemon_the_exit_code_is_3(config: Path, capsys: pytest.Captur
 def accept_and_close(listener: socket.socket) -> None:
     accepted, _ = listener.accept()
     accepted.close()
+
+
+def test_a_daemon_that_still_listens_elsewhere_is_not_called_stopped(
+    config: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`control_socket` was changed and taken over; what takes effect at the next start."""
+    config.write_text(f"{config.read_text()}state_dir: {tmp_path}/state\n")
+    holding = Store(tmp_path / "state")
+    try:
+        assert cli.main(["status", "--config", str(config)]) == 3
+    finally:
+        holding.close()
+    assert capsys.readouterr().err == (
+        f"mongo-watchdog runs (pid {os.getpid()}) and does not listen on {config.parent}/c.sock: `control_socket` "
+        "takes effect at its start; restart it with `systemctl restart mongo-watchdog`\n"
+    )
+    assert cli.main(["status", "--config", str(config)]) == 3
+    assert capsys.readouterr().err.startswith("mongo-watchdog is not running (no answer on ")
 
 
 def test_an_answer_that_ends_early_is_told(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

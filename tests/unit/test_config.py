@@ -21,6 +21,7 @@ from pymongo.uri_parser import parse_uri
 from watchdogd import config as configuration
 from watchdogd.config import (
     DEFAULT_CONTROL_SOCKET,
+    DEFAULT_STATE_DIR,
     Budget,
     Cause,
     Config,
@@ -31,10 +32,10 @@ from watchdogd.config import (
     InstanceConfig,
     Mode,
     PolicyConfig,
-    control_socket,
     format_duration,
     found_instance,
     parse_duration,
+    places,
 )
 from watchdogd.config.addresses import parse_endpoint, read_uri
 from watchdogd.config.keys import BUDGET, DEPLOYMENT, INSTANCE, POLICY, TOP
@@ -751,13 +752,13 @@ def test_a_file_that_is_not_there_is_told_like_a_mistake() -> None:
 def test_the_control_socket_is_found_in_a_file_with_mistakes() -> None:
     path = Path("config.yaml")
     path.write_text("mongodb: [{uri_credential: main.uri}]\nmode: on\ncontrol_socket: /tmp/c.sock")
-    assert control_socket(path) == Path("/tmp/c.sock")
-    path.write_text("mode: on")
-    assert control_socket(path) == DEFAULT_CONTROL_SOCKET
+    assert places(path) == (Path("/tmp/c.sock"), DEFAULT_STATE_DIR)
+    path.write_text("mode: on\nstate_dir: /tmp/state")
+    assert places(path) == (DEFAULT_CONTROL_SOCKET, Path("/tmp/state"))
     for text in ("control_socket: c.sock", "", "- a", "control_socket: [", "a: b: c"):
         path.write_text(text)
         with pytest.raises(ConfigError):
-            control_socket(path)
+            places(path)
 
 
 def test_reading_the_configuration_needs_no_pymongo() -> None:

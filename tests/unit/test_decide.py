@@ -30,7 +30,7 @@ from tests.world.world import busy_app
 from watchdogd.config import Idle, Mode
 from watchdogd.core.detect import detect
 from watchdogd.core.tick import decide
-from watchdogd.model.base import CHAIN, RESTART, WORKERS, InstanceId, Mono
+from watchdogd.model.base import CHAIN, RESTART, WORKERS, InstanceId, Interval, Mono
 from watchdogd.model.decided import Answer
 from watchdogd.model.done import Result, SendFifo
 from watchdogd.model.remembered import InstanceState, Pause, Phase, Spent, State
@@ -137,6 +137,14 @@ def test_while_linger_goes_on_an_operator_may_not_hurry_it() -> None:
     ticks = Ticks()
     ticks.see(FINE, members=[member(served_since=exactly(AT - 1))], ask=Verb.RELOAD)
     assert re.search(r"linger: .*, until 20\S+Z \(in 14 s\)", ticks.answered)
+
+
+def test_that_mongodb_came_back_is_said_only_where_that_was_seen() -> None:
+    back = member(served_since=exactly(AT - 1), outages=(Interval(AT - 9, AT - 1),))
+    for one, why in ((back, "MongoDB has only just come back"), (None, "has not been watched for as long as linger")):
+        ticks = Ticks()
+        ticks.see(FINE, members=[one or member(served_since=exactly(AT - 1))], ask=Verb.RELOAD)
+        assert why in ticks.answered
 
 
 def test_an_operators_reload_that_was_dropped_does_not_come_back_by_itself() -> None:

@@ -77,7 +77,7 @@ WHATS: tuple[What, ...] = (
     HungLeft("nobody may end it"),
     WentBlind("sockets", "netlink: operation not permitted; add CAP_NET_ADMIN"),
     SeeingAgain("sockets"),
-    InstanceAbsent("/run/uwsgi/app/shop/fifo"),
+    InstanceAbsent("/run/uwsgi/app/shop/fifo", "perhaps /run/shop/fifo2 is meant, which uWSGI master 100 reads"),
     InstanceBack(4711),
     ConfigReloaded(1, 2),
     ConfigRejected(("config.yaml:3:1: intervall: unknown key; did you mean interval",)),
@@ -161,7 +161,7 @@ def test_every_clause_of_a_sentence_can_be_filled_and_only_what_may_be_missing_s
     flags = {name for name, kind in types.items() if kind in {bool, str, int}}
     assert placeholders(template) <= types.keys() | {"instance", "member"}
     always = re.sub(r"\[[^\[\]]*\]", "", template)
-    assert not placeholders(always) & maybe
+    assert not placeholders(always) & (maybe - {"instances"})  # without a number: every one that is found
     for part in re.findall(r"\[([^\[\]]*)\]", template):
         flag = re.match(r"(\w+)(?:=\w+)?\?", part)
         assert (flag and flag[1] in flags) or placeholders(part) & (maybe | {"instance"}), part
@@ -209,6 +209,15 @@ def test_the_sentences_people_will_see_most() -> None:
         "though none was seen to reach MongoDB anew yet."
     )
     assert told(MemberUp("main", 8.04, restarted=False)) == "MongoDB 127.0.0.1:27017 answers again after 8 s."
+
+
+def test_what_is_watched_is_told_where_instances_are_found_too() -> None:
+    assert told(Started("0.1.0", "act", 1, 2)) == (
+        "mongo-watchdog 0.1.0 started and watches 1 MongoDB deployment and 2 uWSGI instances."
+    )
+    every = "1 MongoDB deployment and every uWSGI instance with a master FIFO that it finds."
+    assert told(Started("0.1.0", "act", 1, None)) == f"mongo-watchdog 0.1.0 started and watches {every}"
+    assert told(ConfigReloaded(1, None)).endswith(f"is in force: {every}")
 
 
 def test_the_mode_is_told_when_nothing_will_be_reloaded() -> None:

@@ -57,6 +57,36 @@ def test_one_that_nobody_runs_is_absent_until_it_is_started(host: Host) -> None:
     assert watcher.events() == ["instance_absent", "instance_back"]
 
 
+@pytest.mark.parametrize(
+    ("configured", "meant"),
+    [
+        ("/run/uwsgi/app/shp/fifo", True),
+        ("/run/uwsgi/app/shopp/fifo", True),
+        ("/run/uwsgi/app/shpo/fifo", True),
+        ("/run/uwsgi/app/shop/fido", True),
+        ("/run/uwsgi/app/blog/fifo", False),
+        ("/run/uwsgi/app/shop2/fifo.sock", False),
+    ],
+)
+def test_of_a_path_that_is_almost_right_it_is_said_which_one_is(host: Host, configured: str, meant: bool) -> None:
+    master, _ = host.app()
+    watcher = Watcher(host, config_of(configured))
+    watcher.tick(11)
+    said = f"perhaps {FIFO} is meant, which uWSGI master {master.id.pid} reads"
+    assert watcher.snapshot.instances[0].meant == (said if meant else "")
+    assert watcher.events() == ["instance_absent"]
+    host.processes.end(master)
+    watcher.tick(11)
+    assert watcher.snapshot.instances[0].meant == ""
+
+
+def test_the_fifo_of_another_instance_is_not_meant(host: Host) -> None:
+    host.app()
+    watcher = Watcher(host, config_of(FIFO, "/run/uwsgi/app/shopp/fifo"))
+    watcher.tick(11)
+    assert {one.meant for one in watcher.snapshot.instances} == {""}
+
+
 def test_another_master_begins_with_an_empty_memory(host: Host) -> None:
     master, (worker, _) = host.app()
     host.connect(master, worker)

@@ -307,7 +307,8 @@ def _row(line: Line) -> tuple[str, ...]:
 
 def _objections(instance: Instance, finding: Finding) -> Iterator[str]:
     if instance.master is None and not instance.blind:
-        yield f"absent: no process has {instance.fifo} open; is uWSGI running with `master-fifo = {instance.fifo}`?"
+        or_else = instance.meant or f"is uWSGI running with `master-fifo = {instance.fifo}`?"
+        yield f"absent: no process has {instance.fifo} open; {or_else}"
     if instance.fifo_problem:
         yield instance.fifo_problem
     if not instance.deployments:

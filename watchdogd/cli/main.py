@@ -19,15 +19,16 @@ from watchdogd.codec import FORMATS, STATUS, CodecError
 from watchdogd.config import (
     DEFAULT_CONTROL_SOCKET,
     DEFAULT_PATH,
+    DEFAULT_STATE_DIR,
     ConfigError,
-    control_socket,
     load,
     parse_duration,
+    places,
 )
 from watchdogd.model.remembered import Phase, ReloadOutcome
 from watchdogd.model.text import LONGEST, Outside, shown
 from watchdogd.report.say import say, say_json
-from watchdogd.service import control
+from watchdogd.service import control, store
 
 _FOR_EVER = "leave --for out to pause until `resume`"
 POLL_S = 0.5  # of `reload --wait`; a reload takes seconds (1.0 s for lazy-apps, 4.0 s with pymongo's atexit)
@@ -234,13 +235,18 @@ def _ask(arguments: argparse.Namespace, wish: control.Wish) -> dict[str, Any]:
     """Return the daemon's answer; raises _Trouble where there is none."""
     note: tuple[str, ...] = ()
     try:
-        socket = control_socket(arguments.config)
+        socket, state_dir = places(arguments.config)
     except ConfigError as error:
         # Who may not read the configuration may still ask: the default is right on most hosts.
-        socket, note = DEFAULT_CONTROL_SOCKET, (f"that is the default socket, since {error.mistakes[0]}",)
+        socket, state_dir = DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR
+        note = (f"that is the default socket, since {error.mistakes[0]}",)
     try:
         return control.ask(socket, wish)
     except control.NotRunning:
+        if (pid := store.holder(state_dir)) is not None:
+            why = "`control_socket` takes effect at its start"
+            text = f"mongo-watchdog runs (pid {pid}) and does not listen on {socket}: {why}; restart it with"
+            raise _Trouble(Exit.NOT_RUNNING, f"{text} `systemctl restart mongo-watchdog`", *note) from None
         text = f"mongo-watchdog is not running (no answer on {socket}); start it with"
         raise _Trouble(Exit.NOT_RUNNING, f"{text} `systemctl start mongo-watchdog`", *note) from None
     except PermissionError:

@@ -1,11 +1,12 @@
 """YAML -> one frozen Config, or every mistake at once with file, line, column, key and the mend."""
 
 from watchdogd.config.durations import format_duration, parse_duration
-from watchdogd.config.load import ConfigError, ConfigUnreadable, control_socket, found_instance, load
+from watchdogd.config.load import ConfigError, ConfigUnreadable, found_instance, load, places
 from watchdogd.config.names import distinct_names
 from watchdogd.config.values import (
     DEFAULT_CONTROL_SOCKET,
     DEFAULT_PATH,
+    DEFAULT_STATE_DIR,
     Budget,
     Cause,
     Config,
@@ -19,6 +20,7 @@ from watchdogd.config.values import (
 __all__ = [
     "DEFAULT_CONTROL_SOCKET",
     "DEFAULT_PATH",
+    "DEFAULT_STATE_DIR",
     "Budget",
     "Cause",
     "Config",
@@ -29,10 +31,10 @@ __all__ = [
     "InstanceConfig",
     "Mode",
     "PolicyConfig",
-    "control_socket",
     "distinct_names",
     "format_duration",
     "found_instance",
     "load",
     "parse_duration",
+    "places",
 ]

@@ -24,7 +24,7 @@ from watchdogd.config.strict_yaml import (
     section,
     suggestion,
 )
-from watchdogd.config.values import DEFAULT_CONTROL_SOCKET, Config, DeploymentConfig, InstanceConfig
+from watchdogd.config.values import DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR, Config, DeploymentConfig, InstanceConfig
 
 
 class ConfigError(Exception):
@@ -49,8 +49,8 @@ def load(path: Path) -> Config:
     return config
 
 
-def control_socket(path: Path) -> Path:
-    """Return where the daemon of this file listens; raises ConfigError.
+def places(path: Path) -> tuple[Path, Path]:
+    """Return where the daemon of this file listens, and its state folder; raises ConfigError.
 
     Its other keys do not matter, right or wrong: the daemon may still run with what stood there before, and
     who asks for its status need not be able to read its URI.
@@ -60,7 +60,8 @@ def control_socket(path: Path) -> Path:
     found = root.read(partial(section, keys=TOP)) if root else None
     if found is None or ("control_socket" in found.spots and "control_socket" not in found.values):
         raise ConfigError(mistakes.messages())
-    return Path(found.values.get("control_socket", DEFAULT_CONTROL_SOCKET))
+    values = found.values
+    return Path(values.get("control_socket", DEFAULT_CONTROL_SOCKET)), Path(values.get("state_dir", DEFAULT_STATE_DIR))
 
 
 def found_instance(fifo: Path, config: Config) -> InstanceConfig:

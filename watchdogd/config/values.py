@@ -11,6 +11,7 @@ from watchdogd.model.found import Kind
 from watchdogd.model.text import Outside
 
 DEFAULT_PATH = Path("/etc/mongo-watchdog/config.yaml")
+DEFAULT_STATE_DIR = Path("/var/lib/mongo-watchdog")
 DEFAULT_CONTROL_SOCKET = Path("/run/mongo-watchdog/control.sock")
 
 
@@ -98,6 +99,6 @@ class Config:
     mode: Mode = Mode.ACT
     interval_s: float = 1.0
     policy: PolicyConfig = PolicyConfig()
-    state_dir: Path = Path("/var/lib/mongo-watchdog")
+    state_dir: Path = DEFAULT_STATE_DIR
     control_socket: Path = DEFAULT_CONTROL_SOCKET
     path: Path = DEFAULT_PATH

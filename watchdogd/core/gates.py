@@ -51,7 +51,11 @@ def _linger(c: Case, _: Command) -> Blocked | None:
     settled = c.settled_at
     if settled is None or settled <= c.at or c.early:
         return None
-    return Blocked("linger", "MongoDB has only just come back", settled)
+    own = [one for one in c.snapshot.members.values() if one.id.deployment in c.instance.deployments]
+    if any(one.outages or one.took_over for one in own):
+        return Blocked("linger", "MongoDB has only just come back", settled)
+    # It may have served for months: nobody has watched it before.
+    return Blocked("linger", "MongoDB has not been watched for as long as linger yet", settled)
 
 
 def _not_ready(c: Case, command: Command) -> Blocked | None:

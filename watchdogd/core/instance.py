@@ -211,7 +211,7 @@ class Tick:
             self._tell(InstanceBack(c.instance.master.pid))
         if new is Phase.ABSENT:
             self._close(Replaced("uWSGI was stopped"))
-            self._tell(InstanceAbsent(c.instance.fifo))
+            self._tell(InstanceAbsent(c.instance.fifo, c.instance.meant or None))
         elif new is Phase.WATCHING:
             self._tell_healed()
         elif new in _IN_TROUBLE:

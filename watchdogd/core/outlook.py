@@ -45,7 +45,7 @@ def _next(c: Case, blocked: tuple[Blocked, ...]) -> tuple[str, Mono | None]:
             what = f"one more try; {state.standing.why}"
             at = state.standing.since + c.config.policy.half_open_after_s
         case Phase.ABSENT:
-            what = "uWSGI to be started"
+            what = "uWSGI to be started" + (f"; {c.instance.meant}" if c.instance.meant else "")
         case Phase.OUTAGE:
             what = "MongoDB to serve again"
         case Phase.SETTLING if state.standing.in_doubt and due(c).at is None:

@@ -270,7 +270,8 @@ class Instance:
     Read only while it is suspected: `dead`: the dead sockets of which nobody knows where they led. `unseen`: why not
     all of what is read then can be seen; empty where it can. It blocks nothing. `master_threads`: how many
     the master has. `threads_off`: none of its Python threads was seen to ever run. `wakes`: when the others of them
-    wake; None while nobody has watched them.
+    wake; None while nobody has watched them. `meant`: where nobody has the FIFO, which one may be meant; empty where
+    none has almost that path.
     """
 
     name: str
@@ -295,6 +296,7 @@ class Instance:
     master_threads: int | None = None
     threads_off: bool = False
     wakes: Wakes | None = None
+    meant: str = ""
 
     @property
     def id(self) -> InstanceId:

@@ -295,10 +295,11 @@ class SeeingAgain(What):
 
 @dataclass(frozen=True, slots=True)
 class InstanceAbsent(What):
-    """Nobody has its FIFO open any more."""
+    """Nobody has its FIFO open any more. `meant`: which FIFO may be meant instead, where one has almost that path."""
 
     event: ClassVar = Event.INSTANCE_ABSENT
     fifo: str
+    meant: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ class _Site:
     elsewhere: str = ""
     suspect: Suspect | None = None
     threads_off: bool = False
+    meant: str = ""
 
     @property
     def id(self) -> InstanceId:
@@ -152,6 +153,7 @@ class Instances:
             self._guarded(site, partial(self._find, site, at, masters))
         self._refuse_second_names(held, at)
         self._ask_for_restarts()
+        self._see_what_is_meant()
         for site in self._sites.values():
             self._guarded(site, partial(self._read, site, at, members))
 
@@ -299,6 +301,19 @@ class Instances:
             return None
         return found if found.id == held.id or held.fifo_problem is not None or not held.here else None
 
+    def _see_what_is_meant(self) -> None:
+        """See, for each named instance that nobody is, whether somebody reads a FIFO that is called almost so."""
+        named = self._config is not None and self._config.instances is not None
+        absent = [site for site in self._sites.values() if named and site.master is None and not site.blind]
+        masters = self._uwsgi.discover() if absent else ()
+        taken = {site.master.id for site in self._sites.values() if site.master}
+        free = () if isinstance(masters, Blind) else [one for one in masters if one.fifo and one.id not in taken]
+        for site in self._sites.values():
+            near = [one for one in free if site in absent and is_almost(str(site.limits.master_fifo), one.fifo)]
+            site.meant = (
+                f"perhaps {Outside(near[0].fifo)} is meant, which uWSGI master {near[0].id.pid} reads" if near else ""
+            )
+
     def _ask_for_restarts(self) -> None:
         """Ask, of every master that is new, whether it may be restarted."""
         new = {site.master.id: site for site in self._sites.values() if site.master and site.master.id != site.asked}
@@ -381,6 +396,21 @@ class Instances:
         self._sites[site.id] = site
         for one, name in zip(self._sites.values(), distinct_names(self._sites), strict=True):
             one.name = name
+
+
+def is_almost(text: str, other: str, most: int = 2) -> bool:
+    """Say whether one becomes the other by at most so many letters more, less or changed; two that swap are two."""
+    if abs(len(text) - len(other)) > most:
+        return False
+    costs = list(range(len(other) + 1))
+    for row, letter in enumerate(text, 1):
+        before, costs[0] = costs[0], row
+        for column, its in enumerate(other, 1):
+            before, costs[column] = (
+                costs[column],
+                min(before + (letter != its), costs[column] + 1, costs[column - 1] + 1),
+            )
+    return costs[-1] <= most
 
 
 def not_covered(masters: Iterable[Master]) -> tuple[str, ...]:
@@ -503,4 +533,5 @@ def _instance(site: _Site) -> Instance:
         unseen=site.suspect.unseen if site.suspect else "",
         master_threads=site.suspect.master_threads if site.suspect else None,
         threads_off=site.threads_off,
+        meant=site.meant,
     )

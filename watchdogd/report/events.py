@@ -41,8 +41,8 @@ CATALOG: Mapping[Event, Entry] = {
     Event.STARTED: Entry(
         "51a486bb9f06487e8e9ac3d22a8ccade",
         Priority.NOTICE,
-        "mongo-watchdog {version} started[ and watches {instances:uWSGI instance}] and "
-        "{deployments:MongoDB deployment}[mode=observe?; it only observes, nothing will be reloaded].",
+        "mongo-watchdog {version} started and watches {deployments:MongoDB deployment} and "
+        "{instances:uWSGI instance}[mode=observe?; it only observes, nothing will be reloaded].",
         "The daemon runs and has begun to watch. What it sees, and what it would do next, is shown by "
         "`mongo-watchdog status`. In mode observe it does everything but the write: set `mode: act` to let "
         "it reload.",
@@ -246,7 +246,7 @@ CATALOG: Mapping[Event, Entry] = {
     Event.INSTANCE_ABSENT: Entry(
         "da26ec943bb4429c9a6c5b6689e96a17",
         Priority.NOTICE,
-        "{instance} does not run: nobody has its FIFO {fifo} open.",
+        "{instance} does not run: nobody has its FIFO {fifo} open[; {meant}].",
         "No process has the master FIFO of this instance open. A stopped application is left alone. If it "
         "does run, its `master-fifo` is another path than `master_fifo` in the configuration, or the file "
         "was deleted: restart the instance.",
@@ -260,8 +260,8 @@ CATALOG: Mapping[Event, Entry] = {
     Event.CONFIG_RELOADED: Entry(
         "ba0591ea71ef47de90fd54901ea3b109",
         Priority.NOTICE,
-        "The configuration was read again and is in force: {deployments:MongoDB deployment}[, "
-        "{instances:uWSGI instance}].",
+        "The configuration was read again and is in force: {deployments:MongoDB deployment} and "
+        "{instances:uWSGI instance}.",
         "The daemon works by the new configuration; what it remembers of each instance stays. Nothing is to be done.",
     ),
     Event.CONFIG_REJECTED: Entry(
@@ -305,6 +305,7 @@ _UNNAMED = {
     "command": "reload",
     "leftovers": "dead connections",
     "scope": "a part of what is watched",
+    "instances": "every uWSGI instance with a master FIFO that it finds",
     "mistakes": "see `mongo-watchdog check`",
 }
 

@@ -25,6 +25,7 @@ from watchdogd.model.text import AlreadyRunning, Outside, WatchdogError
 
 BY_NAME = 1  # remembered instances by their names
 TODAYS = codec.STATE.version
+LOCKS = Path("/proc/locks")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 # A clock that was set (NTP after a boot without a clock) makes the saved pair of times worthless: it is saved anew.
@@ -228,6 +229,18 @@ def shift(state: State, seconds: float) -> State:
     """Move every time of CLOCK_MONOTONIC in a state by so many seconds."""
     moved: State = decode(State, encode(state), "state", seconds)
     return moved
+
+
+def holder(state_dir: Path) -> int | None:
+    """Return the pid of the daemon that holds this folder; None where none is seen. Takes no lock (proc_locks(5))."""
+    try:
+        lock = (state_dir / "lock").stat()
+        lines = LOCKS.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    place = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
+    held = [line.split() for line in lines if f" {place} " in line]
+    return next((int(words[4]) for words in held if words[1] == "FLOCK"), None)
 
 
 def _lock(path: Path) -> int:
