@@ -101,7 +101,9 @@ def document(**last: object) -> dict[str, Any]:
     return {
         "version": 1,
         "at": "2026-11-22T10:00:00.000Z",
-        "daemon": {"version": __version__, "pid": 1},
+        "daemon": {"version": __version__, "pid": 1, "since": "2026-11-22T09:00:00.000Z"},
+        "seen_whole_at": "2026-11-22T10:00:00.000Z",
+        "last_incident": None,
         "mode": "act",
         "paused": None,
         "deployments": [],

@@ -626,6 +626,35 @@ def test_a_pause_holds_reloads_until_resume_and_over_a_restart(stage: Stage) -> 
     assert stage.events(Event.PAUSED, Event.RESUMED) == ["paused", "resumed"]
 
 
+def test_the_last_incident_and_the_last_whole_look_are_remembered_and_shown(stage: Stage) -> None:
+    documents: list[dict[str, Any]] = []
+
+    def status() -> Iterator[object]:
+        asked = stage.ask("status")
+        yield from asked.wait()
+        documents.append(asked.answer["status"])
+
+    def first() -> Iterator[object]:
+        yield from stage.break_the_app()
+        yield from stage.until(stage.in_fifo)
+        stage.host.processes.end(stage.master)  # somebody stops it, in the middle of the incident
+        yield from seconds(15)
+        yield from status()
+
+    def second() -> Iterator[object]:
+        yield from seconds(5)
+        yield from status()
+
+    stage.play(first())
+    stage.play(second())
+    past, again = [one["last_incident"] for one in documents]
+    assert past == again
+    assert (past["instance"], past["ending"]) in {("shop", "replaced"), ("shop", "ended_by_us")}
+    assert past["since"] < past["until"] <= documents[0]["at"]
+    assert documents[0]["daemon"]["since"] < documents[1]["daemon"]["since"] < documents[1]["at"]
+    assert [one["seen_whole_at"] for one in documents] == [one["at"] for one in documents]
+
+
 @pytest.mark.parametrize("by", ["reconfigure", "SIGHUP"])
 def test_a_good_configuration_takes_effect_and_is_told(stage: Stage, by: str) -> None:
     def steps() -> Iterator[object]:

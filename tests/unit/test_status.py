@@ -14,7 +14,17 @@ from watchdogd.config import Config, DeploymentConfig, Mode
 from watchdogd.model.base import WORKERS, Endpoint, InstanceId, Interval, MemberId, ProcessId
 from watchdogd.model.decided import Blocked, Decision, Outlook
 from watchdogd.model.found import Finding, Verdict
-from watchdogd.model.remembered import Incident, InstanceState, LastReload, Pause, Phase, ReloadOutcome, State
+from watchdogd.model.remembered import (
+    Ending,
+    Incident,
+    InstanceState,
+    LastReload,
+    PastIncident,
+    Pause,
+    Phase,
+    ReloadOutcome,
+    State,
+)
 from watchdogd.model.seen import (
     Area,
     Backend,
@@ -30,7 +40,7 @@ from watchdogd.model.seen import (
 from watchdogd.model.text import Outside
 from watchdogd.model.told import Tell, ThreadsOff
 from watchdogd.report.events import sentence
-from watchdogd.report.status import document, exit_code, line, render
+from watchdogd.report.status import Watch, document, exit_code, line, render, sees_all
 from watchdogd.report.words import THREADS_OFF
 
 VALIDATOR = strict("status")
@@ -57,6 +67,7 @@ HELD = Outlook(
     (Blocked("budget", "3 unproven reloads, of 3 allowed", AT + 1200), Blocked("mode", "mode is observe")),
 )
 LAST = LastReload("shop-1", WORKERS, AT - 300, WALL - 300, ReloadOutcome.FAILED, detail="2 old workers are still there")
+WATCH = Watch(AT - 86400 * 31, AT)
 CONFIG = Config(deployments=(DeploymentConfig("main", "mongodb://user:secret@127.0.0.1/"),))
 
 
@@ -69,7 +80,7 @@ def decided(outlook: Outlook = QUIET, state: InstanceState = InstanceState(), **
 
 
 def shown(snapshot: Snapshot, decision: Decision, config: Config = CONFIG) -> dict[str, Any]:
-    made = document(snapshot, {SHOP.id: FINDING}, decision, config)
+    made = document(snapshot, {SHOP.id: FINDING}, decision, config, WATCH)
     VALIDATOR.validate(made)
     assert json.loads(json.dumps(made)) == made
     return made
@@ -91,7 +102,9 @@ def test_the_document_is_what_section_8_of_the_design_says() -> None:
         "$schema": "urn:mongo-watchdog:status:1",
         "version": 1,
         "at": "2026-11-22T10:00:00.000Z",
-        "daemon": {"version": __version__, "pid": os.getpid()},
+        "daemon": {"version": __version__, "pid": os.getpid(), "since": "2026-10-22T10:00:00.000Z"},
+        "seen_whole_at": "2026-11-22T10:00:00.000Z",
+        "last_incident": None,
         "mode": "act",
         "paused": None,
         "deployments": [
@@ -168,7 +181,13 @@ def test_whatever_is_seen_and_decided_fits_the_schema_and_is_shown(
     outlooks = {one.id: data.draw(values(Outlook)) for one in snapshot.instances}
     findings = {one.id: data.draw(values(Finding)) for one in snapshot.instances}
     decision = Decision(state, (), None, outlooks)
-    made = document(snapshot, findings, decision, dataclasses.replace(CONFIG, mode=mode))
+    made = document(
+        snapshot,
+        findings,
+        decision,
+        dataclasses.replace(CONFIG, mode=mode),
+        Watch(AT - 60, data.draw(st.sampled_from([None, AT - 9, AT]))),
+    )
     VALIDATOR.validate(made)
     assert all(one.isprintable() for one in render(made).split("\n"))
     for instance in snapshot.instances:
@@ -306,6 +325,8 @@ def test_people_see_what_is_what_comes_next_and_what_holds_it() -> None:
     assert render(held()) == "\n".join(
         [
             f"mongo-watchdog {__version__} (pid {os.getpid()}), 2026-11-22T10:00:00.000Z",
+            "watching since 2026-10-22T10:00:00.000Z (31 d ago); all of it is seen",
+            "last incident: none is remembered",
             "",
             "MONGODB  MEMBER           STATE  SERVING  FOR    RESTARTS  STARTED",
             "main     127.0.0.1:27017  up     yes      1 min  1         2 min ago",
@@ -323,6 +344,39 @@ def test_people_see_what_is_what_comes_next_and_what_holds_it() -> None:
             "  0 reloads left in the budget",
         ]
     )
+
+
+@pytest.mark.parametrize(
+    ("whole", "told"),
+    [
+        (AT, "all of it is seen"),
+        (AT - 60, "not all of it is seen; it last was 2026-11-22T09:59:00.000Z (1 min ago)"),
+        (None, "not all of it has been seen yet"),
+    ],
+)
+def test_people_see_since_when_it_watches_and_when_all_was_last_seen(whole: float | None, told: str) -> None:
+    made = document(seen(SHOP), {}, decided(), CONFIG, Watch(AT - 120, whole))
+    VALIDATOR.validate(made)
+    assert render(made).split("\n")[1] == f"watching since 2026-11-22T09:58:00.000Z (2 min ago); {told}"
+
+
+@pytest.mark.parametrize("ending", Ending)
+def test_people_see_the_last_incident_and_how_it_ended(ending: Ending) -> None:
+    past = PastIncident("shop-i1", "shop", WALL - 3600, WALL - 3540, ending)
+    (line,) = [one for one in render(shown(seen(SHOP), decided(last_incident=past))).split("\n") if "last inc" in one]
+    assert line.startswith("last incident: shop, 2026-11-22T09:00:00.000Z (1 h ago): ")
+    assert line.endswith(", after 1 min")
+
+
+def test_all_is_seen_where_nothing_is_blind_and_everybody_was_heard() -> None:
+    whole = seen(SHOP)
+    assert sees_all(whole, decided())
+    assert not sees_all(dataclasses.replace(whole, blind=(Blindness(Scope(Area.SOCKETS), "x"),)), decided())
+    assert not sees_all(seen(dataclasses.replace(SHOP, blind=("x",))), decided())
+    assert not sees_all(whole, dataclasses.replace(decided(), faults={SHOP.id: "a bug"}))
+    unheard = Member(MAIN, MemberState.UNKNOWN)
+    assert not sees_all(seen(SHOP, members={MAIN: unheard}), decided())
+    assert sees_all(seen(SHOP, members={MAIN: dataclasses.replace(unheard, unneeded="inside")}), decided())
 
 
 def test_people_see_what_is_blind_not_covered_paused_and_only_observed() -> None:

@@ -26,9 +26,11 @@ from watchdogd.codec import decode, encode
 from watchdogd.model.base import CHAIN, WORKERS, Endpoint, Incarnation, Interval, ProcessId
 from watchdogd.model.remembered import (
     FINE,
+    Ending,
     Incident,
     InstanceState,
     LastReload,
+    PastIncident,
     Pause,
     Phase,
     Reload,
@@ -77,6 +79,7 @@ STATE = State(
     paused=Pause(6000.0, Outside("release")),
     blind=frozenset({Blindness(Scope(Area.SOCKETS), "no right")}),
     serial=3,
+    last_incident=PastIncident("shop-i0", "shop", WALL - 900, WALL - 840, Ending.RECOVERED),
 )
 DEAD = Connection(
     cookie=12,
@@ -156,6 +159,7 @@ def in_schema(*where: str) -> set[str]:
         (State, ("properties", "state")),
         (Pause, ("properties", "state", "properties", "paused")),
         (Blindness, ("properties", "state", "properties", "blind", "items")),
+        (PastIncident, ("properties", "state", "properties", "last_incident")),
         (InstanceState, ("$defs", "instance")),
         (Spent, ("$defs", "instance", "properties", "spent", "items")),
         (Incident, ("$defs", "instance", "properties", "incident")),

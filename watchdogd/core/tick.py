@@ -7,7 +7,7 @@ who is watched no more, and what cannot be seen. Pure: no I/O, no clock, no logg
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from watchdogd.config import Config, InstanceConfig, found_instance
@@ -18,7 +18,7 @@ from watchdogd.core.outlook import wake_times
 from watchdogd.model.base import InstanceId, Mono
 from watchdogd.model.decided import Answer, Blocked, Decision, Effect, Outlook
 from watchdogd.model.found import Finding
-from watchdogd.model.remembered import InstanceState, Pause, Phase, State
+from watchdogd.model.remembered import Ending, InstanceState, PastIncident, Pause, Phase, State
 from watchdogd.model.seen import Area, Blindness, Instance, Request, Scope, Snapshot, Verb
 from watchdogd.model.text import LONGEST, fault, shown
 from watchdogd.model.told import Paused, Replaced, Resumed, SeeingAgain, Tell, WentBlind
@@ -34,6 +34,7 @@ def decide(state: State, findings: Mapping[InstanceId, Finding], snapshot: Snaps
     first: list[Effect] = []
     effects: list[Effect] = []
     names = {id_: one.name for id_, one in state.instances.items()} | {one.id: one.name for one in snapshot.instances}
+    began = {one.incident.id: one.incident.since for one in _every(state) if one.incident}
     state = claimed(_pause(state, snapshot, first), snapshot)
     state = _let_go(state, snapshot, config, first)
     outlooks: dict[InstanceId, Outlook] = {}
@@ -54,8 +55,26 @@ def decide(state: State, findings: Mapping[InstanceId, Finding], snapshot: Snaps
         outlooks[instance.id] = outlook
     _refuse_unknown(snapshot, effects)
     state = _tell_blind(state, snapshot, faults, names, first)
+    state = replace(state, last_incident=_last_incident(began, state, (*first, *effects), snapshot))
     wake_at = min((time for time in wakes if time > snapshot.at), default=None)
     return Decision(state, (*first, *effects), wake_at, outlooks, faults)
+
+
+def _every(state: State) -> list[InstanceState]:
+    return [*state.instances.values(), *state.unclaimed.values()]
+
+
+def _last_incident(
+    began: Mapping[str, Mono], state: State, effects: Iterable[Effect], snapshot: Snapshot
+) -> PastIncident | None:
+    """Return the incident that has ended last. `began`: when those that were going on had, by their ids."""
+    last = state.last_incident
+    endings = {one.value: one for one in Ending}
+    for one in effects:
+        if isinstance(one, Tell) and one.incident and (ending := endings.get(one.event.value)):
+            since = snapshot.wall - (snapshot.at - began.get(one.incident, snapshot.at))
+            last = PastIncident(one.incident, one.instance or "", since, snapshot.wall, ending)
+    return last
 
 
 def _decide_one(tick: Tick, wakes: list[Mono]) -> Outlook | str:

@@ -11,6 +11,7 @@ from watchdogd.model.base import Command, Incarnation, InstanceId, Mono, Process
 from watchdogd.model.found import Kind
 from watchdogd.model.seen import Blindness
 from watchdogd.model.text import NOTHING_SAID, Outside
+from watchdogd.model.told import Event
 
 
 class Phase(enum.Enum):
@@ -79,6 +80,26 @@ class Incident:
     since: Mono
     leftovers_told: bool = False
     master: ProcessId | None = None
+
+
+class Ending(enum.Enum):
+    """How an incident ended: the event that told it."""
+
+    HEALED = Event.HEALED.value
+    RECOVERED = Event.RECOVERED.value
+    REPLACED = Event.REPLACED.value
+    ENDED_BY_US = Event.ENDED_BY_US.value
+
+
+@dataclass(frozen=True, slots=True)
+class PastIncident:
+    """One that is over: of which instance, and from when to when (Unix time, to outlast a boot of the machine)."""
+
+    id: str
+    instance: str
+    began: float
+    over: float
+    ending: Ending
 
 
 class ReloadOutcome(enum.Enum):
@@ -208,10 +229,14 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Policy's whole memory. `unclaimed`: what the first edition remembered by name, until its instance is seen."""
+    """Policy's whole memory. `unclaimed`: what the first edition remembered by name, until its instance is seen.
+
+    `last_incident`: the one that ended last, of all instances.
+    """
 
     instances: Mapping[InstanceId, InstanceState] = field(default_factory=dict)
     unclaimed: Mapping[str, InstanceState] = field(default_factory=dict)
     paused: Pause | None = None
     blind: frozenset[Blindness] = frozenset()
     serial: int = 0
+    last_incident: PastIncident | None = None

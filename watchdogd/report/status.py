@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from watchdogd import __version__
@@ -17,7 +18,7 @@ from watchdogd.config import Config
 from watchdogd.model.base import Command, InstanceId, Mono
 from watchdogd.model.decided import Blocked, Decision, Outlook
 from watchdogd.model.found import Finding, Kind
-from watchdogd.model.remembered import InstanceState, LastReload, Phase
+from watchdogd.model.remembered import Ending, InstanceState, LastReload, PastIncident, Phase
 from watchdogd.model.seen import Backend, Instance, Member, MemberState, Snapshot, SocketsFrom
 from watchdogd.report.words import (
     COMMANDS,
@@ -46,20 +47,43 @@ _MEANING: Mapping[str, str] = {
     Phase.WATCHING.value: "nothing to do",
 }
 
+_ENDINGS: Mapping[str, str] = {
+    Ending.HEALED.value: "needed no reload",
+    Ending.RECOVERED.value: "recovered by a reload",
+    Ending.REPLACED.value: "somebody else ended or replaced what it was about",
+    Ending.ENDED_BY_US.value: "uWSGI ended while a reload was at work",
+}
+
 _NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Since when this daemon watches, and when all of it was last seen; None: not yet."""
+
+    since: Mono
+    whole: Mono | None
+
+
+def sees_all(snapshot: Snapshot, decision: Decision) -> bool:
+    """Say whether no part of what is watched is blind, or not heard of yet."""
+    unheard = any(one.state is MemberState.UNKNOWN and not one.unneeded for one in snapshot.members.values())
+    return not (unheard or snapshot.blind or decision.faults or any(one.blind for one in snapshot.instances))
 
 
 # ----------------------------------------------------------------------------------------------- for programs
 
 
 def document(
-    snapshot: Snapshot, findings: Mapping[InstanceId, Finding], decision: Decision, config: Config
+    snapshot: Snapshot, findings: Mapping[InstanceId, Finding], decision: Decision, config: Config, watch: Watch
 ) -> Document:
     """Return what `status --json` prints, of one tick: its Snapshot, Findings and Decision, and what it decided by."""
-    paused = decision.state.paused
+    paused, last = decision.state.paused, decision.state.last_incident
     seen = STATUS.document(
         at=timestamp(snapshot.wall),
-        daemon={"version": __version__, "pid": os.getpid()},
+        daemon={"version": __version__, "pid": os.getpid(), "since": _wall(snapshot, watch.since)},
+        seen_whole_at=_wall(snapshot, watch.whole),
+        last_incident=last and _past(last),
         mode=config.mode,
         paused=paused and {"until": _wall(snapshot, paused.until), "reason": paused.reason, "by": paused.by or None},
         deployments=_deployments(snapshot, config),
@@ -194,6 +218,16 @@ def _blocked(snapshot: Snapshot, blocked: Blocked) -> Document:
     return {"gate": blocked.gate, "reason": blocked.reason, "until": _wall(snapshot, blocked.until)}
 
 
+def _past(last: PastIncident) -> Document:
+    return {
+        "id": last.id,
+        "instance": last.instance,
+        "since": timestamp(last.began),
+        "until": timestamp(last.over),
+        "ending": last.ending,
+    }
+
+
 def _last_reload(last: LastReload) -> Document:
     return {
         "id": last.id,
@@ -220,6 +254,7 @@ def render(document: Document, instance: str | None = None) -> str:
     instances = _chosen(document, instance)
     daemon = document["daemon"]
     lines = [f"mongo-watchdog {daemon['version']} (pid {daemon['pid']}), {document['at']}"]
+    lines += _history_lines(document)
     if document["mode"] != "act":
         lines.append(f"mode {document['mode']}: nothing is ever reloaded")
     if paused := document["paused"]:
@@ -240,6 +275,24 @@ def render(document: Document, instance: str | None = None) -> str:
     if rest:
         lines += ["", *rest]
     return "\n".join(plain(text).rstrip() for text in lines)
+
+
+def _history_lines(document: Document) -> Iterator[str]:
+    """Say what a calm daemon has seen, which else looks like one that sees nothing."""
+    if (since := document["daemon"].get("since")) is None:  # a daemon of before says nothing of it
+        return
+    whole = document["seen_whole_at"]
+    seen = f"not all of it is seen; it last was {_when(document, whole)}"
+    if whole is None:
+        seen = "not all of it has been seen yet"
+    elif whole == document["at"]:
+        seen = "all of it is seen"
+    yield f"watching since {_when(document, since)}; {seen}"
+    if last := document["last_incident"]:
+        how = f"{_ENDINGS[last['ending']]}, after {_span(last['since'], last['until'])}"
+        yield f"last incident: {last['instance']}, {_when(document, last['since'])}: {how}"
+    else:
+        yield "last incident: none is remembered"
 
 
 def _chosen(document: Document, instance: str | None) -> list[Document]:

@@ -54,9 +54,12 @@ class Daemon:
     _outlooks: Mapping[InstanceId, Outlook] = field(default_factory=dict)
     _wake_at: Mono = 0.0
     _error: str = ""
+    _since: Mono = 0.0
+    _whole_at: Mono | None = None
 
     def run(self) -> None:
         """Tick until SIGTERM or SIGINT; READY after the first whole tick."""
+        self._since = self.clock()
         leave = {signal.SIGTERM, signal.SIGINT}
         for number in (*leave, signal.SIGHUP):
             signal.signal(number, self._take_signal)
@@ -123,10 +126,13 @@ class Daemon:
             decision = decide(self.state, findings, snapshot, self.config)
         self._wake_helper(snapshot, decision)
         self.state, self._outlooks = decision.state, decision.outlooks
+        if status.sees_all(snapshot, decision):
+            self._whole_at = snapshot.at
         performed = map(self._perform, (*snapshot.news, *decision.effects))
         self._outcomes = tuple([outcome for outcome in performed if outcome])
         for one in [one for one in self._incoming if isinstance(one.wish, Status)]:
-            self.server.answer(one, status.answer(status.document(snapshot, findings, decision, self.config)))
+            watch = status.Watch(self._since, self._whole_at)
+            self.server.answer(one, status.answer(status.document(snapshot, findings, decision, self.config, watch)))
         self.notifier.status(status.line(snapshot, decision))
         latest = snapshot.at + min(self.config.interval_s, self.notifier.interval_s or self.config.interval_s)
         self._wake_at = 0.0 if self._outcomes else min(decision.wake_at or latest, latest)
