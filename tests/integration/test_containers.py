@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from rig.processes import wait_for
 from tests.integration.masters import ANNA, BERT, Site, Uwsgi, Watch, entry, found_by, reloaded
 from watchdogd.model.done import Result
 from watchdogd.model.seen import Instance
+from watchdogd.observe import mounts
 from watchdogd.observe.uwsgi import Master
 
 UNSHARE = ("unshare", "--mount", "--propagation", "private")
@@ -146,7 +148,7 @@ def test_a_fifo_on_a_volume_is_reached_by_the_path_that_it_has_here(site: Site) 
     assert watch.send(watch.ready("shop", app)).result is Result.WRITTEN
     assert reloaded(app, old)
     (why,) = told_of(site.watch(), app)
-    assert "name it under `uwsgi:` by a path of this host, of a volume say" in why
+    assert f"has its FIFO /volume/fifo in a container, which is {here} from here; name it under `uwsgi:` by that" in why
 
 
 def test_a_link_that_the_user_of_a_container_makes_on_its_volume_leads_nowhere(site: Site) -> None:
@@ -195,16 +197,70 @@ def test_what_stands_at_the_same_path_here_is_not_written_to(site: Site) -> None
     assert f"calls its FIFO {folder}/fifo, as master {host.master} does" in why
 
 
-def test_a_path_that_only_its_master_can_see_is_told_as_that(site: Site) -> None:
+@pytest.mark.parametrize("hosts", [True, False, None])
+def test_a_path_that_only_its_master_can_see_is_told_as_that(
+    site: Site, hosts: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose mounts the host's first process has may be hidden from root too, so it is said here."""
+    monkeypatch.setattr(mounts, "sees_the_hosts", lambda _: hosts)
     folder = site.home("tmp", 0)
     app = private(site, folder, "shop")
     found = found_by(folder / "fifo")
     assert isinstance(found, Master)
     assert found.id.pid == app.master
+    whose = {True: "this process", False: f"master {app.master}", None: "one of the two"}[hosts]
+    assert found.fifo_problem == (
+        f"moved: {folder}/fifo is gone from here, and what master {app.master} calls {folder}/fifo is not seen from "
+        f"here: {whose} has a file system of its own (PrivateTmp=, say); give it a `master-fifo` that both see, like "
+        "/run/uwsgi/app/NAME/fifo"
+    )
+
+
+def test_whose_mounts_a_process_has_is_told_where_that_may_be_seen() -> None:
+    own = mounts.sees_the_hosts(os.getpid())
+    with subprocess.Popen([*UNSHARE, "cat"], stdin=subprocess.PIPE) as other:
+        wait_for(lambda: not same_mounts(other.pid), "mounts of its own", within=20)
+        assert {own, mounts.sees_the_hosts(other.pid)} in ({False}, {None})
+        assert other.stdin is not None
+        other.stdin.close()
+
+
+def same_mounts(pid: int) -> bool:
+    return Path(f"/proc/{pid}/ns/mnt").samefile("/proc/self/ns/mnt")
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [
+        ("bound", "; configure that path"),
+        ("systemd-private-1a2b-uwsgi.service-Xy", ", until that service starts anew (PrivateTmp=); give it a `master-"),
+    ],
+)
+def test_a_folder_that_is_elsewhere_for_the_master_is_named_as_it_is_here(site: Site, name: str, mend: str) -> None:
+    inside, here = site.home("tmp", 0), site.home(name, BERT)
+    bind = 'mount --bind "$2" "$1" && shift 2 && exec "$@"'
+    prefix = (*UNSHARE, "sh", "-c", bind, "bind", str(inside), str(here))
+    app = site.app("shop", BERT, prefix=prefix, at=inside / "fifo")
+    found = found_by(inside / "fifo")
+    assert isinstance(found, Master)
     why = found.fifo_problem or ""
-    assert why.startswith(f"moved: {folder}/fifo is gone")
-    assert "a file system of its own" in why
-    assert "configure that path" not in why
+    said = f"what master {app.master} calls {inside}/fifo is {here}/fifo from here"
+    assert why.startswith(f"moved: {inside}/fifo is gone from here, and {said}{mend}")
+    by_that = found_by(here / "fifo")
+    assert isinstance(by_that, Master)
+    assert (by_that.id, by_that.fifo_problem) == (found.id, None)
+
+
+def test_a_configured_link_to_a_private_folder_is_not_answered_with_a_path_that_works_no_better(site: Site) -> None:
+    folder = site.home("tmp", 0)
+    app = private(site, folder, "shop")
+    link = site.folder / "link"
+    link.symlink_to(folder)
+    found = found_by(link / "fifo")
+    assert isinstance(found, Master)
+    assert found.id.pid == app.master
+    assert "configure that path" not in (found.fifo_problem or "")
+    assert f"what master {app.master} calls {folder}/fifo is not seen from here: " in (found.fifo_problem or "")
 
 
 def test_who_takes_the_name_of_a_stopped_instance_does_not_keep_it_when_that_is_started(site: Site) -> None:

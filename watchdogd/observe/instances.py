@@ -419,6 +419,11 @@ def not_covered(masters: Iterable[Master]) -> tuple[str, ...]:
 
 
 def _not_covered(master: Master) -> str:
+    if master.outside:
+        return (
+            f"uWSGI master {master.id.pid} has its FIFO {master.inside} in a container, which is {master.outside} from "
+            f"here; name it under `uwsgi:` by that path"
+        )
     if master.inside:
         return (
             f"uWSGI master {master.id.pid} has its FIFO {master.inside} in a container, where that path is another "

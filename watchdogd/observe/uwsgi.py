@@ -7,6 +7,7 @@ module must never decide anything, signal anybody, or open a FIFO but with O_PAT
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import stat
@@ -20,11 +21,13 @@ from watchdogd.model.base import ProcessId
 from watchdogd.model.done import Result
 from watchdogd.model.seen import Blind, Role
 from watchdogd.model.text import Outside
-from watchdogd.observe import handed, procfs, two_masters
+from watchdogd.observe import handed, mounts, procfs, two_masters
 from watchdogd.observe.roles import NEWBORN_S, role
 from watchdogd.paths import Led, follow
 
 _DELETED = " (deleted)"
+_OF_ONE_START = "/systemd-private-"  # systemd.exec(5), PrivateTmp=: a folder of another name at each start
+_SEEN_BY_BOTH = "/run/uwsgi/app/NAME/fifo"
 _STDERR = 2
 
 
@@ -38,7 +41,8 @@ class Master:
     the same path. `fd` and `link`: the descriptor that it reads, and the name /proc has for it.
     `trusted`: whose links in `fifo` count beside root's and its own; None where the master itself named the path,
     and its descriptor is all there is to go by. `here`: that path leads to this FIFO from here too. `inside`: the path
-    that it has in a container, and that leads nowhere, or to something else, from here.
+    that it has in a container, and that leads nowhere, or to something else, from here; `outside`: the one that leads
+    there from here, where there is one.
     """
 
     id: ProcessId
@@ -51,6 +55,7 @@ class Master:
     trusted: frozenset[int] | None = None
     here: bool = True
     inside: str = ""
+    outside: str = ""
     rivals: tuple[ProcessId, ...] = ()
 
 
@@ -305,7 +310,14 @@ def _placed(master: Master, read: _Fifo) -> Master:
     here = isinstance(led, Led) and led.found is not None and os.path.samestat(led.found, read.opened)
     if here or _shares_our_names(master.id.pid):
         return replace(master, here=here)
-    return replace(master, fifo="", fifo_problem=None, here=False, inside=master.fifo)
+    outside = Outside(_named_here(master.id, read.link, (read.opened.st_dev, read.opened.st_ino)) or "")
+    return replace(master, fifo="", fifo_problem=None, here=False, inside=master.fifo, outside=outside)
+
+
+@functools.lru_cache(maxsize=256)
+def _named_here(master: ProcessId, path: str, file: tuple[int, int]) -> str | None:
+    """Return by which path we see that FIFO. Once for each: every look asks, and a host may have a thousand mounts."""
+    return mounts.name_here(master.pid, path, file)
 
 
 def _wrong_with(master: Master, opened: os.stat_result) -> tuple[Result, str] | None:
@@ -411,12 +423,24 @@ def _problem(master: Master, read: _Fifo) -> str | None:
         there = "is another FIFO" if stat.S_ISFIFO(named.st_mode) else "is no FIFO any more"
     if read.opened.st_nlink == 0:
         return f"deleted: {path} {there}, and master {pid} still reads the old one; {anew}"
-    if read.link == path:  # then it is seen by those alone who have that file system too
-        return (
-            f"moved: {path} {there} from here, and master {pid} has a file system of its own there (PrivateTmp=, say); "
-            "give it a `master-fifo` elsewhere"
-        )
-    return f"moved: {path} {there}, and master {pid} reads {read.link}; configure that path, as it is seen from here"
+    return _moved(master, read, there)
+
+
+def _moved(master: Master, read: _Fifo, there: str) -> str:
+    """Say where a FIFO is that is not at its path: whose view is meant, and which path works from here."""
+    pid, path = master.id.pid, master.fifo
+    file = read.opened.st_dev, read.opened.st_ino
+    if mounts.is_that(read.link, file):
+        return f"moved: {path} {there}, and master {pid} reads {read.link}; configure that path"
+    gone = f"moved: {path} {there} from here, and what master {pid} calls {read.link}"
+    here = _named_here(master.id, read.link, file)
+    if here and _OF_ONE_START not in here:
+        return f"{gone} is {Outside(here)} from here; configure that path"
+    elsewhere = f"give it a `master-fifo` that both see, like {_SEEN_BY_BOTH}"
+    if here:
+        return f"{gone} is {Outside(here)} from here, until that service starts anew (PrivateTmp=); {elsewhere}"
+    whose = {True: "this process", False: f"master {pid}", None: "one of the two"}[mounts.sees_the_hosts(pid)]
+    return f"{gone} is not seen from here: {whose} has a file system of its own (PrivateTmp=, say); {elsewhere}"
 
 
 def _blind() -> Blind | None:
