@@ -385,7 +385,7 @@ DOCUMENTS = ("status --json", "connections --json", "control", "journal")
 LEADS_TO: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "folder": (IN_A_PATH, ("told", "status", "status --json", "check")),
     "mongod": (tuple(one for one in HOSTILE if one != "broken"), ("told", "status", "status --json", "check")),
-    "process": (tuple(one for one in HOSTILE if one != "broken"), ("status", "status --json")),
+    "process": (tuple(one for one in HOSTILE if one != "broken"), ("status --json",)),
     "uri": (IN_A_URI_FILE, ("told", "status", "status --json", "check")),
     "reason": (tuple(HOSTILE), ("told", "status", "status --json")),
     "option": (IN_A_PATH, ("told",)),
