@@ -69,6 +69,14 @@ class Hang:
             (pid,) = wait_for(lambda: set(app.workers()) - set(before), "the worker in its place", within=WITHIN_S)
         return pid
 
+    def mule_of(self, app: Uwsgi, mule: int) -> int:
+        """Kills this mule; the one that the master makes in its place hangs. Gives its pid."""
+        before = app.children()
+        with self.on():
+            os.kill(mule, signal.SIGKILL)
+            (pid,) = wait_for(lambda: set(app.children()) - set(before), "the mule in its place", within=WITHIN_S)
+        return pid
+
     def first_of(self, app: Uwsgi) -> list[int]:
         """Starts an app of which first workers hang, and gives their pids; until `let_go` every fork of it hangs.
 

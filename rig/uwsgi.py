@@ -175,13 +175,17 @@ class Uwsgi:
         self.stop()
         self.start()
 
+    def children(self) -> list[int]:
+        """The pids of all that the master has started: workers, mules, spoolers, routers; in ascending order."""
+        return _children(self.master)
+
     def workers(self) -> list[int]:
         """The pids of its workers, loading ones too, in ascending order."""
-        return [pid for pid in self._children() if _caught(pid) & _CATCHES_WINCH]
+        return [pid for pid in self.children() if _caught(pid) & _CATCHES_WINCH]
 
     def ready_workers(self) -> list[int]:
         """The pids of the workers that have loaded the app and serve."""
-        return [pid for pid in self._children() if _is_ready(pid)]
+        return [pid for pid in self.children() if _is_ready(pid)]
 
     def hung_workers(self) -> list[int]:
         """The pids of those that hang since their fork; of lazy apps none can be told from one that loads its app."""
@@ -326,9 +330,6 @@ class Uwsgi:
             return len(served) >= self._started_workers
 
         wait_for(all_served, "a good request on every worker", within=START_WITHIN_S, log=self.log)
-
-    def _children(self) -> list[int]:
-        return _children(self.master)
 
 
 def by_greenlets(count: int) -> list[str]:

@@ -44,7 +44,8 @@ def _make_client(uri: str) -> MongoClient[Any]:
     return MongoClient(uri, **options)
 
 
-def _client(uri: str = os.environ["MONGO_URI"]) -> MongoClient[Any]:
+def client(uri: str = os.environ["MONGO_URI"]) -> MongoClient[Any]:
+    """The client of this process, or the one that it was forked with."""
     with _one_at_a_time:
         return _make_client(uri)
 
@@ -56,7 +57,7 @@ def query() -> tuple[str, int]:
     """
     if CLIENT != "none":
         try:
-            _client().shop.items.find_one({"_id": "ready"})
+            client().shop.items.find_one({"_id": "ready"})
         except Exception as error:  # noqa: BLE001 - whatever the driver raises, a visitor gets a 500
             return f"{type(error).__name__}: {error}\n", HTTPStatus.INTERNAL_SERVER_ERROR
     time.sleep(float(request.args.get("hold", 0)))
@@ -70,7 +71,7 @@ def query() -> tuple[str, int]:
 def both() -> tuple[str, int]:
     """The same, and asks the MongoDB on `?second=HOST:PORT` first, without which the page can do."""
     with contextlib.suppress(PyMongoError):
-        _client(f"mongodb://{request.args['second']}/").shop.items.find_one({"_id": "ready"})
+        client(f"mongodb://{request.args['second']}/").shop.items.find_one({"_id": "ready"})
     return query()
 
 
@@ -113,5 +114,5 @@ for view in (both, healthz, busy, hang):
     application.add_url_rule(f"/{view.__name__}", view_func=view)
 
 if CLIENT == "import":
-    _client()
+    client()
     time.sleep(float(os.environ["RIG_IMPORT_PAUSE_S"]))
