@@ -15,6 +15,9 @@ def mask(*signals: signal.Signals) -> int:
 
 
 _HUP_QUIT_USR1_TERM_TSTP = mask(signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTERM, signal.SIGTSTP)
+_UWSGI = mask(signal.SIGINT, signal.SIGFPE, signal.SIGSEGV, signal.SIGTERM)  # all that it forks has these
+_OF_OTHERS = mask(signal.SIGABRT, signal.SIGBUS)  # a program with Python's faulthandler, say
+_HUP, _USR1, _TSTP = mask(signal.SIGHUP), mask(signal.SIGUSR1), mask(signal.SIGTSTP)
 _USR2, _WINCH, _URG = mask(signal.SIGUSR2), mask(signal.SIGWINCH), mask(signal.SIGURG)
 
 
@@ -31,3 +34,17 @@ def is_worker(caught: int) -> bool:
 def is_ready(caught: int) -> bool:
     """Say whether a worker with these has loaded the app and takes requests."""
     return bool(caught & _USR2)
+
+
+def is_mule(caught: int) -> bool:
+    """Say whether a master's child with these is a mule (0x4487); routers (0x4486) have no HUP."""
+    return _does_tasks(caught) and bool(caught & _HUP)
+
+
+def is_spooler(caught: int) -> bool:
+    """Say whether a master's child with these is a spooler: 0x4682, and 0x4686 from its first task on."""
+    return _does_tasks(caught) and bool(caught & _USR1) and not caught & _HUP
+
+
+def _does_tasks(caught: int) -> bool:
+    return caught & (_UWSGI | _TSTP | _WINCH | _URG | _OF_OTHERS) == _UWSGI

@@ -58,7 +58,7 @@ class Ender:
         """As the daemon does at each tick, again where it was just running."""
 
         def tried() -> Outcome | None:
-            outcome = perform(effect, self._watch.observer.last_look_at_hung, time.monotonic)
+            outcome = perform(effect, self._watch.observer.last_look_to_end, time.monotonic)
             return None if outcome.result is Result.TRY_AGAIN else outcome
 
         return wait_for(tried, "an outcome that is not TRY_AGAIN", within=5)

@@ -48,7 +48,11 @@ os.setresuid(user, user, user)
 if "no master" not in sys.argv:
     handles("HUP", "QUIT", "USR1", "TERM", "TSTP")
 if os.fork() == 0:
-    if "no worker" not in sys.argv:
+    if "mule" in sys.argv or "spooler" in sys.argv:
+        handles("INT", "FPE", "SEGV")
+        for name in ("TSTP", "HUP" if "spooler" in sys.argv else "USR1"):
+            signal.signal(getattr(signal, "SIG" + name), signal.SIG_DFL)
+    elif "no worker" not in sys.argv:
         handles("WINCH")
     if "ready" in sys.argv:
         handles("USR2")
@@ -166,6 +170,22 @@ def test_who_cannot_hang_by_the_rule_is_not_ended(place: Ending, change: str, wh
     worker = place.worker(change)
     assert refused(worker.ask(), f"process {worker.pid} ", why)
     assert worker.alive
+
+
+@pytest.mark.parametrize("what", ["mule", "spooler"])
+def test_a_mule_is_ended_where_reloads_has_mules_and_nowhere_else(place: Ending, what: str) -> None:
+    mule = place.worker(what, "threads")
+    entry = f"{{master_fifo: {place.fifo.path}}}"
+    for uwsgi in (f"uwsgi: [{entry}]", f"uwsgi: [{entry[:-1]}, reloads: [workers, chain, restart]}}]", "{}"):
+        place.configure(uwsgi)
+        assert refused(
+            mule.ask(), f"process {mule.pid} is a mule or spooler", "`reloads` of its instance has no `mules`"
+        )
+    assert mule.alive
+    place.configure(f"uwsgi: [{entry[:-1]}, reloads: [workers, mules]}}]")
+    assert mule.ask() == f"ended process {mule.pid} of user id {BERT} was ended"
+    worker = place.worker("ready")  # `mules` allows nothing else
+    assert refused(worker.ask(), "is no worker of uWSGI that is still to become ready")
 
 
 def test_one_that_is_in_a_debugger_is_not_ended(place: Ending) -> None:

@@ -56,7 +56,7 @@ def test_a_worker_that_hangs_since_its_fork_is_ended_in_calm(stage: Stage) -> No
         watchdog = stage.watchdog(mongod.uri, app)
         hung = hang.worker_of(app)
         found = watchdog.wait_event("hung_found", within=60)
-        assert f"Worker {hung} of shop hangs: it waits for Python's GIL" in found.sentence
+        assert f"In shop worker {hung} hangs: it waits for Python's GIL" in found.sentence
         watchdog.wait_event("hung_ended", within=10)
         wait_for(lambda: len(app.ready_workers()) == 3, "three ready workers", within=10, log=app.log)
         assert hung not in app.workers()

@@ -12,8 +12,8 @@ from tests.world.processes import COMPUTES, FOR_ITS_OWN, FOR_THE_GIL, SLEEPS, Fa
 from watchdogd.act.end import perform
 from watchdogd.core.detect import SUSPECTED_FOR_S
 from watchdogd.model.base import Interval, ProcessId
-from watchdogd.model.done import EndProcess, Outcome, Result
-from watchdogd.model.seen import Blind, Hang, Hung, Role, Worker
+from watchdogd.model.done import EndProcess, Outcome, Result, Stuck
+from watchdogd.model.seen import Blind, Hang, Hung, Mule, Role, Worker
 from watchdogd.observe import locks
 from watchdogd.observe.hung import APART_S, LOOKS, Waiting, rule
 from watchdogd.observe.locks import Lock, Wait, image_at, private_futex
@@ -247,7 +247,7 @@ class Proven:
     def last_look(self) -> tuple[Result, str] | None:
         """What it says has changed; None where it gives the pidfd. It leaves none open."""
         before = set(Path("/proc/self/fd").iterdir())
-        taken = self.watcher.observer.last_look_at_hung(self.effect)
+        taken = self.watcher.observer.last_look_to_end(self.effect)
         if isinstance(taken, int):
             os.close(taken)
         assert set(Path("/proc/self/fd").iterdir()) == before
@@ -315,6 +315,65 @@ def test_another_process_of_the_same_number_is_not_ended(
     assert why in changed[1]
 
 
+# -- the last look at a mule that is stuck
+
+
+@pytest.fixture
+def stuck() -> Proven:
+    host = Host()
+    host.start_mongod()
+    master, _ = host.app(workers=1)
+    mule = host.processes.fork(master, Role.MULE)
+    socket = host.connect(mule)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick()
+    effect = EndProcess("shop-1", SHOP_ID, master.id, mule.id, 33, Stuck("mule", frozenset({socket.inode})))
+    return Proven(host, watcher, mule, effect)
+
+
+def test_the_last_look_gives_a_pidfd_while_it_is_the_same_mule_with_the_same_sockets(stuck: Proven) -> None:
+    assert stuck.last_look() is None
+
+
+def test_a_mule_that_has_closed_them_or_is_none_any_more_is_not_ended(stuck: Proven) -> None:
+    assert stuck.effect.stuck
+    (inode,) = stuck.effect.stuck.inodes
+    stuck.hung.refused = "no permission"
+    assert stuck.last_look() == (Result.CHANGED, "no permission")
+    stuck.hung.refused = None
+    stuck.hung.lets_go(inode)
+    assert stuck.last_look() == (Result.CHANGED, f"mule {stuck.hung.id.pid} has closed what the outage ended")
+    stuck.hung.holds(inode)
+    stuck.hung.role = Role.OTHER
+    assert stuck.last_look() == (Result.CHANGED, f"process {stuck.hung.id.pid} is no mule any more")
+    stuck.hung.role = Role.MULE
+    stuck.effect = replace(stuck.effect, stuck=Stuck("mule", frozenset()))
+    assert (stuck.last_look() or [None])[0] is Result.CHANGED
+
+
+def test_a_mule_hangs_by_the_same_three_looks_though_it_is_ready_at_once() -> None:
+    host = Host()
+    host.start_mongod()
+    master, _ = host.app(workers=1)
+    mule = host.processes.fork(master, Role.SPOOLER)
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(LOOKS)
+
+    def shown() -> Mule:
+        (one,) = watcher.snapshot.instances[0].mules
+        return one
+
+    assert (shown().hung, shown().ready, shown().role) == (None, True, Role.SPOOLER)
+    mule.wait = FOR_THE_GIL
+    watcher.tick(int(FULL_EVERY_S) + LOOKS)
+    hung = shown().hung
+    assert hung
+    assert hung.kind is Hang.GIL
+    mule.wait = SLEEPS
+    watcher.tick(int(FULL_EVERY_S) + 1)
+    assert shown().hung is None
+
+
 def test_where_processes_are_hidden_nobody_is_ended(proven: Proven) -> None:
     proven.host.processes.blind = "/proc hides the processes of others"
     assert proven.last_look() == (Result.CHANGED, "/proc hides the processes of others")
@@ -351,7 +410,7 @@ def test_one_attempt_is_made_by_the_pidfd_of_the_last_look_which_is_closed(prove
         return Result.TRY_AGAIN, "not yet"
 
     before = set(Path("/proc/self/fd").iterdir())
-    outcome = perform(proven.effect, proven.watcher.observer.last_look_at_hung, lambda: 1.0, kill)
+    outcome = perform(proven.effect, proven.watcher.observer.last_look_to_end, lambda: 1.0, kill)
     assert outcome == Outcome(proven.effect.id, Result.TRY_AGAIN, 1.0, "not yet", proven.effect.process)
     ((link, effect),) = asked
     assert "pidfd" in link

@@ -55,7 +55,7 @@ def test_a_field_that_is_not_there_is_empty() -> None:
     [
         (READY, Role.READY),
         (LOADING, Role.LOADING),
-        (MULE, Role.OTHER),
+        (MULE, Role.MULE),
         (EMPEROR, Role.OTHER),
         (MASTER, Role.OTHER),
         (0, Role.OTHER),

@@ -32,6 +32,8 @@ from watchdogd.model.seen import (
     Instance,
     Member,
     MemberState,
+    Mule,
+    Role,
     Scope,
     Snapshot,
     SocketsFrom,
@@ -49,16 +51,21 @@ AT, WALL = 1000.0, 1795341600.0  # 2026-11-22T10:00:00Z
 BORN = Interval(AT - 120, AT - 119)
 MAIN = MemberId("main", "127.0.0.1:27017")
 UP = Member(MAIN, MemberState.UP, is_serving=True, process_id="65f1c0ffee", born=BORN, since=AT - 60, restarts=1)
-STUCK, IDLE = ProcessId(101, 1), ProcessId(102, 2)
+STUCK, IDLE, SPOOLER = ProcessId(101, 1), ProcessId(102, 2), ProcessId(104, 4)
 SHOP = Instance(
     "shop",
     "/run/uwsgi/app/shop/fifo",
     ("main",),
     master=ProcessId(100, 0),
     workers=(Worker(STUCK, Interval(0, 1)), Worker(IDLE, Interval(0, 1)), Worker(ProcessId(103, 3))),
+    mules=(Mule(SPOOLER, Interval(0, 1), role=Role.SPOOLER),),
 )
 BLOG = dataclasses.replace(SHOP, name="blog", fifo="/run/uwsgi/app/blog/fifo")
-FINDING = Finding(SHOP.id, verdicts={STUCK: Verdict.STRANDED, IDLE: Verdict.IDLE}, counted={STUCK: 2, IDLE: 1})
+FINDING = Finding(
+    SHOP.id,
+    verdicts={STUCK: Verdict.STRANDED, IDLE: Verdict.IDLE, SPOOLER: Verdict.STRANDED},
+    counted={STUCK: 2, IDLE: 1, SPOOLER: 1},
+)
 QUIET = Outlook(Phase.WATCHING, reloads_left=3)
 HELD = Outlook(
     Phase.DUE,
@@ -147,6 +154,7 @@ def test_the_document_is_what_section_8_of_the_design_says() -> None:
                     {"pid": 102, "verdict": "idle", "leftovers": 1},
                     {"pid": 103, "verdict": None, "leftovers": 0},
                 ],
+                "mules": [{"pid": 104, "role": "spooler", "verdict": "stranded", "leftovers": 1}],
                 "evidence": [],
                 "next": {"what": "reload w", "at": "2026-11-22T10:20:00.000Z"},
                 "incident": "shop-i1",
@@ -337,6 +345,7 @@ def test_people_see_what_is_what_comes_next_and_what_holds_it() -> None:
             "  101     stranded  2",
             "  102     idle      1",
             "  103     unknown   0",
+            "  spooler 104: stranded, 1 leftover",
             "  next: reload w (workers reload), 2026-11-22T10:20:00.000Z (in 20 min)",
             "  held by budget: 3 unproven reloads, of 3 allowed; until 2026-11-22T10:20:00.000Z (in 20 min)",
             "  held by mode: mode is observe",

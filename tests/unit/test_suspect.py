@@ -6,7 +6,7 @@ from tests.world.host import FIFO, Host, Watcher, config_of
 from tests.world.pieces import SHOP_ID
 from tests.world.processes import FakeProcess
 from watchdogd.model.base import Endpoint
-from watchdogd.model.seen import DeadSocket, Instance, Role, Snapshot, Waits, Worker
+from watchdogd.model.seen import DeadSocket, Instance, Mule, Role, Snapshot, Waits, Worker
 from watchdogd.observe.dead import EVERY_S
 from watchdogd.observe.suspect import OFF_LOOKS, MasterThreads
 
@@ -91,6 +91,33 @@ def test_a_worker_that_waits_for_requests_is_not_asked_what_it_holds(suspicion: 
     before = len([one for one in suspicion.host.spied["processes"].calls if one.name == "descriptors"])
     suspicion.look(4)
     assert len([one for one in suspicion.host.spied["processes"].calls if one.name == "descriptors"]) == before
+
+
+def test_a_task_of_a_mule_is_seen_to_wait_by_its_only_thread(suspicion: Suspicion) -> None:
+    mule = suspicion.host.processes.fork(suspicion.master, Role.MULE)
+    suspicion.workers.append(mule)  # its threads switch as theirs
+
+    def seen() -> Mule:
+        (one,) = suspicion.instance().mules
+        return one
+
+    suspicion.look(4)
+    assert ((seen().waits or Waits(0, 0)).requests, seen().waited, seen().threads) == ((), False, 1)
+    mule.threads = {0: 1000}
+    suspicion.look(4)
+    waits = seen().waits
+    assert waits
+    assert (waits.present, waits.longest_s, seen().waited) == (1, 3.0, True)
+    assert "descriptors" not in {call.name for call in suspicion.host.spied["processes"].calls[-8:]}
+    mule.threads = {0: None}
+    suspicion.look(70)
+    assert (seen().waits or Waits(0, 0)).requests == ()
+    assert seen().waited  # whoever waited uses MongoDB, for as long as it is suspected
+
+    mule.threads = {0: 1000, 1: None}
+    suspicion.look(suspected=False)
+    suspicion.look(5)
+    assert not seen().waited  # with more threads nobody can see which one does the task
 
 
 def test_when_it_is_no_longer_suspected_what_was_seen_is_forgotten_at_once(suspicion: Suspicion) -> None:

@@ -15,7 +15,6 @@ from watchdogd.core.detect import detect
 from watchdogd.model.base import (
     CHAIN,
     WORKERS,
-    Command,
     Endpoint,
     Incarnation,
     InstanceId,
@@ -23,6 +22,7 @@ from watchdogd.model.base import (
     MemberId,
     Mono,
     ProcessId,
+    Way,
 )
 from watchdogd.model.found import Cure, Evidence, Finding, Kind
 from watchdogd.model.seen import (
@@ -32,6 +32,8 @@ from watchdogd.model.seen import (
     Instance,
     Member,
     MemberState,
+    Mule,
+    Role,
     Scope,
     Sent,
     Snapshot,
@@ -160,6 +162,12 @@ def monitored(number: int) -> Worker:
     return replace(well(number), monitored=frozenset({FIRST}), owned=True)
 
 
+def mule(number: int, role: Role = Role.MULE, **changes: Any) -> Mule:
+    """A mule that had used MongoDB before the outage, and has had tasks since."""
+    usual = Mule(pid(number), exactly(0.0), used=exactly(BACK + 1), owned=True, role=role)
+    return replace(usual, **changes)
+
+
 def instance(*workers: Worker, **changes: Any) -> Instance:
     usual = Instance("shop", FIFO, ("main",), MASTER, workers, seen_at=0.0, uid=33)
     return replace(usual, **changes)
@@ -189,7 +197,7 @@ def sent_on(master: ProcessId | None, connections: Iterable[Connection], members
 
 
 def config(
-    reloads: Iterable[Command] = (WORKERS, CHAIN), deployments: tuple[str, ...] = ("main",), **policy: Any
+    reloads: Iterable[Way] = (WORKERS, CHAIN), deployments: tuple[str, ...] = ("main",), **policy: Any
 ) -> Config:
     return Config(
         deployments=tuple(DeploymentConfig(name, "mongodb://10.0.0.1") for name in deployments),

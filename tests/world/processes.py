@@ -13,7 +13,7 @@ from watchdogd.model.base import ProcessId
 from watchdogd.model.done import Result
 from watchdogd.model.seen import Blind, Role
 from watchdogd.observe.locks import Lock, Wait
-from watchdogd.observe.processes import Process
+from watchdogd.observe.processes import JUDGED, Process
 
 COMPUTES: Final = Wait("R", 1, 0, ignores_hup=False, catches_alrm=False)
 SLEEPS: Final = COMPUTES._replace(state="S")
@@ -27,7 +27,7 @@ OUR_NETNS: Final = 4026531833
 class FakeProcess:
     """One process. `sockets`: inode by descriptor. While `refused` is set its descriptors may not be read.
 
-    `wait`: what it waits for while it is a worker that is not ready.
+    `wait`: what it waits for while it is a worker that is not ready, or a mule.
     """
 
     id: ProcessId
@@ -42,7 +42,7 @@ class FakeProcess:
 
     def read(self) -> Process:
         """What a look shows of it."""
-        return Process(self.id, self.role, self.io, self.wait if self.role is Role.LOADING else None)
+        return Process(self.id, self.role, self.io, self.wait if self.role in JUDGED else None)
 
     def holds(self, inode: int) -> int:
         """Opens or inherits a socket; returns the descriptor."""

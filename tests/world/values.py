@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from watchdogd.model.base import Incarnation, Mono
+from watchdogd.model.seen import MULE_ROLES, Mule
 from watchdogd.model.text import Outside
 from watchdogd.model.told import TYPES, What
 
@@ -24,6 +25,9 @@ PLAIN: Mapping[type, st.SearchStrategy[Any]] = {
     Incarnation: st.text().map(Incarnation),
     bool: st.booleans(),
 }
+
+# Narrower than their types.
+NARROW: Mapping[type, Mapping[str, st.SearchStrategy[Any]]] = {Mule: {"role": st.sampled_from(MULE_ROLES)}}
 
 
 def values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401, PLR0911 - any type; one return for each
@@ -50,7 +54,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401, PLR0911 - any 
     hints = typing.get_type_hints(kind, include_extras=True)
     assert dataclasses.is_dataclass(kind) or issubclass(kind, tuple), kind
     hints = {name: hint for name, hint in hints.items() if hint is not typing.ClassVar}
-    return st.builds(typing.cast("Callable[..., Any]", kind), **{name: values(hint) for name, hint in hints.items()})
+    drawn = {**{name: values(hint) for name, hint in hints.items()}, **NARROW.get(kind, {})}
+    return st.builds(typing.cast("Callable[..., Any]", kind), **drawn)
 
 
 ANY_JSON = st.recursive(

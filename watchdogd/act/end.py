@@ -1,4 +1,4 @@
-"""Ends one process that is proven to hang, by SIGKILL: the only signal that mongo-watchdog ever sends.
+"""Ends one process that hangs, or a mule that is stuck, by SIGKILL: the only signal that mongo-watchdog ever sends.
 
 It signals through a pidfd that was opened before the process was looked at for the last time, so it can never meet
 another one of the same number. It must never signal by a number, never send anything but SIGKILL (a worker of a later
@@ -30,14 +30,18 @@ class Attempt(Protocol):
 
 def attempt(pidfd: int, effect: EndProcess) -> tuple[Result, str]:
     """Send SIGKILL to the process behind the descriptor, and wait until it is dead: see `kill`."""
-    return kill(pidfd, effect.process.pid, effect.uid)
+    return kill(pidfd, effect.process.pid, effect.uid, "its tasks fail" if effect.stuck else HANGS)
 
 
-def kill(pidfd: int, pid: int, uid: int | None) -> tuple[Result, str]:
+HANGS = "it hangs since its fork and has no request"
+
+
+def kill(pidfd: int, pid: int, uid: int | None, why_safe: str = HANGS) -> tuple[Result, str]:
     """Send SIGKILL to the process behind the descriptor, and wait until it is dead, DEAD_WITHIN_MS at most.
 
-    `pid`, `uid`: what it and its instance's user are called in a sentence. Gives ENDED, CHANGED where it had ended
-    before, TRY_AGAIN while it is not dead, REFUSED where we may not, each of these with a sentence. It raises nothing.
+    `pid`, `uid`: what it and its instance's user are called in a sentence; `why_safe`: why to end it by hand is. Gives
+    ENDED, CHANGED where it had ended before, TRY_AGAIN while it is not dead, REFUSED where we may not, each of these
+    with a sentence. It raises nothing.
     """
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -47,7 +51,7 @@ def kill(pidfd: int, pid: int, uid: int | None) -> tuple[Result, str]:
         return Result.REFUSED, (
             f"process {pid} is of an instance of user id {uid}, and user id {os.geteuid()} may not end it: "
             "start mongo-watchdog-end.socket, which has it ended, or run mongo-watchdog as the user of the instance, "
-            f"or end it yourself: `kill -9 {pid}` is safe, since it hangs since its fork and has no request"
+            f"or end it yourself: `kill -9 {pid}` is safe, since {why_safe}"
         )
     except OSError as error:
         return (

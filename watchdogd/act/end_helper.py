@@ -1,8 +1,9 @@
-"""Ends hung workers for the daemon, which may not: a program of its own, with CAP_KILL and nothing else.
+"""Ends hung workers and stuck mules for the daemon, which may not: a program of its own, with CAP_KILL alone.
 
-It must never send anything but SIGKILL, nor to anybody but a worker of uWSGI that is not ready and has one thread, of
-an instance that the configuration leads to; nor more than MOST in a minute. What such a worker waits for it cannot see:
-that takes the rights of the daemon. Run by mongo-watchdog-end.service:
+It must never send anything but SIGKILL, nor to anybody but a worker of uWSGI that is not ready and has one thread, or a
+mule or spooler where `reloads` has `mules`, of an instance that the configuration leads to; nor more than MOST in a
+minute. What such a process waits for or holds it cannot see: that takes the rights of the daemon. Run by
+mongo-watchdog-end.service:
 
     python -m watchdogd.act.end_helper USER CONFIG    standard input is the listening socket (SOCK_SEQPACKET)
 
@@ -21,8 +22,19 @@ from pathlib import Path
 from typing import Any
 
 from watchdogd.act.end import kill
-from watchdogd.act.privileged import IDLE_S, RefusedError, acting, check_links, follow, named, objection_to_time, serve
-from watchdogd.handlers import is_master, is_ready, is_worker
+from watchdogd.act.privileged import (
+    IDLE_S,
+    RefusedError,
+    acting,
+    check_links,
+    follow,
+    named,
+    objection_to_time,
+    serve,
+    texts,
+)
+from watchdogd.handlers import is_master, is_mule, is_ready, is_spooler, is_worker
+from watchdogd.model.base import MULES
 from watchdogd.model.done import Result
 from watchdogd.model.text import Outside
 
@@ -49,7 +61,7 @@ def perform(request: bytes, descriptors: list[int], config: str) -> tuple[Result
     master = _status(int(worker["PPid"]))
     if _pid(pidfd) != pid or _status(pid)["PPid"] != worker["PPid"]:  # else what was read may be of somebody else
         raise RefusedError(f"process {pid} has ended meanwhile, or its parent has")
-    if objection := _objection(worker, master):
+    if objection := _objection(worker, master, instance):
         raise RefusedError(f"process {pid} {objection}")
     uid = int(master["Uid"].split()[1])
     if instance is None and uid == 0:
@@ -78,12 +90,18 @@ def _too_many() -> str | None:
     return f"{MOST} processes were ended in {WITHIN_S:g} s, and no more are before these are over"
 
 
-def _objection(worker: Status, master: Status) -> str | None:
-    """Say why this is no worker that can hang by the rule, as far as everybody may see; None where it is one."""
+def _objection(worker: Status, master: Status, instance: dict[str, Any] | None) -> str | None:
+    """Say why this is neither a mule that may be ended, nor a worker that can hang by the rule; None where it is one.
+
+    As far as everybody may see. `instance`: what the configuration says of it, None where it names none.
+    """
     caught = int(worker["SigCgt"], 16)
-    if not is_worker(caught) or is_ready(caught):
+    mule = is_mule(caught) or is_spooler(caught)
+    if mule and MULES.word not in texts((instance or {}).get("reloads")):
+        return f"is a mule or spooler, and `reloads` of its instance has no `{MULES.word}`"
+    if not mule and (not is_worker(caught) or is_ready(caught)):
         return "is no worker of uWSGI that is still to become ready"
-    if worker["Threads"] != "1":
+    if not mule and worker["Threads"] != "1":
         return f"has {worker['Threads']} threads, and each could release what another one waits for"
     if worker["TracerPid"] != "0":
         return f"is debugged by process {worker['TracerPid']}"

@@ -196,7 +196,7 @@ def _lines(snapshot: Snapshot, findings: dict[InstanceId, Finding], edges: Edges
                 role,
                 holder.pid,
                 *ends,
-                _verdict(one, findings[instance.id], holder, worker),
+                _verdict(one, findings[instance.id], holder, worker or role),
                 str(instance.fifo),  # whole
             )
 
@@ -212,6 +212,7 @@ def _roles(instance: Instance) -> Iterator[tuple[ProcessId, tuple[Instance, str,
     if instance.master:
         yield instance.master, (instance, "master", None)
     yield from ((worker.id, (instance, "worker", worker)) for worker in instance.workers)
+    yield from ((mule.id, (instance, mule.role.value, mule)) for mule in instance.mules)
     yield from ((process, (instance, "other", None)) for process in instance.others)
 
 
@@ -260,7 +261,8 @@ def _ago_s(when: Interval | None, at: Mono) -> float | None:
     return None if when is None or math.isinf(when.lo) else round(max(0.0, at - when.hi), 1)
 
 
-def _verdict(connection: Connection, finding: Finding, holder: ProcessId, worker: Worker | None) -> str:
+def _verdict(connection: Connection, finding: Finding, holder: ProcessId, who: Worker | str) -> str:
+    """Say what a connection means for one holder; `who`: the worker or mule, else the role."""
     shared = len(connection.holders) > 1
     if connection.tcp is Tcp.ESTABLISHED:
         return "shared with other processes" if shared else "own"
@@ -269,13 +271,18 @@ def _verdict(connection: Connection, finding: Finding, holder: ProcessId, worker
         return "unexplained: no outage ended it" if known else NO_AGE
     if not finding.is_serving:
         return "leftover, for now: MongoDB does not serve"
-    if worker is None:
+    if who == "master":
         return "inherited by the workers: only a restart of the stack ends it" if shared else "harms no request"
+    if isinstance(who, str):
+        return "held by a process that is neither a worker nor a mule"
+    role = who.called.split()[0]
     return {
-        Verdict.RECONNECTED: "residue: the worker has reconnected",
+        Verdict.RECONNECTED: f"residue: the {role} has reconnected",
         # One look cannot tell them apart: whether the worker was used since shows in time.
-        Verdict.IDLE: "leftover: the worker is idle or stranded",
-        Verdict.STRANDED: "leftover: the worker is stranded",
+        Verdict.IDLE: f"leftover: the {role} is idle or stranded",
+        Verdict.STRANDED: f"leftover: the {role} is stranded",
+        # Nor this: who uses MongoDB shows in time, too.
+        Verdict.BYSTANDER: f"leftover: the {role} is idle or stranded, or does not use MongoDB",
     }.get(finding.verdicts[holder], "leftover")
 
 

@@ -14,7 +14,7 @@ from watchdogd.config.addresses import parse_endpoint, read_uri
 from watchdogd.config.readers import FLAG, absolute_path, choice, duration, list_of, not_empty, whole_number
 from watchdogd.config.strict_yaml import MAX_BYTES, Key, Reader, Spot, Wrong, quoted, section
 from watchdogd.config.values import Budget, Cause, Idle, Mode, PolicyConfig
-from watchdogd.model.base import Command
+from watchdogd.model.base import Beside, Command, Way
 from watchdogd.model.found import Kind
 from watchdogd.paths import user_id
 
@@ -109,6 +109,10 @@ def _only_line(path: Path) -> str:
 def _without_waiting(name: str, flags: int) -> int:
     """Open as open() does, but do not wait for somebody to write a FIFO."""
     return os.open(name, flags | os.O_NONBLOCK)
+
+
+def _way(one: Way) -> str:
+    return one.word
 
 
 def _later(spot: Spot) -> Spot:
@@ -209,7 +213,7 @@ INSTANCE = (
         "reloads",
         "reloads",
         not_empty(
-            list_of("a list of `workers`, `chain`, `restart`", choice(Command, lambda one: one.word)),
+            list_of("a list of `workers`, `chain`, `restart`, `mules`", choice((*Command, *Beside), _way)),
             "to forbid every reload write `mode: observe`",
         ),
         "The ways of reloading that may be used.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from watchdogd.config.durations import format_duration, parse_duration
@@ -57,8 +57,8 @@ def _value(one: enum.Enum) -> str:
     return str(one.value)
 
 
-def choice(values: type[E], word: Callable[[E], str] = _value) -> Reader[E]:
-    """Read one of the members of an Enum, which `word` writes."""
+def choice(values: Iterable[E], word: Callable[[E], str] = _value) -> Reader[E]:
+    """Read one of the members of an Enum, or of several, which `word` writes."""
     members = {word(one): one for one in values}
     words = list(members)
     kind = " or ".join(f"`{word}`" for word in words)

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from watchdogd.model.base import CHAIN, WORKERS, Command, InstanceId
+from watchdogd.model.base import CHAIN, WORKERS, InstanceId, Way
 from watchdogd.model.found import Kind
 from watchdogd.model.text import Outside
 
@@ -57,7 +57,7 @@ class InstanceConfig:
     name: str
     master_fifo: Path
     deployments: tuple[str, ...]
-    reloads: frozenset[Command] = frozenset({WORKERS, CHAIN})
+    reloads: frozenset[Way] = frozenset({WORKERS, CHAIN})
     mercy_s: float = 60.0
     trust_owners: frozenset[int] = frozenset()
 

@@ -99,7 +99,8 @@ def _worse(c: Case, ended: Ended) -> Standing:
 
 def _recovered(c: Case, ended: Ended) -> What:
     since = c.state.incident.since if c.state.incident else ended.reload.asked_at
-    return Recovered(ended.reload.command, round(c.at - since, 1), ended.reached)
+    stuck = " and ".join(mule.called for mule in c.instance.mules if mule.id in c.stuck_mules)
+    return Recovered(ended.reload.command, round(c.at - since, 1), ended.reached, stuck or None)
 
 
 def _failed(_: Case, ended: Ended) -> What:
@@ -173,7 +174,8 @@ def after(c: Case, ended: Ended) -> tuple[InstanceState, list[What], bool]:
     if standing.stand is Stand.GAVE_UP:
         state, gave_up = given_up(replace(c, state=state), standing)
         told.append(gave_up)
-    return state, told, row.closes
+    # A mule that is stuck goes on being what the incident is about.
+    return state, told, row.closes and (ended.outcome is not ReloadOutcome.RECOVERED or not c.stuck_mules)
 
 
 def given_up(c: Case, standing: Standing) -> tuple[InstanceState, What]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from watchdogd.config import Config, InstanceConfig
-from watchdogd.model.base import Incarnation, Mono
+from watchdogd.model.base import Incarnation, Mono, ProcessId
 from watchdogd.model.found import Evidence, Finding, Kind
 from watchdogd.model.remembered import InstanceState, Spent, State
 from watchdogd.model.seen import EVERYBODYS, Area, Instance, Scope, Snapshot, Worker
 
 UNPROVEN_FOR_S = 60.0  # a stuck worker that is used now and then was seen so after 59 s at the latest
 FORK_UNSAFE_FOR_S = 120.0  # the master's monitor runs at least every 10 s; after 120 s it does not run at all
+
+RENEWED_WITHIN_S = 60.0  # uWSGI has a new mule in a second; so long its first task is waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,8 @@ class Case:
         others = [worker for worker in self.instance.workers if not worker.ready]
         if not others:
             return "" if self.ready else "there is no worker"
-        hung = [one.sentence for one in self.finding.evidence if one.kind is Kind.HUNG]
+        waited_for = {one.id for one in others}
+        hung = [one.sentence for one in self.finding.evidence if one.kind is Kind.HUNG and one.worker in waited_for]
         loading = len(others) - len(hung)
         said = [f"{loading} of {len(self.instance.workers)} workers are loading the app"] if loading else []
         unjudged = [(one.id.pid, one.unjudged) for one in others if one.unjudged]
@@ -93,6 +96,11 @@ class Case:
         return bool(groups) and all(worker.reconnected & group for group in groups)
 
     @property
+    def stuck_mules(self) -> frozenset[ProcessId]:
+        """The mules and spoolers of which there is evidence that they are stuck."""
+        return frozenset(one.worker for one in self.evidence(Kind.MULE))
+
+    @property
     def early(self) -> bool:
         """Whether there is ripe evidence that it does not heal by itself: then nothing waits for linger."""
         told = self.config.policy.tell_only
@@ -111,6 +119,6 @@ class Case:
         """Whether it was seen that the app is healthy: all serves, and who works has connections."""
         every = self.finding.incarnations
         used = [worker for worker in self.ready if worker.used or worker.reconnected & every]
-        stuck = {Kind.LEFTOVER, Kind.WAITING, Kind.ORPHANED}
+        stuck = {Kind.LEFTOVER, Kind.WAITING, Kind.ORPHANED, Kind.MULE}
         clear = not any(self.evidence(kind) for kind in stuck) and not self.not_ready and self.blind is None
         return self.finding.is_serving and clear and bool(used) and all(self.reaches(one, every) for one in used)

@@ -9,26 +9,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from watchdogd.core.case import FORK_UNSAFE_FOR_S, Case
-from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command, Incarnation, Mono, ProcessId
+from watchdogd.model.base import CHAIN, MULES, RESTART, WORKERS, Command, Incarnation, Mono, ProcessId
 from watchdogd.model.found import Cure, Evidence, Kind
 from watchdogd.model.remembered import Reload, Stand
 
 COUNT = (Kind.LEFTOVER, Kind.WAITING, Kind.ORPHANED)
-"""The kinds of which each one is enough. BORN_EARLY is told alone; of HUNG the cure is no command (to_end)."""
+"""The kinds of which each one is enough. BORN_EARLY is told alone; of HUNG the cure is no command (to_end), and of MULE
+not always (mules_to_end)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What a reload is for. `at`: when the first of its evidence is ripe; None where there is none."""
+    """What a reload is for. `at`: when the first evidence is ripe; None where there is none.
+
+    `by_end`: only mules are stuck, and they are ended one by one: no reload is for them.
+    """
 
     evidence: tuple[Evidence, ...]
     at: Mono | None
     command: Command
+    by_end: bool = False
 
     @property
     def by_restart(self) -> bool:
         """Whether only a restart ends some of it: the master itself is part of it."""
         return _by_restart(self.evidence)
+
+    @property
+    def only_mules(self) -> bool:
+        """Whether it is for mules and spoolers alone."""
+        return all(one.kind is Kind.MULE for one in self.evidence)
 
     @property
     def workers(self) -> frozenset[ProcessId]:
@@ -39,10 +49,49 @@ class Due:
 def due(c: Case) -> Due:
     """Return what a reload is for now, ripe or not, and which command that asks for; whether it may be is for gates."""
     kinds = [kind for kind in COUNT if kind not in c.config.policy.tell_only]
-    counts = (*[one for kind in kinds for one in c.evidence(kind)], *_of_a_doubt(c))
-    return Due(
-        counts, min((one.ripe_at for one in counts if one.ripe_at is not None), default=None), _command(c, counts)
-    )
+    workers = (*[one for kind in kinds for one in c.evidence(kind)], *_of_a_doubt(c))
+    mules = stuck_mules(c)
+    at = min((one.ripe_at for one in (*workers, *mules) if one.ripe_at is not None), default=None)
+    by_end = bool(mules) and not workers and may_end_mules(c) and c.state.standing.stand is not Stand.ESCALATING
+    command = _command(c, workers)
+    if mules and not may_end_mules(c) and (not workers or _may_restart_for(c, mules)):
+        command = RESTART
+    return Due((*workers, *mules) if command is RESTART else workers, at, command, by_end)
+
+
+def for_an_operator(c: Case) -> Command:
+    """Return what an operator's reload is: of the workers, where only mules are stuck and no restart is allowed."""
+    found = due(c)
+    if found.evidence and found.only_mules and RESTART not in c.limits.reloads:
+        return _command(c, ())
+    return found.command
+
+
+def stuck_mules(c: Case) -> tuple[Evidence, ...]:
+    """Return the mules and spoolers that are stuck, ripe or not, where that counts."""
+    return () if Kind.MULE in c.config.policy.tell_only else tuple(c.evidence(Kind.MULE))
+
+
+def may_end_mules(c: Case) -> bool:
+    """Say whether a mule that is stuck is ended: that is allowed, and the one in its place would not be stuck too."""
+    return MULES in c.limits.reloads and not c.fork_never_safe
+
+
+def mules_to_end(c: Case) -> tuple[Evidence, ...]:
+    """Return the mules that are to be ended now, if nothing holds that."""
+    if not may_end_mules(c):
+        return ()
+    return tuple([one for one in stuck_mules(c) if one.ripe_at is not None and one.ripe_at <= c.at])
+
+
+def _may_restart_for(c: Case, mules: tuple[Evidence, ...]) -> bool:
+    """Say whether one restart would end it for workers and mules: it is allowed, and a mule is due now."""
+    allowed = RESTART in c.limits.reloads and c.instance.no_restart is None and not _restarted_in_vain(c)
+    return allowed and any(one.ripe_at is not None and one.ripe_at <= c.at for one in mules)
+
+
+def _restarted_in_vain(c: Case) -> bool:
+    return bool(c.finding.incarnations) and c.finding.incarnations <= c.state.mules.restarted
 
 
 def _of_a_doubt(c: Case) -> list[Evidence]:
@@ -66,7 +115,10 @@ def _command(c: Case, counts: tuple[Evidence, ...]) -> Command:
 
 def why_restart(c: Case) -> str:
     """Say why nothing but a restart of the stack helps here."""
-    if due(c).by_restart:
+    found = due(c)
+    if found.evidence and found.only_mules and c.state.standing.stand is not Stand.ESCALATING:
+        return f"{found.evidence[0].sentence}, and a reload of the workers does not touch it"
+    if found.by_restart:
         return "the master itself holds the old connection, and only a restart of the stack ends it"
     if c.fork_never_safe:
         return "the master's MongoDB client does not run, so no fork of it can connect; only a restart helps"
@@ -88,9 +140,12 @@ def hopeless(c: Case) -> str | None:
 
     Where the master holds the old connection, or a reload has failed, a gate says what to allow.
     """
+    found = due(c)
+    if found.evidence and found.only_mules and RESTART in c.limits.reloads and _restarted_in_vain(c):
+        return f"{found.evidence[0].sentence}, and a restart of the stack has not helped: look into its tasks"
     if (
         not c.fork_never_safe
-        or due(c).by_restart
+        or found.by_restart
         or c.state.standing.stand is Stand.ESCALATING
         or restart_left(c, c.finding.incarnations)
     ):

@@ -1,4 +1,4 @@
-"""The workers that hang since their fork: who is told, who is ended, and who is left as it is, in trouble and in calm.
+"""Workers and mules that hang since their fork: who is told, ended, left as it is, in trouble and in calm.
 
 What hangs is ended before any command: `w` and `c` break on such a worker, and `r` waits for it. An end that was asked
 for has its outcome at the next tick; one that has none then (we were killed) is asked for again, for act looks at the
@@ -40,8 +40,8 @@ def end_hung(c: Case) -> Step:
     told: list[What] = []
     ends = _taken(c, told)
     hung = [one for one in c.finding.evidence if one.kind is Kind.HUNG]
-    here = frozenset(worker.id for worker in c.instance.workers)
-    told += [HungFound(one.worker.pid, one.sentence.partition(": ")[2]) for one in hung if one.worker not in ends.told]
+    here = frozenset(one.id for one in (*c.instance.workers, *c.instance.mules))
+    told += [_found(one) for one in hung if one.worker not in ends.told]
     rounds = tuple([at for at in ends.rounds if at + ROUNDS_IN_S > c.at])
     ends = replace(ends, told=(ends.told & here) | {one.worker for one in hung}, rounds=rounds)
     why = _why_left(c, hung, ends)
@@ -50,6 +50,11 @@ def end_hung(c: Case) -> Step:
     end = () if why or may_not_end(c) else tuple([one.worker for one in to_end(c)])
     left = why or (ends.left if hung else "")
     return Step(replace(ends, left=left, asked=frozenset(end)), tuple(told), end)
+
+
+def _found(hung: Evidence) -> HungFound:
+    process, _, reason = hung.sentence.partition(" hangs since its fork: ")
+    return HungFound(process, hung.worker.pid, reason)
 
 
 def _taken(c: Case, told: list[What]) -> Ends:

@@ -30,7 +30,7 @@ def fork(look: Look) -> Fork:
     instance = look.instance
     if instance.threads_off:
         return Fork("uWSGI runs without `enable-threads`, so the master's MongoDB client never runs", None, -math.inf)
-    workers = {worker.id for worker in instance.workers}
+    workers = {one.id for one in (*instance.workers, *instance.mules)}
     shared = {left.deployment for left in look.leftovers if len(left.connection.holders & workers) > 1}
     safe_at: Mono | None = None
     for name in instance.deployments:

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from watchdogd.config import Mode
 from watchdogd.core.case import Case
-from watchdogd.core.due import why_restart
-from watchdogd.model.base import RESTART, WORKERS, Command
+from watchdogd.core.due import due, why_restart
+from watchdogd.model.base import MULES, RESTART, WORKERS, Command
 from watchdogd.model.decided import Blocked
 from watchdogd.model.seen import Hang
 
@@ -77,12 +77,20 @@ def _fork_unsafe(c: Case, command: Command) -> Blocked | None:
 def _no_restart(c: Case, command: Command) -> Blocked | None:
     if command is not RESTART or c.instance.no_restart is None:
         return None
-    return Blocked("no_restart", f"{why_restart(c)}, and that would end it: {c.instance.no_restart}")
+    return Blocked("no_restart", f"{why_restart(c)}, and a restart would end it: {c.instance.no_restart}{_mend(c)}")
+
+
+def _mend(c: Case) -> str:
+    """Return what else would help where only mules are stuck."""
+    only_mules = bool(due(c).evidence) and due(c).only_mules
+    return f"; add `{MULES.word}` to `reloads` of {c.instance.name} to have it ended" if only_mules else ""
 
 
 def _not_allowed(c: Case, command: Command) -> Blocked | None:
     if command in c.limits.reloads or (command is RESTART and c.instance.no_restart):
         return None
+    if mend := _mend(c):
+        return Blocked("not_allowed", f"{why_restart(c)}{mend}, or restart uWSGI yourself")
     return Blocked(
         "not_allowed", f"{why_restart(c)}; add `{command.word}` to `reloads` of {c.instance.name} to allow it"
     )
@@ -161,6 +169,12 @@ def blocked_anew(case: Case, command: Command) -> str:
 def may_not_end(case: Case) -> tuple[Blocked, ...]:
     """Return what holds the end of a process that hangs, as it holds a reload."""
     return tuple([blocked for gate in (_mode, _paused, _blind) if (blocked := gate(case, WORKERS))])
+
+
+def may_not_end_mules(case: Case) -> tuple[Blocked, ...]:
+    """Return what holds the end of a mule that is stuck: the one in its place is forked from the master as well."""
+    gates = (_mode, _paused, _blind, _no_deployment, _not_serving, _linger, _in_flight, _fork_unsafe)
+    return tuple([blocked for gate in gates if (blocked := gate(case, WORKERS))])
 
 
 def foreseen(case: Case) -> tuple[Blocked, ...]:

@@ -9,7 +9,8 @@ Theory of operation
 2. follow: the reload that goes on is shown what is seen (reload.py) and gives back itself, or its ending; what follows
    from an ending stands in AFTER (after.py). And what hangs since its fork is ended, in calm too (ends.py).
 3. stand: the phase that follows from all this (PHASES), and what is told of the way there.
-4. cure: where something is due (due.py) and every gate is open (gates.py), a reload is begun.
+4. cure: where something is due (due.py) and every gate is open (gates.py), a reload is begun. Mules and spoolers that
+   are stuck are ended here (mules.py), whatever becomes of the workers.
 5. show: what comes next (outlook.py).
 
 Nothing else returns into the memory: what became of an effect is in a later Snapshot, as an Outcome. The memory is
@@ -31,9 +32,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from watchdogd.core import mules
 from watchdogd.core.after import after, given_up, reconsidered
 from watchdogd.core.case import Case
-from watchdogd.core.due import due, hopeless
+from watchdogd.core.due import due, for_an_operator, hopeless
 from watchdogd.core.ends import end_hung
 from watchdogd.core.gates import blocked_by, foreseen
 from watchdogd.core.outlook import outlook
@@ -60,6 +62,7 @@ from watchdogd.model.told import (
     InstanceAbsent,
     InstanceBack,
     LeftoversFound,
+    MuleLeft,
     ReloadDue,
     ReloadHeld,
     ReloadSent,
@@ -95,9 +98,10 @@ class Tick:
         self._remember()
         self._follow()
         self._end_hung()
+        self._follow_mules()
         if in_flight or not self.case.instance.blind:  # else nobody can tell: neither absent nor healed
             self._stand()
-        blocked = self._cure()
+        blocked = self._cure(begin=not self._end_mules())
         return outlook(self.case, blocked)
 
     def asked(self, request: Request, shown: Outlook) -> Outlook:
@@ -106,13 +110,13 @@ class Tick:
         if c.instance.master is None:
             self.effects.append(Answer(request.id, ok=False, text="absent: nobody has its FIFO open"))
             return shown
-        if blocked := blocked_by(c, due(c).command):
+        if blocked := blocked_by(c, for_an_operator(c)):
             self.effects.append(Answer(request.id, ok=False, text="held by", blocked_by=blocked))
             return shown
         if self.state.reload:
             why = "another reload was asked for before anybody had used it"
             self._ended(Ended(self.state.reload, ReloadOutcome.UNPROVEN, why))
-        id_ = self._begin(c.instance.master, due(self.case).command, request.id)
+        id_ = self._begin(c.instance.master, for_an_operator(self.case), request.id)
         self.effects.append(Answer(request.id, ok=True, text="reload begun", reload=id_))
         return outlook(self.case, ())
 
@@ -197,6 +201,14 @@ class Tick:
                 self.effects.append(EndProcess(self._id(), c.instance.id, master, process, c.instance.uid))
         self._keep(ends=step.ends)
 
+    def _follow_mules(self) -> None:
+        step = mules.follow_mules(self.case)
+        for what in step.told:
+            self._tell(what)
+        self._keep(mules=step.ends)
+        if step.over and self.state.reload is None and due(self.case).at is None:
+            self._keep(incident=None)  # its end was told just now
+
     # ---- 3: where it stands
 
     def _stand(self) -> None:
@@ -251,7 +263,9 @@ class Tick:
 
     def _tell_due(self) -> None:
         c, found = self.case, due(self.case)
-        verdicts = list(c.finding.verdicts.values())
+        if found.by_end:  # no reload is due
+            return
+        verdicts = [c.finding.verdicts.get(worker.id) for worker in c.instance.workers]
         stranded, idle = verdicts.count(Verdict.STRANDED), verdicts.count(Verdict.IDLE)
         why = None
         if self.state.standing.stand is Stand.ESCALATING:
@@ -267,8 +281,21 @@ class Tick:
 
     # ---- 4: the cure
 
-    def _cure(self) -> tuple[Blocked, ...]:
-        """Begin a reload where one is due and may be; return the gates that hold it, or would."""
+    def _end_mules(self) -> bool:
+        """Tell which mules are stuck, and end them where that may be; say whether one is ended now."""
+        step = mules.found_stuck(self.case)
+        self._keep(mules=step.ends)
+        for what in step.told:
+            self._tell(what)
+        asked, master = mules.to_be_ended(self.case), self.case.instance.master
+        if not asked or master is None:
+            return False
+        self._keep(mules=replace(self.state.mules, asked=asked))
+        self.effects += [mules.effect(self.case, self._id(), master, one) for one in asked]
+        return True
+
+    def _cure(self, *, begin: bool) -> tuple[Blocked, ...]:
+        """Begin a reload where one is due and may be, and `begin` says so; return the gates that hold it, or would."""
         c = self.case
         if self.state.phase is not Phase.DUE:
             self._keep(held=())
@@ -280,22 +307,29 @@ class Tick:
             self._tell(gave_up)
             self._keep(phase=Phase.GAVE_UP)
             return ()
+        if due(c).by_end:
+            blocked = mules.held(c)
+            self._hold(None, blocked)
+            return blocked
         command = due(c).command
         blocked = blocked_by(c, command)
         self._hold(command, blocked)
-        if not blocked and c.instance.master:
+        if not blocked and begin and c.instance.master:
             self._begin(c.instance.master, command)
         return blocked
 
-    def _hold(self, command: Command, blocked: tuple[Blocked, ...]) -> None:
-        """Tell what holds it when that has changed."""
+    def _hold(self, command: Command | None, blocked: tuple[Blocked, ...]) -> None:
+        """Tell what holds it when that has changed. `command` None: the end of mules."""
         state, names = self.state, tuple([one.gate for one in blocked])
         # The moment after a reload that was taken back is not worth a line.
         moment = names == ("cooldown",) and state.last is not None and state.last.outcome in _TAKEN_BACK
         if names and names != state.held and not moment:
             until = blocked[0].until
             until_s = None if until is None else round(max(0.0, until - self.case.at), 1)
-            self._tell(ReloadHeld(command, ",".join(names), blocked[0].reason, until_s))
+            if command:
+                self._tell(ReloadHeld(command, ",".join(names), blocked[0].reason, until_s))
+            elif names != ("refused",):  # which was told when it was
+                self._tell(MuleLeft(blocked[0].reason))
         self._keep(held=names)
 
     def _begin(self, master: ProcessId, command: Command, operator: str | None = None) -> str:
@@ -303,6 +337,8 @@ class Tick:
         c, standing = self.case, self.state.standing
         id_ = self._id()
         then = begin(c, id_, master, command, operator)
+        if Kind.MULE in then.reload.because:
+            self._keep(mules=replace(self.state.mules, restarted=then.reload.incarnations))
         if standing.stand is Stand.GAVE_UP:  # an operator's
             standing = Standing(Stand.DOUBTFUL, c.at) if standing.unproven else FINE
         self._keep(

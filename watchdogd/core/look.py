@@ -22,7 +22,7 @@ USED_SETTLED_S = 2.0
 def processes(instance: Instance) -> set[ProcessId]:
     """Return all that belong to it."""
     master = {instance.master} if instance.master else set[ProcessId]()
-    return master | {worker.id for worker in instance.workers} | set(instance.others)
+    return master | {one.id for one in (*instance.workers, *instance.mules)} | set(instance.others)
 
 
 def serving(members: Iterable[Member]) -> list[Member]:
@@ -70,7 +70,7 @@ class Look:
         self.ages = sockets.backend is not Backend.PROC  # whether sockets have them
         self.is_serving = all(self.serving.values())
         self.served_since = self._served_since()
-        workers = {worker.id for worker in instance.workers}
+        workers = {one.id for one in (*instance.workers, *instance.mules)}
         self.processes = processes(instance)
         endpoints = endpoint_map(member for members in self.members.values() for member in members)
         self.connections = [
@@ -82,7 +82,7 @@ class Look:
         for left in self.leftovers:
             for worker in left.connection.holders & workers:
                 self.held[worker].append(left)
-        self.verdicts = {worker.id: self._verdict(worker) for worker in instance.workers}
+        self.verdicts = {one.id: self._verdict(one) for one in (*instance.workers, *instance.mules)}
 
     # -- MongoDB
 
@@ -134,7 +134,7 @@ class Look:
             explained = ended_by_outage(connection, member)
             if not explained:
                 self.unexplained.add(connection.cookie)
-            # One that no worker holds strands nobody, and no reload of the workers would end it.
+            # One that no worker and no mule holds strands nobody, and no reload of the workers would end it.
             if (explained or self.policy.cause is Cause.ANY) and not connection.holders.isdisjoint(workers):
                 leftovers.append(Left(connection, member.id.deployment))
         return leftovers
@@ -148,6 +148,9 @@ class Look:
         names = {left.deployment for left in held}
         if all(worker.reconnected & self.served[name] for name in names):
             return Verdict.RECONNECTED
+        # First of all that leftovers say: who only hands tasks over holds what it inherited, and needs no connection.
+        if self.instance.is_bystander(worker):
+            return Verdict.BYSTANDER
         # A driver that is used closes its own sockets that ended (measured: only shared ones are left then), so a
         # private one with its EOF unread says that the worker has not used MongoDB, whatever else it did. The only
         # worker of an instance holds alone what it has inherited: that was shared with the master once.

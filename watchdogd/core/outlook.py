@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator
 
 from watchdogd.core.aim import is_soon
-from watchdogd.core.case import FORK_UNSAFE_FOR_S, UNPROVEN_FOR_S, Case
+from watchdogd.core.case import FORK_UNSAFE_FOR_S, RENEWED_WITHIN_S, UNPROVEN_FOR_S, Case
 from watchdogd.core.due import due
 from watchdogd.core.evidence.unconnected import USED_UNPROVEN_S
 from watchdogd.core.phases import QUIET
 from watchdogd.core.reload import CHEAPER_SETTLED_S
 from watchdogd.model.base import Mono
 from watchdogd.model.decided import Blocked, Outlook
-from watchdogd.model.found import Kind
+from watchdogd.model.found import Kind, Verdict
 from watchdogd.model.remembered import Phase
 
 NO_DEPLOYMENT = "a `mongodb:` entry that says which deployment it uses: until then it is only shown"
@@ -48,17 +48,24 @@ def _next(c: Case, blocked: tuple[Blocked, ...]) -> tuple[str, Mono | None]:
             what = "uWSGI to be started" + (f"; {c.instance.meant}" if c.instance.meant else "")
         case Phase.OUTAGE:
             what = "MongoDB to serve again"
-        case Phase.SETTLING if state.standing.in_doubt and due(c).at is None:
-            what = "a request to show whether the last reload helped"
         case Phase.SETTLING:
-            what = waiting_for(c) or "linger to be over"
-            at = max((time for time in (due(c).at, c.settled_at) if time is not None), default=None)
+            what, at = _settling(c)
         case Phase.DUE:
-            what = f"reload {due(c).command.value}"
+            what = "the end of the stuck mule" if due(c).by_end else f"reload {due(c).command.value}"
             at = max((one.until for one in blocked if one.until is not None), default=None)
         case _:
             what = waiting_for(c)
     return what, at
+
+
+def _settling(c: Case) -> tuple[str, Mono | None]:
+    found, mules = due(c), c.state.mules
+    if found.at is None and c.state.standing.in_doubt:
+        return "a request to show whether the last reload helped", None
+    if found.at is None and mules.ended:
+        return "a task of the new mule to show that it reaches MongoDB", mules.ended_at + RENEWED_WITHIN_S
+    at = max((time for time in (found.at, c.settled_at) if time is not None), default=None)
+    return waiting_for(c) or "linger to be over", at
 
 
 def waiting_for(c: Case) -> str:
@@ -67,10 +74,12 @@ def waiting_for(c: Case) -> str:
         return NO_DEPLOYMENT
     if not c.finding.is_serving:
         return "MongoDB to serve again"
-    if due(c).evidence:
+    if due(c).at is not None:
         return "linger: a healthy driver heals itself within it"
     if any(one.kind is Kind.LEFTOVER for one in c.finding.evidence):
         return "idle workers to be used"
+    if any(c.finding.verdicts.get(mule.id) is Verdict.IDLE for mule in c.instance.mules):
+        return "idle mules to have a task"
     return ""
 
 
@@ -79,6 +88,8 @@ def wake_times(c: Case, shown: Outlook) -> Iterator[Mono]:
     state, fork, reload = c.state, c.finding.fork, c.state.reload
     times = [due(c).at, c.finding.suspected_until, fork.safe_at, c.settled_at, shown.next_at, state.retry_at]
     times += [blocked.until for blocked in shown.blocked_by]
+    times += [state.mules.ended_at + RENEWED_WITHIN_S] if state.mules.ended else []
+    times += [one.ripe_at for one in c.evidence(Kind.MULE)]
     if reload and reload.in_flight:
         times += [reload.try_at, reload.deadline, reload.progress_at + CHEAPER_SETTLED_S]
     if fork.unsafe_since is not None:

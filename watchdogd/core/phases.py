@@ -31,7 +31,7 @@ def _is_settling(c: Case) -> bool:
         return True
     if c.state.incident is not None and at is None and c.unproven:
         return True
-    return standing.stand is Stand.DOUBTFUL and at is None
+    return (standing.stand is Stand.DOUBTFUL or bool(c.state.mules.ended)) and at is None
 
 
 PHASES: tuple[tuple[Phase, Callable[[Case], bool]], ...] = (

@@ -226,14 +226,33 @@ def _proof(c: Case, reload: Reload) -> Going | Ended:
     waiting = [one for one in c.ripe(Kind.WAITING) if one.worker in ids]
     if waiting:
         return Ended(reload, ReloadOutcome.FAILED, f"after it {waiting[0].sentence}", final=True)
+    if reload.because == {Kind.MULE}:
+        return _proof_of_mules(c, reload)
     own = [worker for worker in new if c.reaches(worker, reload.incarnations)]
-    without = {worker.id for worker in new if worker.used and worker not in own}
+    without = {worker.id for worker in new if worker.used and worker not in own and not _needs_none(c, worker)}
     stuck = [one for one in c.ripe(Kind.UNCONNECTED) if one.worker in without]
     if own and not without and (not reload.because & STRICT or _worked_well(c, new)):
         return Ended(reload, ReloadOutcome.RECOVERED, reached=len(own))
     if stuck:
         why = f"{len(stuck)} new workers work for {USED_UNPROVEN_S:.0f} s without a connection"
         return Ended(reload, ReloadOutcome.FAILED, why)
+    return Going(reload)
+
+
+def _needs_none(c: Case, worker: Worker) -> bool:
+    """Say whether a worker has worked long enough to show that it only hands tasks over."""
+    used = worker.used
+    return c.instance.is_bystander(worker) and used is not None and c.at - used.hi >= USED_UNPROVEN_S
+
+
+def _proof_of_mules(c: Case, reload: Reload) -> Going | Ended:
+    """See the same of the mules alone, which the restart was for: the workers may need no connection."""
+    own = [mule for mule in c.instance.mules if c.reaches(mule, reload.incarnations)]
+    if stuck := c.ripe(Kind.MULE):
+        return Ended(reload, ReloadOutcome.FAILED, f"after it {stuck[0].sentence}", final=True)
+    used = [mule for mule in c.instance.mules if mule.used and not c.instance.is_bystander(mule)]
+    if own and all(mule in own for mule in used):
+        return Ended(reload, ReloadOutcome.RECOVERED, reached=len(own))
     return Going(reload)
 
 

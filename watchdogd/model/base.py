@@ -50,7 +50,21 @@ class Command(enum.Enum):
         return self.name.lower()
 
 
+class Beside(enum.Enum):
+    """What `reloads:` may allow beside commands: SIGKILL of a mule or spooler that is stuck, which uWSGI makes anew."""
+
+    MULES = "mules"
+
+    @property
+    def word(self) -> str:
+        """What `reloads:` of the configuration calls it."""
+        return self.value
+
+
 WORKERS, CHAIN, RESTART = Command.WORKERS, Command.CHAIN, Command.RESTART
+MULES = Beside.MULES
+Way = Command | Beside
+"""One entry of `reloads:`."""
 
 
 class Interval(NamedTuple):

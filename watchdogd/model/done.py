@@ -27,10 +27,19 @@ class SendFifo:
 
 
 @dataclass(frozen=True, slots=True)
-class EndProcess:
-    """SIGKILL one worker, if it still is the same process of the same master and still hangs by rule G.
+class Stuck:
+    """A mule or a spooler that is stuck. `role`: its word; `inodes`: the ended sockets that it holds."""
 
-    `uid`: the effective one of the master, as Instance.uid; for the sentence where that may not be done.
+    role: str
+    inodes: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class EndProcess:
+    """SIGKILL one process, if it still is the same one of the same master, and what it was ended for is still so.
+
+    `uid`: the effective one of the master, as Instance.uid; for the sentence where that may not be done. `stuck`: as
+    which mule or spooler it is stuck, by which sockets (inodes); None where it hangs by rule G.
     """
 
     id: str
@@ -38,6 +47,7 @@ class EndProcess:
     master: ProcessId
     process: ProcessId
     uid: int | None
+    stuck: Stuck | None = None
 
 
 class Result(enum.Enum):

@@ -19,6 +19,7 @@ class Verdict(enum.Enum):
     RECONNECTED = "reconnected"  # has had an own connection since; its leftovers are residue, harmless
     IDLE = "idle"  # holds a leftover and has not used MongoDB since
     STRANDED = "stranded"  # used since, and no own connection
+    BYSTANDER = "bystander"  # holds a leftover, and was never seen to use MongoDB: mules may do that for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Kind(enum.Enum):
     BORN_EARLY = "born_early"
     HUNG = "hung"
     UNCONNECTED = "unconnected"
+    MULE = "mule"
 
 
 class Cure(enum.Enum):
@@ -50,7 +52,7 @@ class Cure(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One reason to believe that one worker is stuck.
+    """One reason to believe that one worker is stuck. `worker`: which process; a mule or a spooler where it is one.
 
     `since`: when it began. `ripe_at`: from when on it counts; None while it waits for something else than time.
     `sentence`: what a person reads of it. `deployments`: what the worker cannot reach.

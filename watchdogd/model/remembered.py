@@ -6,6 +6,7 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from watchdogd.model.base import Command, Incarnation, InstanceId, Mono, ProcessId
 from watchdogd.model.found import Kind
@@ -191,6 +192,36 @@ class Ends:
 NO_ENDS = Ends()
 
 
+class AskedMule(NamedTuple):
+    """A mule or a spooler that is to be ended, or was. `role`: which of the two, in a sentence."""
+
+    process: ProcessId
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class MuleEnds:
+    """The mules and spoolers that are stuck: `rounds`, `asked`, `told` and `again_at` as of Ends.
+
+    `left`: why the last end was refused. `ended`: in whose place there is to be a new one that reaches MongoDB;
+    `before`: all that there were when they were ended, at `ended_at`. `restarted`: the incarnations against which a
+    restart of uWSGI was sent for them.
+    """
+
+    rounds: tuple[Mono, ...] = ()
+    asked: tuple[AskedMule, ...] = ()
+    told: frozenset[ProcessId] = frozenset()
+    left: str = ""
+    again_at: Mono = -math.inf
+    ended: tuple[AskedMule, ...] = ()
+    before: frozenset[ProcessId] = frozenset()
+    ended_at: Mono = -math.inf
+    restarted: frozenset[Incarnation] = frozenset()
+
+
+NO_MULE_ENDS = MuleEnds()
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceState:
     """What is remembered of an instance: only what we did and said. All of it is saved.
@@ -216,6 +247,7 @@ class InstanceState:
     unsent: Unsent | None = None
     ends: Ends = NO_ENDS
     warned: ProcessId | None = None
+    mules: MuleEnds = NO_MULE_ENDS
 
 
 @dataclass(frozen=True, slots=True)

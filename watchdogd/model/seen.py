@@ -156,7 +156,13 @@ class Role(enum.Enum):
     MASTER = "master"
     LOADING = "loading"
     READY = "ready"
+    MULE = "mule"
+    SPOOLER = "spooler"
     OTHER = "other"
+
+
+MULE_ROLES = (Role.MULE, Role.SPOOLER)
+"""What does tasks beside the workers. Where the two do not differ, both are called mules."""
 
 
 class Hang(enum.Enum):
@@ -186,7 +192,8 @@ class Worker:
     `monitored`: those that it has had two own connections to at once: one is its requests', the other its driver's
     monitor. `owned`: it was ever seen to hold a connection alone.
 
-    Read only while its instance is suspected, None else: `waits`: its requests that wait for a server. `monitored_at`:
+    Read only while its instance is suspected, None else: `waits`: its requests that wait for a server. `waited`: there
+    was one since it is looked at so. `monitored_at`:
     when it was last seen to reach every member of a deployment that is up as one whose driver's monitor runs does
     (observe/monitors.py), by deployment. `threads`: how many it has; of one that is not ready that is always read.
 
@@ -208,6 +215,7 @@ class Worker:
     ignores_hup: bool | None = None
     hung: Hung | None = None
     unjudged: str = ""
+    waited: bool = False
 
     @property
     def single(self) -> bool:
@@ -218,6 +226,26 @@ class Worker:
     def ready(self) -> bool:
         """Say whether it takes requests."""
         return self.ready_since is not None
+
+    @property
+    def called(self) -> str:
+        """What it is called in a sentence."""
+        return f"worker {self.id.pid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mule(Worker):
+    """One mule or spooler: what is known of a worker, of a process that does tasks and takes no requests.
+
+    It is ready as soon as it is there. Its `waits` are tasks. It is always looked at whether it hangs (`hung`).
+    """
+
+    role: Role = Role.MULE
+
+    @property
+    def called(self) -> str:
+        """What it is called in a sentence."""
+        return f"{self.role.value} {self.id.pid}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +291,8 @@ class Instance:
     seen to hold; `master_connected_at`: when it was last seen to hold an ESTABLISHED one to a serving member.
     `master_sent`: the serving members that it sends to.
     `fifo_problem`: why a byte would not arrive. `blind`: what could not be read, which blocks every reload.
+    `mules`: its mules and spoolers; `others`: its children that are neither workers nor these. `had_mules`: this master
+    was ever seen to have one: while uWSGI makes one anew there is none.
     `sockets`: how those of its network namespace are read, None where that is the daemon's own. `no_restart`: why this
     master may never be sent `r`, which would end it; None where nothing speaks against it. `met`: the deployments to
     which a process of it was ever seen connected. `elsewhere`: whom it talks to, where that is only others than the
@@ -297,11 +327,20 @@ class Instance:
     threads_off: bool = False
     wakes: Wakes | None = None
     meant: str = ""
+    mules: tuple[Mule, ...] = ()
+    had_mules: bool = False
 
     @property
     def id(self) -> InstanceId:
         """Who it is."""
         return InstanceId(self.fifo)
+
+    def is_bystander(self, process: Worker) -> bool:
+        """Say whether a process was never seen to use MongoDB itself, where its instance has mules that may do it all.
+
+        To hold a connection alone, or to wait for a server, is to use it.
+        """
+        return (self.had_mules or bool(self.mules)) and not (process.owned or process.waited)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,10 @@ class Event(enum.Enum):
     HUNG_FOUND = "hung_found"
     HUNG_ENDED = "hung_ended"
     HUNG_LEFT = "hung_left"
+    MULE_STUCK = "mule_stuck"
+    MULE_ENDED = "mule_ended"
+    MULE_RENEWED = "mule_renewed"
+    MULE_LEFT = "mule_left"
     BLIND = "blind"
     SEEING_AGAIN = "seeing_again"
     INSTANCE_ABSENT = "instance_absent"
@@ -175,12 +179,16 @@ class Reloaded(What):
 
 @dataclass(frozen=True, slots=True)
 class Recovered(What):
-    """Every worker that is used has a connection of its own. `workers`: how many have; `seconds`: of the incident."""
+    """Every worker that is used has a connection of its own. `workers`: how many have; `seconds`: of the incident.
+
+    `mules`: those that are stuck all the same; then the incident is not over.
+    """
 
     event: ClassVar = Event.RECOVERED
     command: Command
     seconds: float
     workers: int
+    mules: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,9 +261,10 @@ class ThreadsOff(What):
 
 @dataclass(frozen=True, slots=True)
 class HungFound(What):
-    """A worker hangs since its fork. `pid`: whose; `reason`: on what."""
+    """A worker or a mule hangs since its fork. `process`: which, as `worker 4711`; `reason`: on what."""
 
     event: ClassVar = Event.HUNG_FOUND
+    process: str
     pid: int
     reason: str
 
@@ -273,6 +282,42 @@ class HungLeft(What):
     """A worker that hangs is not ended."""
 
     event: ClassVar = Event.HUNG_LEFT
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MuleStuck(What):
+    """A mule or a spooler does not heal by itself. `mule`: which, as `spooler 4711`; `reason`: what is seen of it."""
+
+    event: ClassVar = Event.MULE_STUCK
+    mule: str
+    pid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MuleEnded(What):
+    """It was ended, and uWSGI makes it anew."""
+
+    event: ClassVar = Event.MULE_ENDED
+    mule: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class MuleRenewed(What):
+    """Those that were ended are there anew. `mules`: the new ones; `reached`: all were seen to reach MongoDB."""
+
+    event: ClassVar = Event.MULE_RENEWED
+    mules: str
+    reached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MuleLeft(What):
+    """A mule or a spooler that is stuck is not ended, or that did not help."""
+
+    event: ClassVar = Event.MULE_LEFT
     reason: str
 
 

@@ -30,12 +30,12 @@ from watchdogd.observe import two_masters
 from watchdogd.observe.mongod.members import outage_starts
 from watchdogd.observe.processes import Processes
 from watchdogd.observe.senders import Senders
-from watchdogd.observe.suspect import Around, Suspect
+from watchdogd.observe.suspect import Around, Started, Suspect
 from watchdogd.observe.tcp.connections import Connections
 from watchdogd.observe.tcp.others import Place, Talk
 from watchdogd.observe.tcp.sockets import Sockets
 from watchdogd.observe.uwsgi import Master, Uwsgi
-from watchdogd.observe.workers import Workers
+from watchdogd.observe.workers import Mules, Workers
 
 NAMED_AT_MOST = 3  # addresses in one sentence
 
@@ -50,6 +50,8 @@ class _Site:
     name: str
     master: Master | None = None
     workers: Workers = field(default_factory=Workers)
+    mules: Mules = field(default_factory=Mules)
+    had_mules: bool = False
     others: tuple[ProcessId, ...] = ()
     seen_at: Mono = 0.0
     held_by_master: frozenset[str] = frozenset()
@@ -75,7 +77,8 @@ class _Site:
 
     def forget(self, at: Mono) -> None:
         """Begin anew: with another master, or with none, nothing that was seen of the last one is true."""
-        self.workers, self.others, self.seen_at = Workers(), (), at
+        self.workers, self.mules, self.others, self.seen_at = Workers(), Mules(), (), at
+        self.had_mules = False
         self.held_by_master, self.connected, self.connected_at = frozenset(), False, None
         self.senders = Senders()
         self.has_forked, self.no_restart, self.asked = False, None, None
@@ -86,7 +89,8 @@ class _Site:
         """Return the master and everything that it started."""
         if self.master is None:
             return []
-        return [self.master.id, *(worker.id for worker in self.workers.now()), *self.others]
+        started = (*self.workers.now(), *self.mules.now())
+        return [self.master.id, *(one.id for one in started), *self.others]
 
 
 class Instances:
@@ -132,8 +136,8 @@ class Instances:
         return (*self._not_covered, *beside)
 
     def suspected(self) -> bool:
-        """Say whether a worker may hang, and looks that follow soon would prove it."""
-        return any(site.workers.suspected() for site in self._sites.values())
+        """Say whether a worker or a mule may hang, and looks that follow soon would prove it."""
+        return any(site.workers.suspected() or site.mules.suspected() for site in self._sites.values())
 
     def masters(self) -> list[Master]:
         """Return the masters that are there."""
@@ -358,7 +362,10 @@ class Instances:
             return
         site.others = tuple([process.id for process in processes if process.role is Role.OTHER])
         site.has_forked = any(process.role is Role.MASTER for process in processes[1:])
-        site.workers.fold(processes, at, outage_starts(members, site.limits.deployments))
+        outages = outage_starts(members, site.limits.deployments)
+        site.workers.fold(processes, at, outages)
+        site.mules.fold(processes, at, outages)
+        site.had_mules |= bool(site.mules.now())
 
     def _found_masters(self) -> dict[InstanceId, Master]:
         """Find masters on the whole host, and make an instance of each that has a FIFO and is none yet."""
@@ -457,7 +464,8 @@ def _by_holder(connections: Iterable[Connection]) -> dict[ProcessId, list[Connec
 
 def _read_suspect(site: _Site, suspect: Suspect, around: Around) -> None:
     if site.master is not None:
-        suspect.read(site.master.id, site.workers.now(), site.others, site.limits.deployments, around)
+        started = Started(site.workers.now(), site.mules.now(), site.others)
+        suspect.read(site.master.id, started, site.limits.deployments, around)
         site.threads_off |= suspect.threads_off
 
 
@@ -470,6 +478,7 @@ def _latch(
 ) -> None:
     known = {one.cookie: one for process in site.processes() for one in held.get(process, ())}.values()
     site.workers.connect(known, by_endpoint, over)
+    site.mules.connect(known, by_endpoint, over)
     reached = {
         (member.id.deployment, connection.remote)
         for connection in known
@@ -522,6 +531,8 @@ def _instance(site: _Site) -> Instance:
         deployments=site.limits.deployments,
         master=master.id if master else None,
         workers=site.suspect.seen(site.workers.now()) if site.suspect else site.workers.now(),
+        mules=site.suspect.seen(site.mules.mules()) if site.suspect else site.mules.mules(),
+        had_mules=site.had_mules,
         others=site.others,
         seen_at=site.seen_at,
         held_by_master=site.held_by_master,

@@ -17,7 +17,7 @@ from functools import partial
 
 from watchdogd.config import Config
 from watchdogd.model.base import Endpoint, InstanceId, MemberId, Mono
-from watchdogd.model.done import EndProcess, Outcome, Result, SendFifo
+from watchdogd.model.done import EndProcess, Outcome, Result, SendFifo, Stuck
 from watchdogd.model.seen import (
     OUT,
     Area,
@@ -43,7 +43,7 @@ from watchdogd.observe.mongod.heartbeats import Heartbeats, PymongoHeartbeats
 from watchdogd.observe.mongod.learned import PORTS, Learned, is_loopback, ports_of
 from watchdogd.observe.mongod.members import outage_starts
 from watchdogd.observe.mongod.resolve import Pool, PoolResolver, Resolver
-from watchdogd.observe.processes import Processes, ProcProcesses
+from watchdogd.observe.processes import Process, Processes, ProcProcesses
 from watchdogd.observe.tcp.connections import Connections
 from watchdogd.observe.tcp.others import Others
 from watchdogd.observe.tcp.sockets import NO_PORTS, ProcNetTcp, Row, Sockets, Table, open_sockets
@@ -254,8 +254,8 @@ class Observer:
         except Exception as error:  # noqa: BLE001 - what cannot be compared is not written
             return Result.CHANGED, fault(error)
 
-    def last_look_at_hung(self, effect: EndProcess) -> int | tuple[Result, str]:
-        """Open the process, and only then look whether it is who the decision was about, and hangs by rule G even now.
+    def last_look_to_end(self, effect: EndProcess) -> int | tuple[Result, str]:
+        """Open the process, and only then look whether it is who the decision was about, and hangs or is stuck as then.
 
         Returns its pidfd, which the caller closes: it can never mean another process. Else CHANGED or TRY_AGAIN with
         what is not as it was, or what Processes.pidfd says.
@@ -268,14 +268,14 @@ class Observer:
                 if not isinstance(pidfd, int):
                     return pidfd
                 changed.callback(os.close, pidfd)
-                if why := self._difference_of_hung(effect):
+                if why := self._difference_of_one(effect):
                     return why
             except Exception as error:  # noqa: BLE001 - who cannot be looked at is not ended
                 return Result.CHANGED, fault(error)
             changed.pop_all()
             return pidfd
 
-    def _difference_of_hung(self, effect: EndProcess) -> tuple[Result, str] | None:
+    def _difference_of_one(self, effect: EndProcess) -> tuple[Result, str] | None:
         """Return how it is not as the decision saw it, None when it is."""
         processes = self._edges.processes.of(effect.master)
         if isinstance(processes, Blind):
@@ -283,7 +283,18 @@ class Observer:
         its = next((process for process in processes if process.id == effect.process), None)
         if its is None:
             return Result.CHANGED, f"process {effect.process.pid} is no child of master {effect.master.pid} any more"
-        return unproven(its.id.pid, its.wait)
+        return self._unstuck(its, effect.stuck) if effect.stuck else unproven(its.id.pid, its.wait)
+
+    def _unstuck(self, its: Process, stuck: Stuck) -> tuple[Result, str] | None:
+        """Return how a mule or a spooler is not stuck any more, None where it is: a driver that heals closes these."""
+        if its.role.value != stuck.role:
+            return Result.CHANGED, f"process {its.id.pid} is no {stuck.role} any more"
+        held = self._edges.processes.descriptors(its.id.pid)
+        if isinstance(held, Blind):
+            return Result.CHANGED, held.why
+        if not stuck.inodes or not stuck.inodes <= set(held.values()):
+            return Result.CHANGED, f"{stuck.role} {its.id.pid} has closed what the outage ended"
+        return None
 
     def _difference(self, effect: SendFifo) -> str | None:
         """Return how its processes are not as the decision saw them, None when they are."""

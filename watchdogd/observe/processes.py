@@ -13,11 +13,14 @@ from typing import NamedTuple, Protocol
 from watchdogd.handlers import is_master
 from watchdogd.model.base import ProcessId
 from watchdogd.model.done import Result
-from watchdogd.model.seen import Blind, Role
+from watchdogd.model.seen import MULE_ROLES, Blind, Role
 from watchdogd.model.text import fault
 from watchdogd.observe import locks, procfs
 from watchdogd.observe.locks import Wait
 from watchdogd.observe.roles import NEWBORN_S, role
+
+JUDGED = (Role.LOADING, *MULE_ROLES)
+"""Of whom it is read what they wait for: a worker that is ready takes requests, so it cannot hang since its fork."""
 
 
 class Process(NamedTuple):
@@ -26,7 +29,7 @@ class Process(NamedTuple):
     `io`: the bytes that went through its read and write calls (proc_pid_io(5)), None where they may not be
     read. They move when it serves a request, and not when a connection that a sibling takes wakes it up: of 6
     workers on 20 requests the one that served none was switched to 20 times, and read and wrote nothing.
-    `wait`: what it waits for, of a worker that is not ready; None for all others.
+    `wait`: what it waits for, of a worker that is not ready, a mule and a spooler; None for all others.
     """
 
     id: ProcessId
@@ -81,7 +84,7 @@ class ProcProcesses:
     """The edge over /proc."""
 
     def of(self, master: ProcessId) -> tuple[Process, ...] | Blind:
-        """See Processes.of. 40 us for each, up to 140 more for a worker that is not ready."""
+        """See Processes.of. 40 us for each, up to 140 more for one whose wait is read."""
         try:
             found = [_process(pid, master) for pid in (master.pid, *sorted(procfs.children(master.pid)))]
         except PermissionError as error:
@@ -158,4 +161,4 @@ def _process(pid: int, master: ProcessId) -> Process | None:
     if is_master(caught) and not newborn:
         return process._replace(role=Role.MASTER)
     its = Role.LOADING if newborn else role(caught)
-    return process._replace(role=its, wait=locks.read(pid, status) if its is Role.LOADING else None)
+    return process._replace(role=its, wait=locks.read(pid, status) if its in JUDGED else None)

@@ -6,7 +6,7 @@ children are. This module must never read anything.
 
 from __future__ import annotations
 
-from watchdogd.handlers import is_ready, is_worker
+from watchdogd.handlers import is_mule, is_ready, is_spooler, is_worker
 from watchdogd.model.seen import Role
 
 NEWBORN_S = 2.0
@@ -15,6 +15,8 @@ NEWBORN_S = 2.0
 
 def role(caught: int) -> Role:
     """Return what a master's child is by its handlers."""
-    if not is_worker(caught):
-        return Role.OTHER
-    return Role.READY if is_ready(caught) else Role.LOADING
+    if is_worker(caught):
+        return Role.READY if is_ready(caught) else Role.LOADING
+    if is_mule(caught):
+        return Role.MULE
+    return Role.SPOOLER if is_spooler(caught) else Role.OTHER

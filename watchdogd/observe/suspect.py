@@ -1,5 +1,6 @@
 """What is read of one instance only while something is wrong with it: how many threads its workers have, whether their
-requests wait for a server or their driver's monitor runs, and the dead sockets of which nobody knows where they led.
+requests (the tasks of its mules) wait for a server or their driver's monitor runs, and the dead sockets of which nobody
+knows where they led.
 
 Nothing of this is read at rest. A worker whose threads all wait for requests costs 5 us a look, one that has a thread
 in a futex 4 us more for each descriptor. It must never decide anything, and what it cannot see it says.
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from watchdogd.model.base import Mono, ProcessId
 from watchdogd.model.seen import Blind, Connection, DeadSocket, Member, Tcp, Waits, Worker
@@ -18,7 +19,17 @@ from watchdogd.observe.dead import DeadSockets
 from watchdogd.observe.monitors import monitored
 from watchdogd.observe.processes import Processes
 from watchdogd.observe.tcp.sockets import Sockets
-from watchdogd.observe.waits import Reading, WorkerWaits
+from watchdogd.observe.waits import TASK, Reading, WorkerWaits
+
+W = TypeVar("W", bound=Worker)
+
+
+class Started(NamedTuple):
+    """What a master has started. `others`: what is neither a worker nor a mule."""
+
+    workers: tuple[Worker, ...]
+    mules: tuple[Worker, ...]
+    others: tuple[ProcessId, ...]
 
 
 class Around(NamedTuple):
@@ -87,6 +98,7 @@ class Suspect:
         self._clock = clock
         self._workers: dict[ProcessId, WorkerWaits] = {}
         self._waits: dict[ProcessId, Waits] = {}
+        self._waited: set[ProcessId] = set()
         self._threads: dict[ProcessId, int] = {}
         self._monitored: dict[ProcessId, dict[str, Mono]] = {}
         self._dead = DeadSockets(processes)
@@ -107,41 +119,41 @@ class Suspect:
     def read(
         self,
         master: ProcessId,
-        workers: Iterable[Worker],
-        others: Iterable[ProcessId],
+        started: Started,
         deployments: Container[str],
         around: Around,
     ) -> None:
-        """Look at the workers that are ready, and at what they hold together with the master and the `others`.
+        """Look at the mules, at the workers that are ready, and at what all hold together.
 
         `deployments`: those that the instance uses.
         """
-        workers = tuple(workers)
+        workers, tasked = started.workers, frozenset([one.id for one in started.mules])
         members = [member for member in around.members if member.id.deployment in deployments]
-        ready = [worker.id for worker in workers if worker.ready]
+        ready = [*(worker.id for worker in workers if worker.ready), *sorted(tasked)]
         self._workers = {process: self._workers.get(process) or WorkerWaits() for process in ready}
         self._monitored = {process: self._monitored.get(process, {}) for process in ready}
         self._waits, self._threads, self.unseen = {}, {}, ""
         for process in ready:
             reached = monitored(process, around.held.get(process, ()), members, around.began)
             self._monitored[process] = {**self._monitored[process], **dict.fromkeys(reached, around.began)}
-            read = self._read(process, around)
+            read = self._read(process, around, has_tasks=process in tasked)
             if isinstance(read, Blind):
                 self.unseen = read.why
             elif read:
                 self._waits[process] = read
+        self._waited = (self._waited & set(ready)) | {one for one, waits in self._waits.items() if waits.requests}
         its_threads = self._processes.threads(master.pid)
         if isinstance(its_threads, Blind):
             self.unseen = its_threads.why
         self.master_threads = None if isinstance(its_threads, Blind) else len(its_threads) or None
         if not isinstance(its_threads, Blind):
             self._master.fold(its_threads, self._clock())
-        every = [master, *others, *(worker.id for worker in workers)]
+        every = [master, *started.others, *tasked, *(worker.id for worker in workers)]
         known = {one.inode for process in every for one in around.held.get(process, ())}
         if blind := self._dead.read(every, known, lambda sockets: around.table().missing(sockets), around.began):
             self.unseen = blind.why
 
-    def _read(self, process: ProcessId, around: Around) -> Waits | Blind | None:
+    def _read(self, process: ProcessId, around: Around, *, has_tasks: bool) -> Waits | Blind | None:
         at = self._clock()
         threads = self._processes.threads(process.pid)
         if isinstance(threads, Blind):
@@ -150,25 +162,32 @@ class Suspect:
             return None
         self._threads[process] = len(threads)
         futex = {thread: switches for thread, switches in threads.items() if switches is not None}
-        # Most workers wait for a request, in epoll_wait: what they hold does not matter.
-        sockets = self._processes.descriptors(process.pid) if futex else {}
-        if isinstance(sockets, Blind):
-            return sockets
         held = around.held.get(process, ())
-        inodes = frozenset(sockets.values()).difference([one.inode for one in held])
+        if has_tasks:
+            # With more threads nobody can see which one does the task.
+            inodes = frozenset({TASK}) if futex and len(threads) == 1 else frozenset()
+        else:
+            # Most workers wait for a request, in epoll_wait: what they hold does not matter.
+            sockets = self._processes.descriptors(process.pid) if futex else {}
+            if isinstance(sockets, Blind):
+                return sockets
+            inodes = frozenset(sockets.values()).difference([one.inode for one in held])
         own = [one for one in held if one.tcp is Tcp.ESTABLISHED and one.holders == {process}]
         last_sent = max([one.last_sent.hi for one in own], default=-math.inf)
         return self._workers[process].fold(
-            Reading(around.began, at, futex, inodes), last_sent, lambda held: around.table().accepted(held)
+            Reading(around.began, at, futex, inodes),
+            last_sent,
+            lambda held: held if has_tasks else around.table().accepted(held),
         )
 
-    def seen(self, workers: Iterable[Worker]) -> tuple[Worker, ...]:
-        """Return the workers with what was seen of them here."""
+    def seen(self, workers: Iterable[W]) -> tuple[W, ...]:
+        """Return the workers, or the mules, with what was seen of them here."""
         return tuple(
             [
                 replace(
                     worker,
                     waits=self._waits.get(worker.id),
+                    waited=worker.id in self._waited,
                     threads=self._threads.get(worker.id, worker.threads),
                     monitored_at=self._monitored.get(worker.id),
                 )

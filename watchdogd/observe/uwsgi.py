@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from watchdogd import paths
-from watchdogd.handlers import is_master
+from watchdogd.handlers import is_master, is_worker
 from watchdogd.model.base import ProcessId
 from watchdogd.model.done import Result
-from watchdogd.model.seen import Blind, Role
+from watchdogd.model.seen import Blind
 from watchdogd.model.text import Outside
 from watchdogd.observe import handed, mounts, procfs, two_masters
-from watchdogd.observe.roles import NEWBORN_S, role
+from watchdogd.observe.roles import NEWBORN_S
 from watchdogd.paths import Led, follow
 
 _DELETED = " (deleted)"
@@ -160,7 +160,7 @@ class ProcUwsgi:
     def discover(self) -> tuple[Master, ...] | Blind:
         """See Uwsgi.discover. Costs the same as `find`."""
         handlers = _handlers()
-        with_workers = {parent for caught, parent in handlers.values() if role(caught) is not Role.OTHER}
+        with_workers = {parent for caught, parent in handlers.values() if is_worker(caught)}
         found = []
         known = {pid: _fifos(pid) for pid in _masters(handlers)}
         for pid, fifos in known.items():
@@ -210,7 +210,7 @@ def _handlers() -> dict[int, tuple[int, int]]:
         except PermissionError:  # hidepid=1
             continue
         caught = procfs.caught(status)
-        if is_master(caught) or role(caught) is not Role.OTHER:
+        if is_master(caught) or is_worker(caught):
             found[pid] = caught, int(procfs.field(status, b"PPid"))
     return found
 

@@ -1,4 +1,4 @@
-"""Folds readings of processes into workers that carry their own `since`: ready, used, hung, and whom they reached.
+"""Folds readings of processes into workers and mules that carry their own `since`: ready, used, hung, reached.
 
 This module must never decide anything, and neither reads nor knows a clock: times come with the readings.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from watchdogd.model.base import Endpoint, Incarnation, Interval, Mono, ProcessId
-from watchdogd.model.seen import Connection, Member, MemberState, Role, Tcp, Worker
+from watchdogd.model.seen import MULE_ROLES, Connection, Member, MemberState, Mule, Role, Tcp, Worker
 from watchdogd.observe.hung import Waiting
 from watchdogd.observe.locks import Wait
 from watchdogd.observe.processes import Process
@@ -53,6 +53,12 @@ class _WorkerTrack:
         )
         self.baseline = None
 
+    def looks_at_its_wait(self, wait: Wait | None, before: Mono, at: Mono) -> None:
+        """Take what a mule waits for: it is ready from the first look on, and may hang all the same."""
+        waiting = self.waiting
+        waiting.fold(wait, before, at)
+        self.worker = replace(self.worker, hung=waiting.hung, unjudged=waiting.unjudged)
+
     def is_ready(self, since: Interval) -> None:
         """It was not at the look before."""
         self.waiting = Waiting()
@@ -61,6 +67,8 @@ class _WorkerTrack:
 
 class Workers:
     """The workers of one master: since when they are ready, whether they worked since the outage, whom they reached."""
+
+    roles: tuple[Role, ...] = (Role.LOADING, Role.READY)
 
     def __init__(self) -> None:
         self._tracks: dict[ProcessId, _WorkerTrack] = {}
@@ -80,16 +88,18 @@ class Workers:
         `used` counts from the outage's first look on. One that was already without a connection keeps its mark; one
         that was well (reconnected, or holding nothing) starts anew.
         """
-        workers = {p.id: p for p in processes if p.role in (Role.LOADING, Role.READY)}
+        workers = {p.id: p for p in processes if p.role in self.roles}
         for gone in self._tracks.keys() - workers.keys():
             del self._tracks[gone]
         for process in workers.values():
-            track = self._tracks.setdefault(process.id, _WorkerTrack(Worker(process.id), outages=outages))
+            track = self._tracks.setdefault(process.id, _WorkerTrack(_first_seen(process), outages=outages))
             if process.role is Role.LOADING:
                 track.loads(process.wait, self._looked_at, at)
                 continue
             if not track.worker.ready:
                 track.is_ready(Interval(self._looked_at, at))
+            if process.role in MULE_ROLES:
+                track.looks_at_its_wait(process.wait, self._looked_at, at)
             worker = track.worker
             if outages != track.outages:
                 track.outages = outages
@@ -139,3 +149,17 @@ class Workers:
             owned = known.owned or process in alone
             if (reconnected, monitored, owned) != (known.reconnected, known.monitored, known.owned):
                 track.worker = replace(known, reconnected=reconnected, monitored=monitored, owned=owned)
+
+
+class Mules(Workers):
+    """The mules and spoolers of one master: the same of them."""
+
+    roles = MULE_ROLES
+
+    def mules(self) -> tuple[Mule, ...]:
+        """Return every one as it is known now, by pid."""
+        return tuple([one for one in self.now() if isinstance(one, Mule)])
+
+
+def _first_seen(process: Process) -> Worker:
+    return Mule(process.id, role=process.role) if process.role in MULE_ROLES else Worker(process.id)

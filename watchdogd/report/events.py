@@ -137,7 +137,8 @@ CATALOG: Mapping[Event, Entry] = {
     Event.RECOVERED: Entry(
         "b55d36224135485e8957faf7bcd7ada7",
         Priority.NOTICE,
-        "{instance} recovered after {seconds}: every worker that is used has a working connection to MongoDB.",
+        "{instance} recovered after {seconds}: every worker that is used has a working connection to MongoDB[; {mules} "
+        "is not cured by that, and still stuck].",
         "The reload helped, and this was seen: the new workers have fresh connections to a member that "
         "serves. The incident is over. An application that often needs this should make its MongoClient "
         "after the fork (`lazy-apps = true`).",
@@ -209,7 +210,7 @@ CATALOG: Mapping[Event, Entry] = {
     Event.HUNG_FOUND: Entry(
         "534394b56c88453d948a8c6d9ba0cf74",
         Priority.WARNING,
-        "Worker {pid} of {instance} hangs: {reason}.",
+        "In {instance} {process} hangs: {reason}.",
         "It was forked in the very moment in which a thread of the master held a lock, so it is never ready and "
         "takes no request. Where that lock is Python's own, the daemon ends the process, and uWSGI makes it anew. "
         "Where it is the app's own, look into what its postfork hooks and its import wait for.",
@@ -217,16 +218,47 @@ CATALOG: Mapping[Event, Entry] = {
     Event.HUNG_ENDED: Entry(
         "b76f7ad78775405a8417d31931648210",
         Priority.NOTICE,
-        "Ended worker {pid} of {instance}, which hung since its fork; uWSGI makes it anew.",
+        "Ended process {pid} of {instance}, which hung since its fork; uWSGI makes it anew.",
         "The process was proven to hang and had no request, so nobody lost one. An app that makes its MongoClient "
         "after the fork (`lazy-apps = true`) has no such workers. Nothing is to be done.",
     ),
     Event.HUNG_LEFT: Entry(
         "d2638c6c705e46378b1144c34c87580c",
         Priority.ERR,
-        "A worker of {instance} hangs and is not ended: {reason}.",
+        "A process of {instance} hangs and is not ended: {reason}.",
         "It never takes a request, and holds every reload of the instance. The reason names what is missing, or why "
         "its end would not help. A process that hangs so may be ended by `kill -9` without any harm.",
+    ),
+    Event.MULE_STUCK: Entry(
+        "85ee125ed1bb4bab96ec7c561c22785b",
+        Priority.WARNING,
+        "In {instance} {mule} is stuck since the outage of MongoDB: {reason}. Its tasks fail.",
+        "A mule or a spooler was forked with the app's MongoClient in it, and never reaches MongoDB again by "
+        "itself. A reload of the workers does not touch it. With `mules` in `reloads` the daemon ends the process, "
+        "and uWSGI makes it anew; with `restart` it restarts the whole stack; else it says that it may do neither. "
+        "Where the MongoClient is made in the mule itself, it does not get stuck.",
+    ),
+    Event.MULE_ENDED: Entry(
+        "a77f3dc324c4400d9e7ecbd75fdd2480",
+        Priority.WARNING,
+        "Ended {mule} of {instance}, which was stuck; uWSGI makes it anew.",
+        "The process was sent SIGKILL, which `mules` in `reloads` allows. What a mule was doing at that moment is "
+        "lost, and a spooler does its task again. The daemon now watches whether the new one reaches MongoDB.",
+    ),
+    Event.MULE_RENEWED: Entry(
+        "57053030448d4d2dab88ae239084c06f",
+        Priority.NOTICE,
+        "{instance} has {mules} in place of what was stuck[reached?, with a working connection to MongoDB]"
+        "[reached=False?; whether it reaches MongoDB was not seen, since it has had no task that uses it].",
+        "The end of the stuck process helped, if the sentence says that a connection was seen; else the next task will "
+        "show it. The incident is over.",
+    ),
+    Event.MULE_LEFT: Entry(
+        "e70cdcdee84a4ea6bbb3e26476617bfa",
+        Priority.ERR,
+        "A mule or spooler of {instance} is stuck and stays so for now: {reason}.",
+        "It cannot be ended, or its end did not help; the reason says why, and mostly what mends it. Its tasks fail "
+        "meanwhile. A restart of uWSGI (`r`) makes all mules and spoolers anew.",
     ),
     Event.BLIND: Entry(
         "288777a3e07347b1a4f25c1136fae172",

@@ -195,6 +195,15 @@ def _instance(snapshot: Snapshot, instance: Instance, finding: Finding, decision
             }
             for worker in instance.workers
         ],
+        "mules": [
+            {
+                "pid": mule.id.pid,
+                "role": mule.role,
+                "verdict": finding.verdicts.get(mule.id),
+                "leftovers": finding.counted.get(mule.id, 0),
+            }
+            for mule in instance.mules
+        ],
         "evidence": [
             {
                 "kind": one.kind,
@@ -332,6 +341,9 @@ def _instance_lines(document: Document, one: Document) -> Iterator[str]:
     rows = [(str(worker["pid"]), worker["verdict"] or "unknown", str(worker["leftovers"])) for worker in one["workers"]]
     if rows:
         yield from (f"  {row}" for row in table([("WORKER", "VERDICT", "LEFTOVERS"), *rows]))
+    for mule in one.get("mules", ()):  # a daemon of before has none
+        holds = f", {count(mule['leftovers'], 'leftover')}" if mule["leftovers"] else ""
+        yield f"  {mule['role']} {mule['pid']}: {mule['verdict'] or 'unknown'}{holds}"
     for blind in one["blind"]:
         yield f"  blind: {blind}"
     if one.get("threads_off") and one["master"]:  # a daemon of before does not say

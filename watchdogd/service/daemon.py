@@ -149,7 +149,7 @@ class Daemon:
         if isinstance(effect, SendFifo):
             return fifo.perform(effect, self.observer.last_look, self.clock, helper.attempt)
         if isinstance(effect, EndProcess):
-            return end.perform(effect, self.observer.last_look_at_hung, self.clock, helper.end)
+            return end.perform(effect, self.observer.last_look_to_end, self.clock, helper.end)
         if isinstance(effect, Answer):
             self.server.reply(effect, answers.sentence(effect, self.clock(), self.wall()))
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from watchdogd.core.evidence import born_early, hung, leftover, orphaned, unconnected, waiting
+from watchdogd.core.evidence import born_early, hung, leftover, mule, orphaned, unconnected, waiting
 from watchdogd.core.look import Look
 from watchdogd.model.found import Evidence, Kind
 
@@ -18,5 +18,6 @@ KINDS: Mapping[Kind, Callable[[Look], Iterable[Evidence]]] = {
     Kind.ORPHANED: orphaned.evidence,
     Kind.BORN_EARLY: born_early.evidence,
     Kind.HUNG: hung.evidence,
+    Kind.MULE: mule.evidence,
     Kind.UNCONNECTED: unconnected.evidence,
 }

@@ -28,7 +28,7 @@ def evidence(look: Look) -> Iterator[Evidence]:
         if verdict not in {Verdict.STRANDED, Verdict.IDLE}:
             continue
         held = look.held[worker.id]
-        since, used = _since(look, worker), "has used MongoDB" if verdict is Verdict.STRANDED else "is idle"
+        since, used = since_of(look, worker), "has used MongoDB" if verdict is Verdict.STRANDED else "is idle"
         by_master = any(look.instance.master in left.connection.holders for left in held)
         yield Evidence(
             kind=Kind.LEFTOVER,
@@ -41,7 +41,8 @@ def evidence(look: Look) -> Iterator[Evidence]:
         )
 
 
-def _since(look: Look, worker: Worker) -> Mono:
+def since_of(look: Look, worker: Worker) -> Mono:
+    """Return from when on a process with leftovers gets its time to heal."""
     ended = [(left.connection.closed or left.connection.since).hi for left in look.held[worker.id]]
     ready = worker.ready_since.hi if worker.ready_since else look.at
     served = look.at if look.served_since is None else look.served_since
@@ -61,10 +62,10 @@ def _ripe_at(look: Look, worker: Worker, since: Mono) -> Mono | None:
         if look.verdicts[worker.id] is Verdict.IDLE or worker.used is None or just_used:
             return None
         since = max(since, worker.used.hi)
-    return since + _linger_s(look, worker)
+    return since + linger_s(look, worker)
 
 
-def _linger_s(look: Look, worker: Worker) -> float:
+def linger_s(look: Look, worker: Worker) -> float:
     """Return for how long it may still heal: after a network loss as long as that was, for so long TCP backs off.
 
     With the path back after 40 s, requests went on after 14.5 to 15.1 s (9 of 9 apps).

@@ -1,8 +1,8 @@
 """`unconnected`: a worker has worked for 15 s and has no connection to any deployment, leftovers or not.
 
 A healthy driver has connected by then: one heartbeat is 10 s. It speaks against it that health checks and cached pages
-are work too. So due.py lets it count only where a reload of ours ended without proof: workers that were forked too
-early hold nothing at all, and a failed reload would look like a healthy app.
+are work too, and so is to hand tasks over to a mule. So due.py lets it count only where a reload of ours ended without
+proof: workers that were forked too early hold nothing at all, and a failed reload would look like a healthy app.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def evidence(look: Look) -> Iterator[Evidence]:
     """Yield one for each worker that is used and was never seen with a connection to what serves now."""
     served = frozenset().union(*look.served.values())
     for worker in look.instance.workers:
-        if worker.ready and worker.used and not worker.reconnected & served:
+        if worker.ready and worker.used and not worker.reconnected & served and not look.instance.is_bystander(worker):
             yield Evidence(
                 kind=Kind.UNCONNECTED,
                 worker=worker.id,
