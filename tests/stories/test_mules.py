@@ -131,6 +131,7 @@ def test_a_stuck_spooler_is_ended_and_the_worker_that_only_enqueues_is_left_alon
         watchdog.wait_event("mule_renewed", within=CURED_WITHIN_S)
     assert watchdog.order(*EVENTS) == ["mule_stuck", "mule_ended", "mule_renewed"]
     good_again(app, spooler["pid"])
+    eventually(lambda: not list((app.folder / "spool").glob("*spoolfile*")), "no task is left over", within=20)
     assert watchdog.wait_state("watching", within=20)["incident"] is None
     assert not watchdog.order("reload_due", "reload_sent", "reload_failed", "gave_up", "healed")
     assert app.workers() == workers

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.world.host import ADDRESS, FIFO, MAIN, MONGOD, Host, Watcher, config_of, stuck_app
+from tests.world.host import ADDRESS, FIFO, MAIN, MONGOD, Host, Watcher, config_of, stuck_app, work
 from tests.world.pieces import SHOP_ID
 from watchdogd.config import DeploymentConfig, InstanceConfig
 from watchdogd.model.remembered import Phase
@@ -44,6 +44,38 @@ def test_master_workers_and_others_are_seen(host: Host) -> None:
     assert (seen.master, seen.uid, seen.others, seen.fifo) == (master.id, 12, (other.id,), FIFO)
     assert [(worker.id, worker.ready) for worker in seen.workers] == [(first.id, True), (second.id, False)]
     assert (seen.deployments, seen.blind, seen.fifo_problem) == ((MAIN,), (), None)
+
+
+def test_mules_and_spoolers_are_seen_and_that_there_were_some_is_known_while_there_is_none(host: Host) -> None:
+    master, (worker,) = host.app(workers=1)
+    mule, spooler = host.processes.fork(master, Role.MULE), host.processes.fork(master, Role.SPOOLER)
+    held = host.connect(mule)
+    host.start_mongod()
+    watcher = Watcher(host, config_of(FIFO))
+    watcher.tick(4)
+    seen = instance(watcher)
+    assert [(one.id, one.role, one.ready) for one in seen.mules] == [
+        (mule.id, Role.MULE, True),
+        (spooler.id, Role.SPOOLER, True),
+    ]
+    assert [one.id for one in seen.workers] == [worker.id]
+    assert seen.others == ()
+    assert [(one.owned, bool(one.reconnected)) for one in seen.mules] == [(True, True), (False, False)]
+    assert seen.is_bystander(seen.workers[0])
+    work([mule])
+    watcher.tick(11)
+    assert [one.used is not None for one in instance(watcher).mules] == [True, False]
+
+    host.processes.end(mule, spooler)
+    host.hang_up(held)
+    watcher.tick(11)
+    seen = instance(watcher)
+    assert (seen.mules, seen.had_mules) == ((), True)
+    assert seen.is_bystander(seen.workers[0])
+    host.processes.end(master)
+    host.app(workers=1)
+    watcher.tick(11)
+    assert not instance(watcher).had_mules  # of another master nothing is known yet
 
 
 def test_one_that_nobody_runs_is_absent_until_it_is_started(host: Host) -> None:

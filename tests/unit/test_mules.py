@@ -498,9 +498,27 @@ def test_an_outage_ends_the_wait_for_the_new_one() -> None:
     assert list(s.shop.mules.ended) == []
 
 
-def test_an_app_with_a_stuck_mule_is_not_well() -> None:
-    assert not due_of(*ALLOWED).well
-    assert due_of(*ALLOWED, state=InstanceState(standing=Standing(Stand.DOUBTFUL))).state.standing.in_doubt
+def test_an_app_is_well_when_those_who_use_mongodb_reach_it_be_they_mules_alone() -> None:
+    hands_over = replace(worker(2), used=exactly(BACK + 1))
+
+    def is_well(one: Mule) -> bool:
+        return case(snapshot(instance(hands_over, mules=(one,)), LEFT, SAFE)).well
+
+    assert is_well(GOOD)
+    assert not is_well(mule(5))  # stuck
+    assert not is_well(mule(6))  # holds nothing, and has not connected
+    assert not is_well(NEW)  # nobody was seen to use it
+    assert not case(snapshot(instance(hands_over), SAFE)).well  # without mules a worker has to reach it
+
+
+def test_where_it_was_seen_to_be_well_a_restart_may_be_sent_again_for_the_same_life_of_mongodb() -> None:
+    s = shop(WORKERS, RESTART, mules=(GOOD,))
+    s.tick()
+    state = replace(s.shop, mules=MuleEnds(restarted=frozenset({FIRST})), standing=Standing(Stand.DOUBTFUL, AT))
+    s.state = replace(s.state, instances=dict.fromkeys(s.state.instances, state))
+    s.tick()
+    assert s.shop.mules.restarted == frozenset()
+    assert s.shop.standing.stand is Stand.FINE
 
 
 # -- one that hangs

@@ -205,7 +205,8 @@ def reconsidered(c: Case) -> InstanceState:
     if state.reload:
         return state
     if c.well:
-        return replace(state, standing=FINE, tried=frozenset(), restarted=frozenset())
+        mules = replace(state.mules, restarted=frozenset())
+        return replace(state, standing=FINE, tried=frozenset(), restarted=frozenset(), mules=mules)
     if standing.stand is not Stand.GAVE_UP or not c.finding.is_serving:
         return state
     again = Standing(Stand.DOUBTFUL, c.at) if standing.unproven else FINE

@@ -118,7 +118,9 @@ class Case:
     def well(self) -> bool:
         """Whether it was seen that the app is healthy: all serves, and who works has connections."""
         every = self.finding.incarnations
-        used = [worker for worker in self.ready if worker.used or worker.reconnected & every]
+        # Who only hands tasks over needs no connection; then those who do them show that it is well.
+        all_ = [one for one in (*self.ready, *self.instance.mules) if not self.instance.is_bystander(one)]
+        used = [one for one in all_ if one.used or one.reconnected & every]
         stuck = {Kind.LEFTOVER, Kind.WAITING, Kind.ORPHANED, Kind.MULE}
         clear = not any(self.evidence(kind) for kind in stuck) and not self.not_ready and self.blind is None
         return self.finding.is_serving and clear and bool(used) and all(self.reaches(one, every) for one in used)
