@@ -336,7 +336,7 @@ def test_mules_and_routers_are_neither_workers_nor_masters(start: Callable[..., 
     def settled() -> bool:
         return sorted(role.value for role in roles_of(master).values()) == [
             "master",
-            "other",
+            "mule",
             "other",
             "ready",
             "ready",
