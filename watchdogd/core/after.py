@@ -14,6 +14,7 @@ from watchdogd.core.case import Case
 from watchdogd.core.due import due, restart_left
 from watchdogd.core.reload import Ended, outrun_until
 from watchdogd.model.base import RESTART, Incarnation, Mono
+from watchdogd.model.found import Kind
 from watchdogd.model.remembered import (
     FINE,
     InstanceState,
@@ -100,7 +101,8 @@ def _worse(c: Case, ended: Ended) -> Standing:
 def _recovered(c: Case, ended: Ended) -> What:
     since = c.state.incident.since if c.state.incident else ended.reload.asked_at
     stuck = " and ".join(mule.called for mule in c.instance.mules if mule.id in c.stuck_mules)
-    return Recovered(ended.reload.command, round(c.at - since, 1), ended.reached, stuck or None)
+    by_mules = ended.reload.because == {Kind.MULE}
+    return Recovered(ended.reload.command, round(c.at - since, 1), ended.reached, stuck or None, by_mules)
 
 
 def _failed(_: Case, ended: Ended) -> What:

@@ -181,7 +181,8 @@ class Reloaded(What):
 class Recovered(What):
     """Every worker that is used has a connection of its own. `workers`: how many have; `seconds`: of the incident.
 
-    `mules`: those that are stuck all the same; then the incident is not over.
+    `mules`: those that are stuck all the same; then the incident is not over. `by_mules`: it was for them alone, and it
+    was they who were seen to reach MongoDB; `workers` is how many of them.
     """
 
     event: ClassVar = Event.RECOVERED
@@ -189,6 +190,7 @@ class Recovered(What):
     seconds: float
     workers: int
     mules: str | None = None
+    by_mules: bool = False
 
 
 @dataclass(frozen=True, slots=True)

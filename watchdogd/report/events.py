@@ -137,7 +137,8 @@ CATALOG: Mapping[Event, Entry] = {
     Event.RECOVERED: Entry(
         "b55d36224135485e8957faf7bcd7ada7",
         Priority.NOTICE,
-        "{instance} recovered after {seconds}: every worker that is used has a working connection to MongoDB[; {mules} "
+        "{instance} recovered after {seconds}: [by_mules?what does its tasks has a working connection to MongoDB]"
+        "[by_mules=False?every worker that is used has a working connection to MongoDB][; {mules} "
         "is not cured by that, and still stuck].",
         "The reload helped, and this was seen: the new workers have fresh connections to a member that "
         "serves. The incident is over. An application that often needs this should make its MongoClient "
