@@ -9,7 +9,7 @@ from tests.world.pieces import AT, config, connection, down, exactly, instance, 
 from tests.world.promises import Aiming
 from tests.world.ticks import Ticks
 from tests.world.world import busy_app
-from watchdogd.core.aim import DANGER_S, GRID_S, LATE_S, LEAD_S, WITHIN_S, WORTH_S, moment
+from watchdogd.core.aim import BEGIN, DANGER_S, END, GRID_S, LATE_S, LEAD_S, WITHIN_S, WORTH_S, moment
 from watchdogd.model.base import RESTART, WORKERS
 from watchdogd.model.done import Result
 from watchdogd.model.remembered import Phase
@@ -30,7 +30,7 @@ def woken(*phases: float, at: float = AT) -> Instance:
 
 
 @given(st.lists(TIMES, min_size=1, max_size=24), st.floats(1000.0, 1001.0), st.floats(0.0, 1.0), st.integers(1, 6))
-def test_every_fork_of_a_byte_in_its_moment_is_in_the_first_half_of_the_widest_gap(
+def test_every_fork_of_a_byte_in_its_moment_is_in_the_middle_of_the_widest_gap(
     last: list[float], at: float, share: float, seconds: int
 ) -> None:
     phases = sorted({one % GRID_S for one in last})
@@ -46,8 +46,8 @@ def test_every_fork_of_a_byte_in_its_moment_is_in_the_first_half_of_the_widest_g
     fork = (byte + seconds + LATE_S) % GRID_S
     since = min((fork - one) % GRID_S for one in phases)
     until = min((one - fork) % GRID_S for one in phases)
-    assert since >= DANGER_S - 1e-6
-    assert until >= max(gaps) / 2 - 1e-6
+    assert since >= max(DANGER_S, BEGIN * max(gaps)) - 1e-6
+    assert until >= (1 - END) * max(gaps) - 1e-6
 
 
 def test_where_no_thread_wakes_every_moment_is_as_good() -> None:
@@ -59,16 +59,15 @@ def test_where_no_thread_wakes_every_moment_is_as_good() -> None:
 
 def test_a_byte_whose_moment_is_now_is_sent_at_once() -> None:
     ticks = Ticks()
-    ticks.see(woken(0.4))
-    ticks.see(woken(0.4), *HELD, after=0.0)  # the forks are 0.1 s after a wake
+    ticks.see(woken(0.3), *HELD)  # the forks are 0.2 s after a wake
     assert ticks.sent is not None
     assert ticks.sent.not_before == ticks.at
-    assert ticks.sent.not_after == pytest.approx(ticks.at + 0.13, abs=0.02)
+    assert ticks.sent.not_after == pytest.approx(ticks.at + END * GRID_S - 0.2 - LATE_S)
 
 
 def test_a_byte_whose_moment_comes_is_sent_when_it_has_come_and_not_before() -> None:
     ticks = Ticks()
-    told = ticks.see(woken(0.2), *HELD)  # at AT: 0.3 s after a wake, so the next one counts, 0.2 s from now
+    told = ticks.see(woken(0.1), *HELD)  # at AT: 0.4 s after a wake, so the next one counts, 0.1 s from now
     assert told == [Event.LEFTOVERS_FOUND, Event.RELOAD_DUE]
     assert ticks.phase() is Phase.RELOADING
     assert ticks.sent is None
@@ -76,11 +75,11 @@ def test_a_byte_whose_moment_comes_is_sent_when_it_has_come_and_not_before() -> 
     assert ticks.outlook.next_what == "a moment in which uWSGI forks well"
     assert ticks.decision
     assert ticks.decision.wake_at is not None
-    ticks.see(woken(0.2), *HELD, after=ticks.decision.wake_at - ticks.at)
+    ticks.see(woken(0.1), *HELD, after=ticks.decision.wake_at - ticks.at)
     assert ticks.sent is not None
-    assert ticks.sent.not_before == pytest.approx(AT + 0.2 + DANGER_S - LATE_S)
+    assert ticks.sent.not_before == pytest.approx(AT + 0.1 + BEGIN * GRID_S - LATE_S)
     assert ticks.sent.not_before - ticks.at <= LEAD_S
-    assert ticks.see(woken(0.2), *HELD, after=0.1) == [Event.RELOAD_SENT]
+    assert ticks.see(woken(0.1), *HELD, after=0.1) == [Event.RELOAD_SENT]
 
 
 def test_until_the_wakes_are_seen_it_is_waited_for_them_for_2_s_at_most() -> None:
@@ -96,7 +95,7 @@ def test_until_the_wakes_are_seen_it_is_waited_for_them_for_2_s_at_most() -> Non
 
 def test_wakes_that_were_seen_long_ago_say_nothing() -> None:
     ticks = Ticks()
-    ticks.see(woken(0.4, at=AT - 6), *HELD)
+    ticks.see(woken(0.3, at=AT - 6), *HELD)
     assert ticks.sent is None
 
 
@@ -123,21 +122,21 @@ def test_a_restart_is_not_aimed() -> None:
 
 def test_a_moment_that_has_passed_before_the_byte_was_written_is_no_reload() -> None:
     ticks = Ticks(result=Result.TRY_AGAIN)
-    ticks.see(woken(0.4), *HELD)
+    ticks.see(woken(0.3), *HELD)
     assert ticks.sent is not None
-    assert ticks.see(woken(0.4), *HELD, after=0.0) == []
+    assert ticks.see(woken(0.3), *HELD, after=0.0) == []
     ticks.result = Result.WRITTEN
     while ticks.sent is None:
         assert ticks.at < AT + WITHIN_S
-        ticks.see(woken(0.4), *HELD, after=0.05)
-    assert ticks.see(woken(0.4), *HELD, after=0.0) == [Event.RELOAD_SENT]
+        ticks.see(woken(0.3), *HELD, after=0.05)
+    assert ticks.see(woken(0.3), *HELD, after=0.0) == [Event.RELOAD_SENT]
 
 
 def test_an_outage_before_the_moment_of_its_byte_makes_it_no_reload() -> None:
     ticks = Ticks()
-    ticks.see(woken(0.2), *HELD)
+    ticks.see(woken(0.1), *HELD)
     assert ticks.sent is None
-    told = ticks.see(woken(0.2), *HELD, after=0.1, members=[down(since=AT)])
+    told = ticks.see(woken(0.1), *HELD, after=0.1, members=[down(since=AT)])
     assert told == []
     assert ticks.sent is None
     assert ticks.shop.reload is None
@@ -146,8 +145,8 @@ def test_an_outage_before_the_moment_of_its_byte_makes_it_no_reload() -> None:
 
 def test_an_app_that_heals_before_the_moment_of_the_byte_gets_none() -> None:
     ticks = Ticks()
-    ticks.see(woken(0.2), *HELD)
-    healed = replace(instance(well(2), well(3)), master_threads=3, wakes=Wakes(AT, (AT - 0.8,)))
+    ticks.see(woken(0.1), *HELD)
+    healed = replace(instance(well(2), well(3)), master_threads=3, wakes=Wakes(AT, (AT - 0.9,)))
     for _ in range(10):
         ticks.see(healed, leftover(2, 3), connection(2, cookie=9), connection(3, cookie=10), after=0.1)
         assert ticks.sent is None

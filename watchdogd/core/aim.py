@@ -30,6 +30,10 @@ LATE_S = 0.004
 DANGER_S = 0.02
 """After a wake its thread may hold the GIL for so long: forks up to 15 ms after one hung."""
 
+BEGIN, END = 0.25, 0.6
+"""The part of a gap in which forks are to begin. A thread that is preempted while it holds the GIL holds it for longer,
+on a busy machine; and forks come 0.01 to 0.07 s later than whole seconds after the byte, one after the other."""
+
 WORTH_S = 0.06
 """With a narrower gap between two wakes aiming is of no use (8 clients, 24 threads: 3 of 176 forks hung either way)."""
 
@@ -57,10 +61,9 @@ class Moment:
 
 
 def moment(wakes: Wakes, at: Mono) -> Moment | None:
-    """Return the next moment from `at` on that puts the forks behind a wake, in the first half of the widest gap.
+    """Return the next moment from `at` on that puts the forks in the middle of the widest gap between two wakes.
 
-    The first half: the forks of all workers take their time, and they come later than whole seconds after the byte. It
-    is GRID_S away at most. None where no moment is better than any other.
+    It is GRID_S away at most. None where no moment is better than any other.
     """
     phases = sorted({one % GRID_S for one in wakes.times})
     if not phases:
@@ -69,8 +72,9 @@ def moment(wakes: Wakes, at: Mono) -> Moment | None:
     gap_s, wake = max(gaps)
     if gap_s < WORTH_S:
         return None
-    length_s = gap_s / 2 - DANGER_S
-    first = wake + DANGER_S - LATE_S  # as a phase of the byte
+    after_s = max(DANGER_S, BEGIN * gap_s)
+    length_s = END * gap_s - after_s
+    first = wake + after_s - LATE_S  # as a phase of the byte
     begin = at + (first - at) % GRID_S
     if begin - GRID_S + length_s > at:  # it is that moment just now
         begin -= GRID_S
