@@ -92,8 +92,8 @@ def serving_on(port: int, handle: Callable[[socket.socket], None]) -> Iterator[i
             thread.join(20)
 
 
-def relay(port: int, choose: Callable[[], tuple[str, int]]) -> AbstractContextManager[int]:
-    """A proxy: each connection goes to the address that is chosen then."""
+def relay(port: int, choose: Callable[[bytes], tuple[str, int]]) -> AbstractContextManager[int]:
+    """A proxy: each connection goes to the address that is chosen by what is said first on it."""
 
     def pump(source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -103,7 +103,10 @@ def relay(port: int, choose: Callable[[], tuple[str, int]]) -> AbstractContextMa
             sink.shutdown(socket.SHUT_WR)
 
     def handle(client: socket.socket) -> None:
-        with contextlib.suppress(OSError), socket.create_connection(choose()) as server:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(choose(client.recv(65536, socket.MSG_PEEK))) as server,
+        ):
             back = threading.Thread(target=pump, args=(server, client), daemon=True)
             back.start()
             pump(client, server)
@@ -288,8 +291,9 @@ def test_a_mongod_without_a_process_id_is_told_and_cured_once_its_address_is_nam
 @pytest.mark.usefixtures("namespace")
 def test_a_proxy_in_front_of_two_is_told_and_never_taken_for_one_of_them(stage: Stage) -> None:
     mongods = [stage.mongod(port=port) for port in (27017, 27018)]
-    turns = itertools.cycle([one.address for one in mongods])
-    port = stage.stack.enter_context(relay(27019, lambda: next(turns)))
+    # In turn, and the app's own connections take none of the watchdog's turns.
+    turns = {asks: itertools.cycle([one.address for one in mongods]) for asks in (True, False)}
+    port = stage.stack.enter_context(relay(27019, lambda said: next(turns[b"mongo-watchdog" in said])))
     app = stage.app(f"mongodb://{HOST}:{port}/", app=App.FIRST_REQUEST)
     watchdog = stage.watchdog(f"mongodb://{HOST}:27017,{HOST}:27018/", app)
     told = watchdog.wait_event("blind", within=20)

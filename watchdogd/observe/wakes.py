@@ -23,7 +23,7 @@ WATCH_S = 1.1
 STEP_S = 0.004
 """From one reading to the next: a fork is in danger for 15 ms after a wake. 24 us for each thread: 2 % of a core."""
 
-ALWAYS = 6
+ALWAYS = 12
 """A thread that woke so often meanwhile waits for something else, and nothing can be timed by it."""
 
 ANEW_S = 3.0
