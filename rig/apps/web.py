@@ -44,10 +44,10 @@ def _make_client(uri: str) -> MongoClient[Any]:
     return MongoClient(uri, **options)
 
 
-def client(uri: str = os.environ["MONGO_URI"]) -> MongoClient[Any]:
+def client(uri: str = "") -> MongoClient[Any]:
     """The client of this process, or the one that it was forked with."""
     with _one_at_a_time:
-        return _make_client(uri)
+        return _make_client(uri or os.environ["MONGO_URI"])
 
 
 def query() -> tuple[str, int]:

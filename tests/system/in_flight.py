@@ -29,5 +29,5 @@ def reload_in_flight(service: Service, site: Site) -> Iterator[None]:
         with site.traffic():
             service.wait_event("recovered", within=CURED_WITHIN_S)
     assert len(service.events("reload_sent")) == 1
-    assert service.log(HELPER).count(f"{FIFO}'") == 1
+    assert service.log(HELPER).count(f"{FIFO}`: written") == 1
     assert site.respawned() == WORKERS

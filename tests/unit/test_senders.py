@@ -5,7 +5,7 @@ import pytest
 from tests.world.pieces import AT, BACK, connection, down, endpoint, exactly, member, secondary
 from watchdogd.model.base import Mono
 from watchdogd.model.seen import Connection, Member
-from watchdogd.observe.senders import ALL_WITHIN_S, CALM_S, Senders
+from watchdogd.observe.senders import ALL_WITHIN_S, CALM_S, UNKNOWN_WITHIN_S, Senders
 
 LONG_AGO = BACK - 1000
 BEFORE = member(up_since=exactly(LONG_AGO), served_since=exactly(LONG_AGO))
@@ -52,8 +52,15 @@ def test_a_client_that_is_gone_is_waited_for_a_minute_at_most(calm: Senders) -> 
     assert see(calm, BACK + ALL_WITHIN_S, AFTER, uses(3, BACK + 50)) == [BACK + ALL_WITHIN_S]
 
 
-def test_where_nothing_was_seen_before_one_connection_is_enough() -> None:
-    assert see(Senders(), BACK + 2, AFTER, uses(3, BACK + 1)) == [BACK + 2]
+def test_where_nothing_was_seen_before_two_are_waited_for_for_20_s() -> None:
+    assert see(Senders(), BACK + 2, AFTER, uses(3, BACK + 1)) == []
+    assert see(Senders(), BACK + 2, AFTER, uses(3, BACK + 1), uses(4, BACK + 1)) == [BACK + 2]
+    assert see(Senders(), BACK + UNKNOWN_WITHIN_S, AFTER, uses(3, BACK + 19)) == [BACK + UNKNOWN_WITHIN_S]
+
+
+def test_of_a_server_that_does_not_stream_one_connection_is_enough() -> None:
+    old = replace(AFTER, process_id=None)
+    assert see(Senders(), BACK + 2, old, uses(3, BACK + 1)) == [BACK + 2]
 
 
 def test_what_was_seen_just_after_the_start_is_no_usual_number() -> None:
@@ -62,7 +69,7 @@ def test_what_was_seen_just_after_the_start_is_no_usual_number() -> None:
     at = WENT - CALM_S / 2
     see(senders, at, BEFORE, *[uses(cookie, at) for cookie in range(1, 4)])
     see(senders, WENT - 1, BEFORE, *[uses(cookie, at) for cookie in range(1, 4)])
-    assert see(senders, BACK + 2, AFTER, uses(9, BACK + 1)) == [BACK + 2]
+    assert see(senders, BACK + 2, AFTER, uses(8, BACK + 1), uses(9, BACK + 1)) == [BACK + 2]
 
 
 def test_what_the_master_does_not_use_is_not_waited_for(calm: Senders) -> None:

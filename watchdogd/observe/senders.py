@@ -18,6 +18,10 @@ USED_WITHIN_S = 35.0
 ALL_WITHIN_S = 60.0
 """After the return of a member the usual number is waited for so long: some of the master's clients may be gone."""
 
+STREAMING, UNKNOWN_WITHIN_S = 2, 20.0
+"""What a driver has to a member from MongoDB 4.4 on, where the usual number was not seen; one of before 2020 has one.
+So long it is waited for: by then a monitor with the usual heartbeat of 10 s has asked again."""
+
 
 class Senders:
     """One master. `sent`: the serving members that it sends to, each by as many connections as it usually has."""
@@ -62,7 +66,9 @@ class Senders:
             if up is not None and at >= max(up.hi, began) + CALM_S:
                 self._usual[member.id] = usual[member.id]
             serving = member.served_since
-            waited = serving is None or at >= serving.hi + ALL_WITHIN_S
-            if not waited and since[member.id] < self._usual.get(member.id, 0):
+            most, within_s = self._usual.get(member.id), ALL_WITHIN_S
+            if most is None:
+                most, within_s = (STREAMING if member.process_id else 1), UNKNOWN_WITHIN_S
+            if serving is not None and at < serving.hi + within_s and since[member.id] < most:
                 found.pop(member.id, None)
         self.sent = tuple([found[member] for member in sorted(found)])
