@@ -341,8 +341,8 @@ def test_writing_into_the_moments_of_renewal_never_disturbs_the_maker(tmp_path: 
 
 
 READER = """
-import os, select, signal, sys
-path, counted, go_on = sys.argv[1], 0, True
+import collections, os, select, signal, sys
+path, counted, go_on = sys.argv[1], collections.Counter(), True
 def stop(*_):
     global go_on
     go_on = False
@@ -357,13 +357,13 @@ while go_on or select.select([fifo], [], [], 0)[0]:
         received = os.read(fifo, 1)
     except BlockingIOError:
         continue
-    counted += received == b"w"
+    counted[received] += 1
     if not received:
         os.close(fifo)
         os.unlink(path)
         os.mkfifo(path, 0o600)
         fifo = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-print(counted, flush=True)
+print(counted[b"w"], counted[b"c"], flush=True)
 """
 OTHER = """
 import os, sys, time
@@ -384,7 +384,8 @@ while True:
 def test_beside_another_writer_a_byte_that_is_called_written_is_hardly_ever_lost(tmp_path: Path) -> None:
     """As by a path: a writer that opens the FIFO while its reader closes it writes for nobody (2 of 20 673).
 
-    Where it is preempted in between, more often: 37 of 2 424 on a busy machine. The daemon sees that and sends it anew.
+    Where reader or writer are preempted in between, more often: 37 of 2 424 on a busy machine. So each byte by the
+    descriptor has one by the path beside it, and what these lose in the same run is allowed for.
     """
     path = tmp_path / "fifo"
     with ExitStack() as at_end:
@@ -402,14 +403,24 @@ def test_beside_another_writer_a_byte_that_is_called_written_is_hardly_ever_lost
         known = procfs.stat(reader.pid)
         assert known is not None
         master = Master(ProcessId(reader.pid, known.start_ticks), str(path), ME, None, fd=fd, trusted=frozenset())
-        results = [attempt_of(master) for _ in range(3000)]
+        both = [(attempt_of(master), attempt_by_path(path)) for _ in range(3000)]
         other.kill()
         reader.terminate()
-        executed = int(reader.stdout.readline())
+        executed, by_path = map(int, reader.stdout.readline().split())
+    results, beside = zip(*both, strict=True)
     assert set(results) == {Result.WRITTEN, Result.TRY_AGAIN}
     written = results.count(Result.WRITTEN)
     assert written > 100
-    assert 0 <= written - executed <= 3 + 0.05 * written
+    lost_by_path = beside.count(Result.WRITTEN) - by_path
+    assert 0 <= written - executed <= 3 + 0.005 * written + 2 * lost_by_path
+
+
+def attempt_by_path(path: Path) -> Result | None:
+    """What becomes of a byte by what is at the path; None where nothing is."""
+    try:
+        return attempt_at(path, CHAIN, ME)[0]
+    except FileNotFoundError:
+        return None
 
 
 def attempt_of(master: Master) -> Result:
