@@ -18,9 +18,9 @@ import pytest
 from rig.processes import wait_for
 from rig.uwsgi import App, Uwsgi
 from tests.world.fifo import FakeFifo
-from watchdogd.act.fifo import ANY_TIME, FLAGS, LOOK_BEFORE_S, PASSED, Times, attempt, perform
+from watchdogd.act.fifo import FLAGS, LOOK_BEFORE_S, PASSED, attempt, perform
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command, InstanceId, ProcessId
-from watchdogd.model.done import Result, SendFifo
+from watchdogd.model.done import Moment, Result, SendFifo
 from watchdogd.model.seen import Blind
 from watchdogd.observe import procfs
 from watchdogd.observe.uwsgi import Master, ProcUwsgi
@@ -615,13 +615,13 @@ def test_a_byte_that_has_a_moment_is_written_in_it_after_a_look_right_before(tmp
             return os.dup(fifo.fd)
 
         def write(
-            fifo: int, path: str, command: Command, uid: int | None, times: Times = ANY_TIME
+            fifo: int, path: str, command: Command, uid: int | None, moment: Moment | None = None
         ) -> tuple[Result, str]:
-            result = attempt(fifo, path, command, uid, times)
+            result = attempt(fifo, path, command, uid, moment)
             looked.append(time.monotonic())
             return result
 
-        aimed = replace(effect(fifo.path), not_before=begin, not_after=begin + 60)
+        aimed = replace(effect(fifo.path), moment=Moment(begin, begin + 60))
         assert perform(aimed, look, time.monotonic, write).result is Result.WRITTEN
         assert looked[0] >= begin - LOOK_BEFORE_S - 0.001
         assert looked[1] >= begin
@@ -631,7 +631,7 @@ def test_a_byte_that_has_a_moment_is_written_in_it_after_a_look_right_before(tmp
 def test_a_byte_whose_moment_has_passed_is_not_written(tmp_path: Path) -> None:
     with closing(RealFifo(tmp_path / "fifo")) as fifo:
         now = time.monotonic()
-        late = replace(effect(fifo.path), not_before=now - 2, not_after=now - 1)
+        late = replace(effect(fifo.path), moment=Moment(now - 2, now - 1))
         outcome = perform(late, lambda _: os.dup(fifo.fd), time.monotonic)
         assert (outcome.result, outcome.detail) == (Result.TRY_AGAIN, PASSED)
         assert fifo.write(CHAIN)[0] is Result.WRITTEN
@@ -642,7 +642,7 @@ def test_a_moment_that_is_far_away_holds_nobody_up(tmp_path: Path) -> None:
     """Who decides asks for one that is near; whatever it asks for, a tick must go on."""
     with closing(RealFifo(tmp_path / "fifo")) as fifo:
         begun = time.monotonic()
-        far = replace(effect(fifo.path), not_before=begun + 600, not_after=begun + 601)
+        far = replace(effect(fifo.path), moment=Moment(begun + 600, begun + 601))
         assert perform(far, lambda _: os.dup(fifo.fd), time.monotonic).result is Result.TRY_AGAIN
         assert time.monotonic() - begun < 10
         assert fifo.write(CHAIN)[0] is Result.WRITTEN
@@ -653,8 +653,10 @@ def descriptors() -> set[Path]:
     return set(Path("/proc/self/fd").iterdir())
 
 
-def raising(fifo: int, path: str, command: Command, uid: int | None, times: Times = ANY_TIME) -> tuple[Result, str]:
-    raise RuntimeError(fifo, path, command, uid, times)
+def raising(
+    fifo: int, path: str, command: Command, uid: int | None, moment: Moment | None = None
+) -> tuple[Result, str]:
+    raise RuntimeError(fifo, path, command, uid, moment)
 
 
 def test_the_descriptor_of_the_last_look_is_closed_whatever_becomes_of_the_attempt(tmp_path: Path) -> None:

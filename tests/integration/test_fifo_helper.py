@@ -16,10 +16,9 @@ import pytest
 from rig.processes import wait_for
 from tests.integration.test_fifo import RealFifo, held
 from watchdogd.act import end_helper, fifo_helper, privileged
-from watchdogd.act.fifo import ANY_TIME, Times
 from watchdogd.act.helper import FIFO, WITHIN_S, attempt, wake
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command
-from watchdogd.model.done import Result
+from watchdogd.model.done import Moment, Result
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can start the helper for another user, and own what it believes"
@@ -92,11 +91,11 @@ class Place:
         with held(path) as descriptor:
             return self.raw(message, descriptor, uid=uid)
 
-    def attempt(self, command: Command, owner: int, times: Times = ANY_TIME) -> tuple[Result, str]:
+    def attempt(self, command: Command, owner: int, moment: Moment | None = None) -> tuple[Result, str]:
         """One attempt of the daemon, by the descriptor that it took when the FIFO was first there."""
         with acting_as(DAEMON):
             helper = FIFO._replace(socket=str(self.socket))
-            return attempt(self.fifo.fd, self.fifo.path, command, owner, times, helper=helper)
+            return attempt(self.fifo.fd, self.fifo.path, command, owner, moment, helper=helper)
 
 
 @contextmanager
@@ -472,9 +471,9 @@ def test_a_byte_that_has_a_moment_is_written_in_it_by_the_helper_too(place: Plac
     os.chown(place.fifo.path, 33, 33)
     assert place.attempt(CHAIN, 33)[0] is Result.WRITTEN  # it runs, and has read the configuration once
     begin = time.monotonic() + 0.3
-    assert place.attempt(WORKERS, 33, Times(begin, begin + 60)) == (Result.WRITTEN, "")
+    assert place.attempt(WORKERS, 33, Moment(begin, begin + 60)) == (Result.WRITTEN, "")
     assert time.monotonic() >= begin
-    late, why = place.attempt(WORKERS, 33, Times(begin - 1, begin))
+    late, why = place.attempt(WORKERS, 33, Moment(begin - 1, begin))
     assert (late, "too late" in why) == (Result.TRY_AGAIN, True)
     assert place.fifo.commands == [CHAIN, WORKERS]
 

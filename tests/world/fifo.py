@@ -5,9 +5,8 @@ It stands for `watchdogd.act.fifo.attempt`; tests/integration/test_fifo.py runs 
 
 from dataclasses import KW_ONLY, dataclass, field
 
-from watchdogd.act.fifo import ANY_TIME, Times
 from watchdogd.model.base import Command
-from watchdogd.model.done import Result
+from watchdogd.model.done import Moment, Result
 
 
 @dataclass
@@ -24,7 +23,7 @@ class FakeFifo:
     commands: list[Command] = field(default_factory=list)  # what arrived
 
     def attempt(
-        self, fifo: int, path: str, command: Command, uid: int | None, times: Times = ANY_TIME
+        self, fifo: int, path: str, command: Command, uid: int | None, moment: Moment | None = None
     ) -> tuple[Result, str]:
         result = self.scripted.pop(0) if self.scripted else self._result(path, uid)
         if result is Result.WRITTEN:

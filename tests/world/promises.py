@@ -81,12 +81,12 @@ class Aiming:
                 continue
             reload = turn.decision.state.instances[effect.instance].reload
             assert reload is not None
-            if effect.not_before is None or effect.not_after is None:
+            if effect.moment is None:
                 assert turn.snapshot.at >= reload.asked_at + WITHIN_S
             else:
                 self.aimed += 1
-                assert turn.snapshot.at <= effect.not_before < effect.not_after
-                assert effect.not_before - turn.snapshot.at <= LEAD_S
+                assert turn.snapshot.at <= effect.moment.not_before < effect.moment.not_after
+                assert effect.moment.not_before - turn.snapshot.at <= LEAD_S
 
 
 @dataclass(eq=False)

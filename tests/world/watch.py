@@ -246,7 +246,7 @@ class Daemon:
         if isinstance(effect, SendFifo):
             self.sent.append(effect)
             app = next(one for one in self.watch.apps if one.fifo.path == effect.instance)
-            now = replace(effect, not_before=None, not_after=None)  # its moment is within the tick
+            now = replace(effect, moment=None)  # its moment is within the tick
             outcome = fifo.perform(now, self.watch.last_look, app.clock, app.fifo.attempt)
             self.outcomes = (*self.outcomes, outcome)
             if outcome.result is Result.WRITTEN:

@@ -3,8 +3,8 @@
 It writes through a descriptor that came from the master's own table (Uwsgi.descriptor), so no path is resolved here and
 nobody can lead it elsewhere. It must never create a file (one that stands at the FIFO's path while uWSGI makes it anew
 ends the master, core/fifo.c), never wait but for the moment of a byte, never repeat a write and never judge whether a
-reload is right. A privileged
-helper imports this module and nothing else of watchdogd but model and paths: it stays that light.
+reload is right. A privileged helper imports this module and nothing else of watchdogd but model and paths: it stays
+that light.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from watchdogd.model.base import Command, Mono
-from watchdogd.model.done import Outcome, Result, SendFifo
+from watchdogd.model.done import Moment, Outcome, Result, SendFifo
 
 FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -48,40 +48,19 @@ PASSED = "the moment at which uWSGI forks well has passed"
 FAR_AWAY = "the moment at which uWSGI forks well is far away"
 
 
-class Times(NamedTuple):
-    """When a byte may be written, by CLOCK_MONOTONIC; None: at any time."""
-
-    not_before: Mono | None = None
-    not_after: Mono | None = None
-
-    def wait(self, *, early_s: float = 0.0) -> None:
-        """Wait until it may be written, or so long before that; WAIT_AT_MOST_S at most."""
-        if self.not_before is not None:
-            time.sleep(min(max(0.0, self.not_before - early_s - time.monotonic()), WAIT_AT_MOST_S))
-
-    @property
-    def objection(self) -> str | None:
-        """Why it may not be written now; None where it may."""
-        now = time.monotonic()
-        if self.not_after is not None and now > self.not_after:
-            return PASSED
-        return FAR_AWAY if self.not_before is not None and now < self.not_before else None
-
-
-ANY_TIME = Times()
-
-
 class Attempt(Protocol):
     """The edge: one try to deliver one command. `attempt` is the real one."""
 
     def __call__(
-        self, fifo: int, path: str, command: Command, uid: int | None, times: Times = ANY_TIME
+        self, fifo: int, path: str, command: Command, uid: int | None, moment: Moment | None = None
     ) -> tuple[Result, str]:
         """See `attempt`."""
 
 
-def attempt(fifo: int, path: str, command: Command, uid: int | None, times: Times = ANY_TIME) -> tuple[Result, str]:
-    """Check the FIFO behind the descriptor and write the one byte of `command` into it, at its time, if that is near.
+def attempt(
+    fifo: int, path: str, command: Command, uid: int | None, moment: Moment | None = None
+) -> tuple[Result, str]:
+    """Check the FIFO behind the descriptor and write the one byte of `command` into it, at its moment, if that is near.
 
     `fifo`: opened with O_PATH, which its reader does not notice. `path`: what it is called in a sentence. `uid`: the
     effective one of the process that reads it, who must own it. Gives WRITTEN (the byte is in the pipe: that proves
@@ -89,9 +68,10 @@ def attempt(fifo: int, path: str, command: Command, uid: int | None, times: Time
     """
     if uid is None:
         return Result.REFUSED, f"{path}: nobody is known to have it open, so its owner cannot be checked"
-    times.wait()
-    if early_or_late := times.objection:
-        return Result.TRY_AGAIN, early_or_late
+    if moment is not None:
+        _wait_until(moment.not_before)
+        if early_or_late := _objection_to(moment):
+            return Result.TRY_AGAIN, early_or_late
     try:
         objection = _deliver(fifo, command, uid)
     except OSError as error:
@@ -110,16 +90,29 @@ def perform(
     `look` gives the FIFO's descriptor while master, workers and readiness are what the effect expects, else why not. It
     must read anew: `w` while a worker loads its app kills the healthy ones after mercy.
     """
-    times = Times(effect.not_before, effect.not_after)
-    times.wait(early_s=LOOK_BEFORE_S)
+    if effect.moment is not None:
+        _wait_until(effect.moment.not_before - LOOK_BEFORE_S)
     fifo = look(effect)
     if not isinstance(fifo, int):
         return Outcome(effect.id, fifo[0], clock(), fifo[1])
     try:
-        result, detail = write(fifo, effect.fifo, effect.command, effect.uid, times)
+        result, detail = write(fifo, effect.fifo, effect.command, effect.uid, effect.moment)
     finally:
         os.close(fifo)
     return Outcome(effect.id, result, clock(), detail)
+
+
+def _wait_until(at: Mono) -> None:
+    """Wait, for WAIT_AT_MOST_S at most."""
+    time.sleep(min(max(0.0, at - time.monotonic()), WAIT_AT_MOST_S))
+
+
+def _objection_to(moment: Moment) -> str | None:
+    """Say why it is not that moment; None where it is."""
+    now = time.monotonic()
+    if now > moment.not_after:
+        return PASSED
+    return FAR_AWAY if now < moment.not_before else None
 
 
 def _deliver(fifo: int, command: Command, uid: int) -> str | None:

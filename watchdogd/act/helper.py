@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 from watchdogd.act import end as ender
 from watchdogd.act import fifo as writer
-from watchdogd.act.fifo import ANY_TIME, Times
 from watchdogd.model.base import Command
-from watchdogd.model.done import EndProcess, Result
+from watchdogd.model.done import EndProcess, Moment, Result
 
 
 class Helper(NamedTuple):
@@ -39,7 +38,7 @@ _MAX_ANSWER = 16384
 
 def wake(uid: int | None, *, helper: Helper = FIFO) -> None:
     """Have the helper started that will be asked to write into a FIFO of this user: that takes 0.2 s and more."""
-    if not _is_ours(uid, helper):
+    if uid is not None and not _is_ours(uid, helper):
         with contextlib.suppress(OSError), _connection() as connection:
             connection.settimeout(0)
             connection.connect(helper.socket)
@@ -50,7 +49,7 @@ def attempt(  # noqa: PLR0913 - what Attempt takes, and whom to ask
     path: str,
     command: Command,
     uid: int | None,
-    times: Times = ANY_TIME,
+    moment: Moment | None = None,
     *,
     helper: Helper = FIFO,
 ) -> tuple[Result, str]:
@@ -59,12 +58,13 @@ def attempt(  # noqa: PLR0913 - what Attempt takes, and whom to ask
     Directly where the FIFO is of our own user or we are root, or where there is no helper (then a capability may
     help); else by the helper.
     """
-    if _is_ours(uid, helper):
-        return writer.attempt(fifo, path, command, uid, times)
+    if uid is None or _is_ours(uid, helper):
+        return writer.attempt(fifo, path, command, uid, moment)
     now = time.monotonic()
-    begin = max(now, times.not_before or now)
-    end = now + WITHIN_S if times.not_after is None else min(now + WITHIN_S, times.not_after)
-    request = b"%s %.3f %.3f %d %s" % (command.value.encode(), begin, end, uid or 0, os.fsencode(path))
+    begin, end = now, now + WITHIN_S
+    if moment is not None:
+        begin, end = max(begin, moment.not_before), min(end, moment.not_after)
+    request = b"%s %.3f %.3f %d %s" % (command.value.encode(), begin, end, uid, os.fsencode(path))
     return _asked(helper, request, fifo, f"{path} belongs to user id {uid}")
 
 
@@ -98,9 +98,9 @@ def _asked(helper: Helper, request: bytes, descriptor: int, whose: str) -> tuple
         return Result.TRY_AGAIN, f"{helper.name} ended without an answer: see `systemctl status` of it"
 
 
-def _is_ours(uid: int | None, helper: Helper) -> bool:
-    """Say whether we write ourselves."""
-    return uid is None or os.geteuid() in {0, uid} or not os.path.exists(helper.socket)  # noqa: PTH110 - it is this one call
+def _is_ours(uid: int, helper: Helper) -> bool:
+    """Say whether we write ourselves what is of this user."""
+    return os.geteuid() in {0, uid} or not os.path.exists(helper.socket)  # noqa: PTH110 - it is this one call
 
 
 def _connection() -> socket.socket:

@@ -11,12 +11,12 @@ Pure. The wakes are watched while a reload ripens (observe/wakes.py); nothing is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from watchdogd.core.case import Case
 from watchdogd.core.due import due
 from watchdogd.model.base import RESTART, Mono
 from watchdogd.model.decided import Blocked
+from watchdogd.model.done import Moment
 from watchdogd.model.found import Kind
 from watchdogd.model.remembered import Phase, Reload
 from watchdogd.model.seen import Wakes
@@ -50,14 +50,6 @@ ASK_EVERY_S = 0.1
 
 SOON_S = 3.0
 """So long before a byte may be written the wakes are watched: then the reload does not wait for that."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """When to write a byte: not before and not after, by the clock of the Snapshot."""
-
-    not_before: Mono
-    not_after: Mono
 
 
 def moment(wakes: Wakes, at: Mono) -> Moment | None:

@@ -126,9 +126,7 @@ def _sent(c: Case, reload: Reload) -> Going:
     it, best = c.instance, aim(c, reload)
     if isinstance(best, float):
         return Going(replace(reload, try_at=best))
-    send = SendFifo(reload.id, it.id, it.fifo, reload.command, reload.master, reload.old, it.uid)
-    if best is not None:
-        send = replace(send, not_before=best.not_before, not_after=best.not_after)
+    send = SendFifo(reload.id, it.id, it.fifo, reload.command, reload.master, reload.old, it.uid, best)
     return Going(replace(reload, try_at=None), send)
 
 

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from watchdogd.model.base import Command, InstanceId, Mono, ProcessId
+
+
+class Moment(NamedTuple):
+    """When to write a byte, so that uWSGI forks well (core/aim.py): not before and not after, by CLOCK_MONOTONIC."""
+
+    not_before: Mono
+    not_after: Mono
 
 
 @dataclass(frozen=True, slots=True)
 class SendFifo:
     """Write one byte, if the world still is as the decision saw it: same master, same workers, all of them ready.
 
-    Not before and not after these times, where they are given: then uWSGI forks at a good moment (core/aim.py).
+    `moment` None: at any time.
     """
 
     id: str
@@ -22,8 +30,7 @@ class SendFifo:
     master: ProcessId
     workers: frozenset[ProcessId]
     uid: int | None
-    not_before: Mono | None = None
-    not_after: Mono | None = None
+    moment: Moment | None = None
 
 
 @dataclass(frozen=True, slots=True)
