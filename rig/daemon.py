@@ -1,4 +1,4 @@
-"""A daemon of mongo-watchdog as a measurement needs it: beside some apps, with its log read while it writes it."""
+"""A daemon of mongo-watchdog as the demo and the measurements need it: beside some apps, with a log to be read."""
 
 from __future__ import annotations
 

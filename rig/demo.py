@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 
 from rig import RigError, fetch
+from rig.daemon import Daemon
 from rig.mongod import Mongod
-from rig.processes import Process
 from rig.traffic import Traffic
 from rig.uwsgi import Uwsgi
 
@@ -29,17 +29,6 @@ DOWN_S = 9  # a request must reach every worker meanwhile, or it is not poisoned
 WATCH_WITHOUT_S = 30  # an app that heals does so within 10 s
 WATCH_WITH_S = 70  # linger 15 s, the reload and the proof of it
 GOOD_AT_END_S = 4
-
-CONFIG = """\
-mongodb:
-  - uri: {uri}
-uwsgi:
-  - name: shop
-    master_fifo: {fifo}
-    worker_reload_mercy: 4s
-state_dir: {folder}/state
-control_socket: {folder}/control.sock
-"""
 
 
 @dataclass(frozen=True)
@@ -96,7 +85,7 @@ class Run:
 
     def __init__(self, screen: Screen, folder: Path, *, watched: bool) -> None:
         self.screen, self.folder, self.watched = screen, folder, watched
-        self.log = Log(folder / "watchdog.log")
+        self.log = Log(folder / "watchdog" / "watchdog.log")
 
     def play(self) -> Outcome:
         """Plays it: calm, mongod gone for 9 s, and then what becomes of the app."""
@@ -105,9 +94,10 @@ class Run:
         with ExitStack() as stack:
             (self.folder / "mongod").mkdir()
             self.mongod = stack.enter_context(Mongod(self.folder / "mongod"))
-            self.uwsgi = stack.enter_context(Uwsgi(self.folder / "uwsgi", self.mongod.uri, selection_ms=3000))
+            self.uwsgi = stack.enter_context(Uwsgi(self.folder / "shop", self.mongod.uri, selection_ms=3000))
             if self.watched:
-                stack.enter_context(self._watchdog())
+                limits = {"worker_reload_mercy": "4s"}
+                stack.enter_context(Daemon(self.folder / "watchdog", self.mongod.uri, [self.uwsgi], limits=limits))
             self.traffic = stack.enter_context(Traffic(self.uwsgi.address, timeout=5))
             self.started, self.shown = time.monotonic(), 0
             self.screen.say("  time  mongod  workers' sockets to mongod        requests   watchdog", "dim")
@@ -122,15 +112,6 @@ class Run:
             end = time.monotonic()
             self.traffic.stop()
             return self._outcome(title, back, end)
-
-    def _watchdog(self) -> Process:
-        config = self.folder / "config.yaml"
-        config.write_text(CONFIG.format(uri=self.mongod.uri, fifo=self.uwsgi.fifo, folder=self.folder))
-        (self.folder / "state").mkdir()
-        return Process(
-            [sys.executable, "-m", "watchdogd", "run", "--config", str(config)],
-            log=self.folder / "watchdog.log",
-        )
 
     def _watch(self, seconds: float, *, until_good: bool = False) -> None:
         end = time.monotonic() + seconds

@@ -10,6 +10,7 @@ import pytest
 
 from rig import apps
 from rig.hang import BESIDE, Hang
+from rig.mongod import Mongod
 from rig.uwsgi import App, Uwsgi
 from tests.stories.stage import CURED_WITHIN_S, Stage, all_good, eventually, restarted
 from tests.stories.watchdog import Watchdog
@@ -75,6 +76,14 @@ def fail_a_task(app: Uwsgi) -> None:
     assert outcomes(app)[-1] != "good"
 
 
+def strand_all(mongod: Mongod, app: Uwsgi) -> None:
+    """Takes MongoDB away until a task and a request have failed."""
+    mongod.stop()
+    fail_a_task(app)
+    assert not app.get("/").good
+    mongod.start()
+
+
 def mules_of(watchdog: Watchdog) -> list[dict[str, Any]]:
     return list(watchdog.instance()["mules"])
 
@@ -94,10 +103,7 @@ def test_a_stuck_mule_is_ended_where_that_is_allowed_and_the_worker_is_cured_as_
     watchdog = stage.watchdog(mongod.uri, app, limits=ALLOWED)
     (mule,) = mules_of(watchdog)
     assert (mule["role"], mule["pid"]) == ("mule", who_does_tasks(app))
-    mongod.stop()
-    fail_a_task(app)
-    assert not app.get("/").good
-    mongod.start()
+    strand_all(mongod, app)
     with tasks(app):
         app.get("/")
         watchdog.wait_event("mule_ended", within=CURED_WITHIN_S)
@@ -142,10 +148,7 @@ def test_where_nothing_is_allowed_the_mule_is_told_and_recovered_does_not_claim_
     app = with_tasks(stage, mongod.uri, *MULE)
     watchdog = stage.watchdog(mongod.uri, app)
     (mule,) = mules_of(watchdog)
-    mongod.stop()
-    fail_a_task(app)
-    assert not app.get("/").good
-    mongod.start()
+    strand_all(mongod, app)
     with tasks(app):
         app.get("/")
         watchdog.wait_event("reloaded", within=CURED_WITHIN_S)

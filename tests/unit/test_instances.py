@@ -112,6 +112,16 @@ def test_of_a_path_that_is_almost_right_it_is_said_which_one_is(host: Host, conf
     assert watcher.snapshot.instances[0].meant == ""
 
 
+def test_where_nobody_can_say_which_one_is_meant_the_other_instances_go_on_being_read(host: Host) -> None:
+    host.app(BLOG)
+    watcher = Watcher(host, config_of(FIFO, BLOG))
+    host.spied["uwsgi"].broken.add("discover")
+    watcher.tick(11)
+    absent, blog = watcher.snapshot.instances
+    assert (absent.master, absent.meant) == (None, "")
+    assert blog.master is not None
+
+
 def test_the_fifo_of_another_instance_is_not_meant(host: Host) -> None:
     host.app()
     watcher = Watcher(host, config_of(FIFO, "/run/uwsgi/app/shopp/fifo"))

@@ -71,10 +71,8 @@ def _renewed(c: Case, ends: MuleEnds, told: list[What]) -> Step:
     in_time = c.at < ends.ended_at + RENEWED_WITHIN_S
     if not reached and in_time:
         return Step(ends, tuple(told))
-    if there and not any(mule.waited for mule in new):
+    if there and (reached or not any(mule.waited for mule in new)):
         told.append(MuleRenewed(_names(new), reached))
-    elif there and reached:
-        told.append(MuleRenewed(_names(new), reached=True))
     elif there:
         told.append(MuleLeft(f"{_names(new)}, made in its place, waits for a server that it does not find"))
     else:

@@ -193,9 +193,9 @@ class Worker:
     monitor. `owned`: it was ever seen to hold a connection alone.
 
     Read only while its instance is suspected, None else: `waits`: its requests that wait for a server. `waited`: there
-    was one since it is looked at so. `monitored_at`:
-    when it was last seen to reach every member of a deployment that is up as one whose driver's monitor runs does
-    (observe/monitors.py), by deployment. `threads`: how many it has; of one that is not ready that is always read.
+    was one since it is looked at so. `monitored_at`: when it was last seen to reach every member of a deployment that
+    is up as one whose driver's monitor runs does (observe/monitors.py), by deployment. `threads`: how many it has; of
+    one that is not ready that is always read.
 
     Of one that is not ready: `ignores_hup`, whether SIGHUP does nothing to it (so it is in a first generation: later
     ones have their master's handler); `hung`, once that is proven. `unjudged`: why nobody can say whether it hangs, as

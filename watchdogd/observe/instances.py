@@ -309,7 +309,7 @@ class Instances:
         """See, for each named instance that nobody is, whether somebody reads a FIFO that is called almost so."""
         named = self._config is not None and self._config.instances is not None
         absent = [site for site in self._sites.values() if named and site.master is None and not site.blind]
-        masters = self._uwsgi.discover() if absent else ()
+        masters = self._discover() if absent else ()
         taken = {site.master.id for site in self._sites.values() if site.master}
         free = () if isinstance(masters, Blind) else [one for one in masters if one.fifo and one.id not in taken]
         for site in self._sites.values():
@@ -369,10 +369,7 @@ class Instances:
 
     def _found_masters(self) -> dict[InstanceId, Master]:
         """Find masters on the whole host, and make an instance of each that has a FIFO and is none yet."""
-        try:
-            masters = self._uwsgi.discover()
-        except Exception as error:  # noqa: BLE001 - the instances that are known go on being read
-            masters = Blind(fault(error))
+        masters = self._discover()
         if isinstance(masters, Blind):
             self.blind = (Blindness(Scope(Area.PROCESSES), masters.why),)
             return {}
@@ -394,6 +391,12 @@ class Instances:
         self.blind = tuple([Blindness(Scope(Area.MASTER, str(one.id.pid)), one.fifo_problem or "") for one in hidden])
         self._not_covered = (*not_covered(masters), *second)
         return found
+
+    def _discover(self) -> tuple[Master, ...] | Blind:
+        try:
+            return self._uwsgi.discover()
+        except Exception as error:  # noqa: BLE001 - the instances that are known go on being read
+            return Blind(fault(error))
 
     def _add_found(self, fifo: Path, config: Config, site: _Site | None = None) -> None:
         """Watch what was found. One that is gone is shown as absent until the daemon ends."""

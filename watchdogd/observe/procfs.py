@@ -71,16 +71,22 @@ def threads(pid: int) -> dict[int, int | None]:
     found: dict[int, int | None] = {}
     for name in os.listdir(f"/proc/{pid}/task"):
         call = _read(f"/proc/{pid}/task/{name}/syscall")
-        switches = b""
-        if call.startswith(b"%d " % _FUTEX):
-            switches = field(thread_status(pid, name), b"voluntary_ctxt_switches")
-        found[int(name)] = int(switches) if switches else None
+        found[int(name)] = _switches(pid, name) if call.startswith(b"%d " % _FUTEX) else None
     return found
 
 
-def thread_status(pid: int, thread: str) -> bytes:
-    """Return the text of /proc/PID/task/TID/status; empty when the thread is gone."""
-    return _read(f"/proc/{pid}/task/{thread}/status")
+def switches(pid: int) -> dict[int, int]:
+    """Return how often each thread of a process was switched away of its own will (proc_pid_status(5)).
+
+    24 us for each; it takes no right. Raises FileNotFoundError or ProcessLookupError when the process is gone.
+    """
+    counts = {int(name): _switches(pid, name) for name in os.listdir(f"/proc/{pid}/task")}
+    return {thread: count for thread, count in counts.items() if count is not None}
+
+
+def _switches(pid: int, thread: str) -> int | None:
+    count = field(_read(f"/proc/{pid}/task/{thread}/status"), b"voluntary_ctxt_switches")
+    return int(count) if count else None
 
 
 def syscall(pid: int) -> bytes:

@@ -42,7 +42,7 @@ class Senders:
         """
         began = self._began = at if self._began is None else self._began
         usual: Counter[MemberId] = Counter()
-        since: Counter[MemberId] = Counter()
+        again: Counter[MemberId] = Counter()  # those with data since it serves
         known = {one.member: one for one in self.sent}
         found: dict[MemberId, Sent] = {}
         for connection in held:
@@ -54,7 +54,7 @@ class Senders:
                 if serving is None:
                     continue
                 last = connection.last_sent
-                since[member.id] += max(last.lo, connection.last_data.lo) >= serving.hi
+                again[member.id] += max(last.lo, connection.last_data.lo) >= serving.hi
                 # For certain: what was sent before the member served says nothing of what the driver knows now.
                 other = found.get(member.id)
                 if last.lo >= serving.hi and (other is None or other.last.hi < last.hi):
@@ -69,6 +69,6 @@ class Senders:
             most, within_s = self._usual.get(member.id), ALL_WITHIN_S
             if most is None:
                 most, within_s = (STREAMING if member.process_id else 1), UNKNOWN_WITHIN_S
-            if serving is not None and at < serving.hi + within_s and since[member.id] < most:
+            if serving is not None and at < serving.hi + within_s and again[member.id] < most:
                 found.pop(member.id, None)
         self.sent = tuple([found[member] for member in sorted(found)])

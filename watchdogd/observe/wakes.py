@@ -7,7 +7,6 @@ is written at any moment. This module must never decide when.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -75,17 +74,13 @@ class WatchedByThreads:
 
 def _watch(pid: int, clock: Callable[[], Mono]) -> tuple[Mono, ...]:
     """Return when a thread was seen to wake, of those that wake now and then. Raises OSError, ValueError."""
-    counts: dict[str, int] = {}
-    woken: dict[str, list[Mono]] = {}
+    counts: dict[int, int] = {}
+    woken: dict[int, list[Mono]] = {}
     until = clock() + WATCH_S
     while clock() < until:
-        for name in os.listdir(f"/proc/{pid}/task"):
-            if name == str(pid):
-                continue
-            status = procfs.thread_status(pid, name)
-            count = int(procfs.field(status, b"voluntary_ctxt_switches") or 0)
-            if counts.setdefault(name, count) != count:
-                counts[name] = count
-                woken.setdefault(name, []).append(clock())
+        for thread, count in procfs.switches(pid).items():
+            if thread != pid and counts.setdefault(thread, count) != count:
+                counts[thread] = count
+                woken.setdefault(thread, []).append(clock())
         time.sleep(STEP_S)
     return tuple([one for times in woken.values() if len(times) < ALWAYS for one in times])
