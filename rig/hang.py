@@ -17,11 +17,12 @@ from typing import Self
 
 from rig import RigError, apps
 from rig.processes import wait_for
-from rig.uwsgi import STARTS, Uwsgi, age_s
+from rig.uwsgi import Uwsgi, age_s
 
 HANG = Path(apps.__file__).with_name("hang.py")
 BESIDE = (f"shared-py-import = {HANG}",)
 WITHIN_S = 20.0
+TRIES = 20
 LOADED_S = 2.0  # a fork is ready within milliseconds
 
 
@@ -80,9 +81,10 @@ class Hang:
     def first_of(self, app: Uwsgi) -> list[int]:
         """Starts an app of which first workers hang, and gives their pids; until `let_go` every fork of it hangs.
 
-        Which of them do is chance: 0 of 8 in 3 of 40 starts, all 8 in 6. It is started until one does.
+        Which of them do is chance: 0 of 8 in 3 of 40 starts, all 8 in 6; with 4 workers none did in 5 starts running.
+        It is started until one does.
         """
-        for _ in range(STARTS):
+        for _ in range(TRIES):
             self._turn()
             app.launch()
             wait_for(lambda: len(app.workers()) == app.processes, "the first workers", within=WITHIN_S, log=app.log)
@@ -91,7 +93,7 @@ class Hang:
                 return hung
             app.kill()
             self._holds.unlink(missing_ok=True)
-        raise RigError(f"in none of {STARTS} starts a first worker hung")
+        raise RigError(f"in none of {TRIES} starts a first worker hung")
 
     def _turn(self) -> None:
         """Has forks hang from now on, or from now on not."""

@@ -81,6 +81,7 @@ def test_a_rolling_restart_costs_at_most_one_reload_for_each_new_primary_and_all
             if primary is not primaries[-1]:
                 primaries.append(primary)
         eventually(lambda: traffic.all_good_for(5), "only good requests for 5 s", within=90, log=watchdog.log)
+        watchdog.wait_state("watching", within=90)  # a chain takes its workers one by one, and all is good meanwhile
         assert watchdog.tells_none("reload_due", "reload_sent", seconds=2 * LINGER_S)
     changes = len(primaries) - 1
     assert len(watchdog.events("reload_sent")) <= changes
