@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -59,8 +60,10 @@ class Daemon:
         self._process = Process([sys.executable, "-m", "watchdogd", "run", "--config", str(self._config)], log=self.log)
 
     def __enter__(self) -> Self:
-        self._process.start()
-        self._process.wait_until(self._control.exists, "the daemon answers", within=START_WITHIN_S)
+        with contextlib.ExitStack() as failed:
+            failed.enter_context(self._process)
+            self._process.wait_until(self._control.exists, "the daemon answers", within=START_WITHIN_S)
+            failed.pop_all()
         return self
 
     def __exit__(

@@ -1,17 +1,19 @@
 """`make demo`: one app that stays broken after a restart of mongod, and the same app with the watchdog beside it.
 
 Everything in it is real: mongod, uWSGI, the app, its sockets, the daemon with its shipped policy. No root. It leaves
-nothing running, and no file outside the cache of downloads.
+nothing running, and no file outside the cache of downloads, also when Ctrl-C ends it. A line has 80 characters at most.
 """
 
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ DOWN_S = 9  # a request must reach every worker meanwhile, or it is not poisoned
 WATCH_WITHOUT_S = 30  # an app that heals does so within 10 s
 WATCH_WITH_S = 70  # linger 15 s, the reload and the proof of it
 GOOD_AT_END_S = 4
+WIDTH, INDENT = 80, 8
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,12 @@ class Run:
             self.started, self.shown = time.monotonic(), 0
             self.screen.say("  time  mongod  workers' sockets to mongod        requests   watchdog", "dim")
             self._watch(CALM_S)
-            self.screen.say("        mongod is stopped (SIGTERM)", "yellow")
+            self._note("mongod is stopped (SIGTERM)", "yellow")
             self.mongod.stop()
             self._watch(DOWN_S)
             self.mongod.start()
             back = time.monotonic()
-            self.screen.say("        mongod is back", "yellow")
+            self._note("mongod is back", "yellow")
             self._watch(WATCH_WITH_S if self.watched else WATCH_WITHOUT_S, until_good=self.watched)
             end = time.monotonic()
             self.traffic.stop()
@@ -136,8 +140,12 @@ class Run:
         second = time.monotonic() - self.started
         self.screen.say(f"  {second:4.0f}s  {mongod}    {shown:<32}  {requests}", colour)
         for line in said:
-            self.screen.say(f"        watchdog: {line}", "bold")
+            self._note(f"watchdog: {line}", "bold")
         return ok > 0 and failed == 0
+
+    def _note(self, text: str, colour: str) -> None:
+        for number, line in enumerate(textwrap.wrap(text, WIDTH - INDENT - 2, break_on_hyphens=False)):
+            self.screen.say(" " * (INDENT + 2 * (number > 0)) + line, colour)
 
     def _sockets(self) -> Iterator[str]:
         """Yields the state of each socket of the workers to mongod; one that several share counts once."""
@@ -160,30 +168,54 @@ class Run:
         )
 
 
+def table(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    """Yields the lines that compare the runs."""
+    yield f"{'':<24}{'broken after mongod was back':<32}{'requests failed':<17}reloads"
+    for one in outcomes:
+        never = f"never recovered ({one.watched_s:.0f} s watched)"
+        broken = never if one.broken_s is None else f"{one.broken_s:.0f} s"
+        yield f"{one.title:<24}{broken:<32}{f'{one.failed} of {one.requests}':<17}{one.reloads}"
+
+
+def play(screen: Screen) -> list[Outcome]:
+    """Plays the run without the watchdog and the one with it."""
+    outcomes = []
+    for watched in (False, True):
+        folder = Path(tempfile.mkdtemp(prefix="mwd-"))
+        try:
+            outcomes.append(Run(screen, folder, watched=watched).play())
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return outcomes
+
+
+def _end(_: int, __: object) -> None:
+    """Ends the demo; who asks a second time does not stop it from cleaning up."""
+    for number in ENDS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> int:
-    """Plays both runs and prints the table; 0 when they came out as the README says."""
+    """Plays both runs and prints the table; 0 when they came out as the README says, 130 when Ctrl-C ended it."""
+    for number in ENDS:
+        signal.signal(number, _end)
     screen = Screen()
-    screen.say("mongo-watchdog demo: a Flask app under uWSGI, its MongoClient made at import, 3 workers,", "bold")
-    screen.say("2 requests per second. mongod goes away for 9 seconds and comes back.", "bold")
     try:
+        screen.say("mongo-watchdog demo: a Flask app under uWSGI, its MongoClient made at import,", "bold")
+        screen.say("3 workers, 2 requests per second. mongod goes away for 9 s and comes back.", "bold")
         fetch.fetch_defaults(screen.say)
-        outcomes = []
-        for watched in (False, True):
-            folder = Path(tempfile.mkdtemp(prefix="mwd-"))
-            try:
-                outcomes.append(Run(screen, folder, watched=watched).play())
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+        without, with_it = outcomes = play(screen)
+    except KeyboardInterrupt:
+        screen.say("\nThe demo was ended. Nothing of it runs any more, and its files are gone.")
+        return 130
     except RigError as error:
         screen.say(f"the demo cannot run here: {error}", "red")
         return 1
-    without, with_it = outcomes
-    screen.say(f"\n{'':<26}{'broken after mongod was back':<32}{'requests failed':<20}reloads", "bold")
-    for one in outcomes:
-        broken = (
-            f"{one.broken_s:.0f} s" if one.broken_s is not None else f"never recovered ({one.watched_s:.0f} s watched)"
-        )
-        screen.say(f"{one.title:<26}{broken:<32}{f'{one.failed} of {one.requests}':<20}{one.reloads}")
+    head, *rows = table(outcomes)
+    screen.say(f"\n{head}", "bold")
+    for row in rows:
+        screen.say(row)
     as_told = (without.broken_s is None, with_it.broken_s is None, with_it.reloads) == (True, False, 1)
     if not as_told:
         screen.say("\nThis is not what should have come out: see above.", "red")
