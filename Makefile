@@ -46,7 +46,7 @@ bench: .venv/.runtime ## what it costs here, beside lsof, ss, psutil and C; writ
 	@.venv/bin/python -m rig.bench $(if $(QUICK),--quick,--write)
 
 .PHONY: forks
-forks: .venv/.runtime ## how many of 1 000 forks hang, with the byte aimed and not (an hour; FORKS=100 for fewer)
+forks: .venv/.runtime ## how many of 1 000 forks hang, with the byte aimed and not (two hours; FORKS=100 for fewer)
 	@.venv/bin/python -m rig.forks $(FORKS)
 
 .PHONY: cures

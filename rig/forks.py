@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -34,7 +34,16 @@ from watchdogd.observe.wakes import WatchedByThreads
 APPS, WORKERS = 4, 8
 NEW_WITHIN_S = 90.0
 THREE = (f"shared-py-import = {Path(apps.__file__).with_name('clients.py')}",)
-SET_UPS = ("one client", "three clients", "a replica set of three")
+A_SET = "a replica set of three"
+SET_UPS: Mapping[str, tuple[str, ...]] = {
+    "one client": (),
+    "three clients": THREE,
+    A_SET: (),
+    "py-call-osafterfork": ("py-call-osafterfork = true",),
+    "py-call-uwsgi-fork-hooks": ("py-call-uwsgi-fork-hooks = true",),
+    "both of these": ("py-call-osafterfork = true", "py-call-uwsgi-fork-hooks = true"),
+}
+"""What the apps' uWSGI has beyond the usual, by the name of the set-up."""
 AIMED, RANDOM, AT_A_WAKE = WAYS = ("aimed", "at any moment", "aimed at a wake")
 POLICY = {
     "linger": "1ms",
@@ -65,10 +74,9 @@ class Site:
     def start(self) -> None:
         """Starts it all."""
         folder = self.folder / "mongod"
-        is_set = self.set_up == SET_UPS[2]
-        mongod: ReplicaSet | Mongod = ReplicaSet(folder) if is_set else Mongod(folder)
+        mongod: ReplicaSet | Mongod = ReplicaSet(folder) if self.set_up == A_SET else Mongod(folder)
         self.stack.enter_context(mongod)
-        extra = THREE if self.set_up == SET_UPS[1] else ()
+        extra = SET_UPS[self.set_up]
         for number in range(APPS):
             app = Uwsgi(self.folder / f"app{number}", mongod.uri, processes=WORKERS, extra=extra, mercy_s=30)
             self.apps.append(self.stack.enter_context(app))
@@ -137,7 +145,7 @@ def main(arguments: Sequence[str]) -> int:
     """Prints the table."""
     forks = int(arguments[0]) if arguments else 1000
     fetch.fetch_defaults(print)
-    print("| the master has | byte | forks | hung | reloads with one |\n|---|---|---|---|---|", flush=True)
+    print("| uWSGI has | byte | forks | hung | reloads with one |\n|---|---|---|---|---|", flush=True)
     for set_up in arguments[1:] or SET_UPS:
         for way, count in measure(set_up, forks).items():
             print(f"| {set_up} | {way} | {count.forks} | {count.hung} | {count.bursts} |", flush=True)

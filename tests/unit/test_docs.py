@@ -6,21 +6,25 @@ from pathlib import Path
 
 import pytest
 
+from rig.demo import WIDTH
 from tests.world.command_line import arguments, verbs
 from watchdogd.act import end, end_helper, helper
 from watchdogd.config import PolicyConfig
 from watchdogd.core import case, forks, gates, phases, reload
 from watchdogd.core.evidence import unconnected
+from watchdogd.model.told import Event
 from watchdogd.observe import observer
 from watchdogd.observe.mongod import heartbeats
 from watchdogd.observe.tcp import sock_diag
+from watchdogd.report.events import CATALOG
 
 ROOT = Path(__file__).resolve().parents[2]
 README, DESIGN, CONTRIBUTING = ROOT / "README.md", ROOT / "docs/design.md", ROOT / "CONTRIBUTING.md"
-CONFIGURATION, RIGHTS = ROOT / "docs/configuration.md", ROOT / "docs/rights.md"
+CONFIGURATION, RIGHTS, SECURITY = ROOT / "docs/configuration.md", ROOT / "docs/rights.md", ROOT / "SECURITY.md"
 PAGES = pytest.mark.parametrize(
-    "page", [README, CONTRIBUTING, *sorted(ROOT.glob("docs/*.md"))], ids=lambda page: page.name
+    "page", [README, CONTRIBUTING, SECURITY, *sorted(ROOT.glob("docs/*.md"))], ids=lambda page: page.name
 )
+WORDS = 25
 
 
 def flat(page: Path) -> str:
@@ -28,10 +32,40 @@ def flat(page: Path) -> str:
     return " ".join(page.read_text().split())
 
 
-@pytest.mark.parametrize("page", [README, DESIGN], ids=lambda page: page.name)
-def test_the_diagram_is_drawn_from_the_table(page: Path) -> None:
-    found = re.search(r"<!-- arrows -->\s*```mermaid\n(.*?)\n```\s*<!-- /arrows -->", page.read_text(), re.DOTALL)
-    assert found, f"{page.name} has no diagram between its markers"
+def sentences(page: Path) -> list[str]:
+    """The sentences of a page, each cell of a table and each item of a list by itself; without code."""
+    text = re.sub(
+        r"^```.*?^```$|<!-- bench -->.*?<!-- /bench -->|^    .*?$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL
+    )
+    parts = re.split(r"\n\s*\n|\n(?=[-#|])|\|", re.sub(r"`[^`]*`", "CODE", text))
+    return [one for part in parts for one in re.split(r"(?<=[.?!:;])\s", " ".join(part.split())) if one]
+
+
+@pytest.mark.parametrize("page", [README, SECURITY], ids=lambda page: page.name)
+def test_no_sentence_needs_a_second_reading(page: Path) -> None:
+    assert [one for one in sentences(page) if len(one.split()) > WORDS] == []
+
+
+def pattern(template: str) -> str:
+    """What a sentence of the catalog can become: values in braces, and what is in brackets said or left out."""
+    pieces = re.split(r"(\{[^}]*\}|\[(?:\w+(?:=\w+)?\?)?|\])", template)
+    meant = {"{": ".+?", "[": "(?:", "]": ")?"}
+    return "".join([meant[one[0]] if one[:1] in meant else re.escape(one) for one in pieces if one])
+
+
+def test_the_readme_shows_what_the_demo_prints() -> None:
+    shown = re.search(r"^```\n(── with mongo-watchdog.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    assert shown
+    assert [line for line in shown[1].splitlines() if len(line) > WIDTH] == []
+    told = re.findall(r"^ {8}watchdog: ([a-z_]+): (.*?)\n(?! {10})", shown[1], re.MULTILINE | re.DOTALL)
+    assert [event for event, _ in told] == ["leftovers_found", "reload_due", "reload_sent", "recovered"]
+    for event, sentence in told:
+        assert re.fullmatch(pattern(CATALOG[Event(event)].sentence), " ".join(sentence.split())), sentence
+
+
+def test_the_diagram_is_drawn_from_the_table() -> None:
+    found = re.search(r"<!-- arrows -->\s*```mermaid\n(.*?)\n```\s*<!-- /arrows -->", DESIGN.read_text(), re.DOTALL)
+    assert found, "docs/design.md has no diagram between its markers"
     assert found[1] == phases.diagram(), "draw it anew: python -m watchdogd.core.phases"
 
 
@@ -87,7 +121,7 @@ def test_no_comment_leads_to_a_section_of_a_document_that_is_not_here() -> None:
 
 POLICY = PolicyConfig()
 NUMBERS = [
-    (README, f"and `linger` ({POLICY.linger_s:g} s, longer than any healthy driver needs)"),
+    (README, f"`linger` ({POLICY.linger_s:g} s, longer than any healthy driver needs)"),
     (DESIGN, f"| linger | {POLICY.linger_s:g} s, from mongod's return |"),
     (DESIGN, f"to every serving member, and to read what came (below), for {forks.FORK_SAFE_AFTER_S:g} s."),
     (DESIGN, f"Without that for {case.FORK_UNSAFE_FOR_S:g} s its monitor does not run"),
