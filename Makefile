@@ -53,6 +53,10 @@ forks: .venv/.runtime ## how many of 1 000 forks hang, with the byte aimed and n
 cures: .venv/.runtime ## how soon stuck apps are cured, by the shipped policy (half an hour; CURES=3: 6 minutes)
 	@.venv/bin/python -m rig.cures $(CURES)
 
+.PHONY: settings
+settings: .venv/.runtime ## which settings of uWSGI and pymongo need the watchdog (6 minutes)
+	@.venv/bin/python -m rig.settings
+
 .PHONY: test
 test: .build/venv/.wheel ## unit, integration and story tests of the installed wheel (STORY_JOBS=6)
 	$(TESTS_OF_WHEEL) .build/venv/bin/python -m rig.fetch

@@ -34,6 +34,7 @@ HEALING: dict[str, dict[str, Any]] = {
     "lazy-apps": {"lazy_apps": True},
     "first-request": {"app": App.FIRST_REQUEST},
     "osafterfork": {"osafterfork": True},
+    "fork-hooks": {"extra": ["py-call-uwsgi-fork-hooks = true"]},
 }
 
 
