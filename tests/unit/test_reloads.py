@@ -139,6 +139,18 @@ def test_that_it_was_sent_is_told_when_it_was() -> None:
     assert ticks.see(STUCK, *HELD) == []
 
 
+@pytest.mark.parametrize("result", [Result.CHANGED, Result.REFUSED])
+def test_an_operator_is_told_that_his_reload_was_not_sent(result: Result) -> None:
+    ticks = Ticks(result=result, detail="worker 4 is new")
+    ticks.see(instance(well(2)), connection(1), ask=Verb.RELOAD)
+    assert ticks.answer.ok
+    told = ticks.see(instance(well(2)), connection(1))
+    assert told == [Event.RELOAD_UNSENT]
+    assert ticks.tells[0].fields == {"command": "w", "reason": "worker 4 is new", "again": False}
+    assert ticks.see(instance(well(2)), connection(1), after=COOLDOWN) == []
+    assert ticks.shop.spent == ()
+
+
 def test_a_fifo_that_is_being_made_anew_is_tried_again_for_5_s() -> None:
     ticks = begun(Ticks(result=Result.TRY_AGAIN))
     tries = 0

@@ -128,11 +128,14 @@ def _ended_by_us(_: Case, ended: Ended) -> What:
 def _unsent(c: Case, ended: Ended) -> What | None:
     """Tell it once for each reason, however often it is tried; and always where a first byte was written and lost."""
     known = not ended.written and c.state.unsent is not None and c.state.unsent.why == ended.why
+    if ended.reload.operator is not None:
+        return _asked_in_vain(c, ended)
     return None if known else ReloadUnsent(ended.reload.command, ended.why)
 
 
-def _nothing(_: Case, __: Ended) -> None:
-    return None
+def _asked_in_vain(_: Case, ended: Ended) -> What | None:
+    """Tell an operator, who was answered that it has begun. The daemon asks for nothing in his place."""
+    return None if ended.reload.operator is None else ReloadUnsent(ended.reload.command, ended.why, again=False)
 
 
 _NOT, _UNPROVEN, _PROVEN = Counts
@@ -144,7 +147,7 @@ AFTER: Mapping[ReloadOutcome, After] = {
     ReloadOutcome.REPLACED: After(_UNPROVEN, _as_before, _fine, _replaced, closes=True),
     ReloadOutcome.ENDED_BY_US: After(_UNPROVEN, _cooldown, _fine, _ended_by_us, closes=True),
     ReloadOutcome.UNSENT: After(_NOT, _doubling, _same, _unsent),
-    ReloadOutcome.DROPPED: After(_NOT, _soon, _same, _nothing),
+    ReloadOutcome.DROPPED: After(_NOT, _soon, _same, _asked_in_vain),
 }
 
 

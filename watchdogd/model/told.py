@@ -204,11 +204,12 @@ class ReloadFailed(What):
 
 @dataclass(frozen=True, slots=True)
 class ReloadUnsent(What):
-    """Its byte could not be written. It is tried again, and told once for each reason."""
+    """Its byte was not written. Then it is tried again, and told once for each reason; not so one of an operator."""
 
     event: ClassVar = Event.RELOAD_UNSENT
     command: Command
     reason: str
+    again: bool = True
 
 
 @dataclass(frozen=True, slots=True)

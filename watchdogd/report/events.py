@@ -156,9 +156,11 @@ CATALOG: Mapping[Event, Entry] = {
     Event.RELOAD_UNSENT: Entry(
         "2f5fd98b726941399aae02f107603fcf",
         Priority.ERR,
-        "The {command} of {instance} could not be sent: {reason}. It is tried again.",
+        "The {command} of {instance} could not be sent: {reason}. [again?It is tried again.]"
+        "[again=False?An operator asked for it, and has to ask again.]",
         "No byte reached uWSGI, so nothing was reloaded and nothing counts. The reason ends with what mends it. "
-        "The daemon tries again by itself, after a second first and every minute later. It tells each reason once.",
+        "The daemon tries its own reloads again, after a second first and every minute later. It tells each reason "
+        "once.",
     ),
     Event.RELOAD_UNPROVEN: Entry(
         "b2537db1a83a4f31b69cdadf7c5838e5",
