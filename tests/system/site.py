@@ -5,6 +5,8 @@ the app are the rig's.
 """
 
 import enum
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -14,7 +16,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
+import psutil
+
 from rig import fetch, wire
+from rig.hang import HANG
 from rig.processes import DeadlineError, wait_for
 from rig.traffic import Request, Traffic, get
 from rig.uwsgi import IMPORT_PAUSE_S, PROBE_HOLD_S, STARTS, end, hung_by_fork
@@ -24,7 +29,8 @@ from tests.system.box import Box
 RIG_INSIDE, CHECKOUT_INSIDE = "/opt/rig", "/opt/checkout"
 ADDRESS = ("127.0.0.1", 8000)
 MONGOD = ("127.0.0.1", 27017)
-FIFO = "/run/uwsgi/app/shop/fifo"
+FOLDER = "/run/uwsgi/app/shop"
+FIFO = f"{FOLDER}/fifo"
 WORKERS = 3
 MERCY_S = 4
 WITHIN_S = 60.0
@@ -50,6 +56,7 @@ _UWSGI_UNIT = """
 {user}
 Environment=MONGO_URI=mongodb://127.0.0.1:27017/ MONGO_SELECTION_MS=1000 MONGO_HEARTBEAT_MS=1000
 Environment=RIG_CLIENT=import RIG_IMPORT_PAUSE_S={pause}
+WorkingDirectory={folder}
 ExecStart=/usr/bin/uwsgi --ini /etc/shop.ini
 KillSignal=SIGQUIT
 TimeoutStopSec=10
@@ -67,6 +74,7 @@ worker-reload-mercy = {mercy}
 enable-threads = {threads}
 wsgi-file = {checkout}/rig/apps/web.py
 {uid}
+{beside}
 """
 
 
@@ -85,6 +93,7 @@ class Site:
     threads: bool = (
         True  # without (the default of Debian 12) the master holds its dead connection too, and only `r` helps
     )
+    may_hang: bool = False  # its forks do when rig.hang says so, in FOLDER
 
     def start(self) -> None:
         """Writes the units and starts both; ends who hangs since its fork, and begins anew where the app is stuck from
@@ -163,6 +172,19 @@ class Site:
         finally:
             traffic.stop()
 
+    def kill_a_worker(self) -> None:
+        """Kills one that serves; returns once another one is in its place."""
+        master = psutil.Process(self.box.outside(int(self.box.show("uwsgi.service", "MainPID"))))
+        before = {one.pid for one in master.children()}
+        (answer,) = self.get_many(1)
+        os.kill(self.box.outside(answer.worker or 0), signal.SIGKILL)
+
+        def another() -> bool:
+            now = {one.pid for one in master.children()}
+            return len(now) == len(before) and now != before
+
+        wait_for(another, "a worker in the place of the one that was killed", within=WITHIN_S)
+
     def respawned(self) -> int:
         """How many workers uWSGI made anew, by its own log: what reached it, whatever the watchdog says.
 
@@ -185,12 +207,13 @@ class Site:
 
     def _write_uwsgi(self) -> None:
         # Not RuntimeDirectory=: it is the unit's user's, and uWSGI makes its FIFO as the one that it has become.
-        self.box.write("/usr/lib/tmpfiles.d/site.conf", "d /run/uwsgi/app/shop 0755 www-data www-data -\n")
+        self.box.write("/usr/lib/tmpfiles.d/site.conf", f"d {FOLDER} 0755 www-data www-data -\n")
         self.box.run("systemd-tmpfiles", "--create", "site.conf")
         by_systemd = self.way is Way.SYSTEMD_USER
         uwsgi_unit = _UWSGI_UNIT.format(
             user="User=www-data\nGroup=www-data" if by_systemd else "",
             pause=IMPORT_PAUSE_S,
+            folder=FOLDER,
         )
         ini = _INI.format(
             host=ADDRESS[0],
@@ -201,6 +224,7 @@ class Site:
             threads=str(self.threads).lower(),
             checkout=CHECKOUT_INSIDE,
             uid="" if by_systemd else "uid = www-data\ngid = www-data",
+            beside=f"shared-py-import = {_inside_checkout(HANG)}" if self.may_hang else "",
         )
         self.box.write("/etc/systemd/system/uwsgi.service", uwsgi_unit)
         self.box.write("/etc/shop.ini", ini)
@@ -226,6 +250,11 @@ def hung_workers(box: Box) -> list[int]:
     """The pids, outside, of the app's workers that hang since their fork."""
     master = box.outside(int(box.show("uwsgi.service", "MainPID")))
     return hung_by_fork(master) if master else []
+
+
+def _inside_checkout(path: Path) -> str:
+    """Where a file of the project is inside."""
+    return str(CHECKOUT_INSIDE / path.relative_to(ROOT))
 
 
 def _inside(path: Path) -> str:

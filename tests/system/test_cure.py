@@ -4,12 +4,13 @@ import re
 
 import pytest
 
+from rig.hang import Hang
 from rig.processes import wait_for
 from tests.once import ROOT
 from tests.system.box import Box
 from tests.system.in_flight import CURED_WITHIN_S, reload_in_flight
-from tests.system.service import HELPER, UNIT, Service
-from tests.system.site import WORKERS, Site, Way
+from tests.system.service import ENDER, HELPER, UNIT, Service
+from tests.system.site import FOLDER, WORKERS, Site, Way
 
 RIGHTS = ROOT / "docs/rights.md"
 STEPS = ("leftovers_found", "reload_due", "reload_sent", "reloaded", "recovered")
@@ -52,6 +53,21 @@ def test_where_the_master_holds_the_connection_too_the_whole_stack_is_restarted(
     assert service.order(*STEPS, "reload_failed", "gave_up") == list(STEPS)
     assert service.log(HELPER).count("asked `r ") == 1
     assert site.all_good()
+
+
+def test_a_worker_that_hangs_since_its_fork_is_ended_by_the_installed_ender(
+    service: Service, site: Site, box: Box
+) -> None:
+    site.may_hang = True
+    with Hang(box.path(FOLDER)) as hang:
+        site.start()
+        service.start()
+        with hang.on():
+            site.kill_a_worker()
+        service.wait_event("hung_ended", within=CURED_WITHIN_S)
+    assert re.search(r"ended process \d+ of user id", service.log(ENDER))  # which alone has the right
+    assert service.order("hung_found", "hung_ended", "hung_left", "reload_due") == ["hung_found", "hung_ended"]
+    wait_for(site.all_good, "a good request on every worker", within=CURED_WITHIN_S)
 
 
 def test_instances_that_are_found_are_cured_too(service: Service, site: Site) -> None:
