@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rig import settings
 from rig.demo import WIDTH
 from tests.world.command_line import arguments, verbs
 from watchdogd.act import end, end_helper, helper
@@ -21,6 +22,7 @@ from watchdogd.report.events import CATALOG
 ROOT = Path(__file__).resolve().parents[2]
 README, DESIGN, CONTRIBUTING = ROOT / "README.md", ROOT / "docs/design.md", ROOT / "CONTRIBUTING.md"
 CONFIGURATION, RIGHTS, SECURITY = ROOT / "docs/configuration.md", ROOT / "docs/rights.md", ROOT / "SECURITY.md"
+SET_UP = ROOT / "docs/mongodb-and-uwsgi.md"
 PAGES = pytest.mark.parametrize(
     "page", [README, CONTRIBUTING, SECURITY, *sorted(ROOT.glob("docs/*.md"))], ids=lambda page: page.name
 )
@@ -41,7 +43,7 @@ def sentences(page: Path) -> list[str]:
     return [one for part in parts for one in re.split(r"(?<=[.?!:;])\s", " ".join(part.split())) if one]
 
 
-@pytest.mark.parametrize("page", [README, SECURITY], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, SECURITY, SET_UP], ids=lambda page: page.name)
 def test_no_sentence_needs_a_second_reading(page: Path) -> None:
     assert [one for one in sentences(page) if len(one.split()) > WORDS] == []
 
@@ -61,6 +63,13 @@ def test_the_readme_shows_what_the_demo_prints() -> None:
     assert [event for event, _ in told] == ["leftovers_found", "reload_due", "reload_sent", "recovered"]
     for event, sentence in told:
         assert re.fullmatch(pattern(CATALOG[Event(event)].sentence), " ".join(sentence.split())), sentence
+
+
+def test_the_page_on_setting_up_has_every_setting_that_is_measured() -> None:
+    table = re.search(r"<!-- settings -->\n(.*?)<!-- /settings -->", SET_UP.read_text(), re.DOTALL)
+    assert table
+    rows = [line.split("|")[1].strip() for line in table[1].splitlines()]
+    assert rows[2:] == [*settings.SETTINGS]
 
 
 def test_the_diagram_is_drawn_from_the_table() -> None:
