@@ -1,25 +1,42 @@
-"""Who answers at an address: asked of a real mongod, of strangers, through a proxy, with TLS; and of the fake."""
+"""What a server is asked: of a real mongod, of strangers, through a proxy, with TLS; and of the fake."""
 
+import json
+import re
 import socket
 import socketserver
 import ssl
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
+import bson
 import pytest
+from pymongo import MongoClient
 
+from rig import wire
 from rig.mongod import Mongod, ReplicaSet
 from rig.ports import free_port
 from rig.processes import wait_for
 from tests.world.asker import FakeAsker
 from watchdogd.config.addresses import read_uri
-from watchdogd.model.base import Endpoint, MemberId
+from watchdogd.model.base import Endpoint, Incarnation, MemberId
 from watchdogd.observe.mongod import ask
-from watchdogd.observe.mongod.ask import Asker, Heard, Question, Said, SocketAsker, answer
-from watchdogd.observe.mongod.heartbeats import PymongoHeartbeats
+from watchdogd.observe.mongod.ask import (
+    ACCESS_PROBE,
+    Asker,
+    Heard,
+    Probe,
+    Probed,
+    Question,
+    Said,
+    SocketAsker,
+    answer,
+)
+from watchdogd.observe.mongod.heartbeats import PymongoHeartbeats, identity_of
 from watchdogd.observe.mongod.resolve import Pool
 
 WITHIN_S = 20.0
@@ -28,12 +45,31 @@ WITHIN_S = 20.0
 def asked(asker: Asker, question: Question) -> Heard:
     asker.ask(question)
     (heard,) = wait_for(asker.drain, "an answer", within=WITHIN_S)
+    assert isinstance(heard, Heard)
     assert heard.remote == question.remote
     return heard
 
 
+def probed(asker: Asker, probe: Probe) -> Probed:
+    asker.ask(probe)
+    (answer,) = wait_for(asker.drain, "an answer", within=WITHIN_S)
+    assert isinstance(answer, Probed)
+    assert answer.incarnation == probe.incarnation
+    return answer
+
+
 def endpoint(mongod: Mongod, host: str = "127.0.0.1") -> Endpoint:
     return Endpoint(host, mongod.port)
+
+
+def address(mongod: Mongod) -> str:
+    return f"{mongod.host}:{mongod.port}"
+
+
+def probe(mongod: Mongod, host: str = "127.0.0.1", **way: str) -> Probe:
+    """The question to a mongod that runs, for the life that it has."""
+    identity = identity_of(wire.hello(mongod.address))
+    return Probe(MemberId("main", f"{host}:{mongod.port}"), Incarnation(identity or "@start"), identity, way)
 
 
 def real() -> SocketAsker:
@@ -51,7 +87,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
 
 @pytest.fixture(params=["fake", "real"])
 def asker(request: pytest.FixtureRequest, server: Mongod) -> Asker:
-    return real() if request.param == "real" else FakeAsker(processes={endpoint(server): [server.process_id()]})
+    if request.param == "real":
+        return real()
+    processes: dict[Endpoint, list[str | None]] = {endpoint(server): [server.process_id()]}
+    return FakeAsker(processes=processes, access={address(server): False})
 
 
 def test_a_mongod_tells_its_process(asker: Asker, server: Mongod) -> None:
@@ -73,6 +112,16 @@ def test_the_answer_wakes(server: Mongod) -> None:
     woken = threading.Event()
     SocketAsker(Pool().submit, woken.set).ask(Question(endpoint(server)))
     assert woken.wait(WITHIN_S)
+
+
+def test_a_mongod_without_access_control_says_so(asker: Asker, server: Mongod) -> None:
+    asked_for = probe(server)
+    assert probed(asker, asked_for) == Probed(asked_for.incarnation, on=False)
+
+
+def test_a_member_that_is_not_there_does_not_tell(asker: Asker) -> None:
+    nobody = Probe(MemberId("main", f"127.0.0.1:{free_port()}"), Incarnation("65f1"), "65f1")
+    assert probed(asker, nobody) == Probed(nobody.incarnation, None, "Connection refused")
 
 
 # ---- the real one alone
@@ -174,6 +223,103 @@ def test_one_that_accepts_and_is_silent_is_given_up(monkeypatch: pytest.MonkeyPa
     assert (heard.said, heard.why) == (Said.NOTHING, "no answer within 0.3 s")
 
 
+# ---- access control
+
+
+VERSIONS = pytest.mark.parametrize("version", ["4.2.6", "4.4.2", "5.0.4", "6.0.27"])
+
+
+@VERSIONS
+def test_access_control_is_seen_to_be_on_before_and_after_there_are_users(tmp_path: Path, version: str) -> None:
+    """Before there are any, on loopback, mongod lets everybody make the first one, and list databases."""
+    with Mongod(tmp_path, version=version, extra=["--auth"]) as mongod:
+        assert probed(real(), probe(mongod)).on is True
+        mongod.command("createUser", "admin", pwd="secret", roles=["root"])
+        assert probed(real(), probe(mongod)).on is True
+
+
+@VERSIONS
+def test_while_it_is_only_being_introduced_it_is_off(tmp_path: Path, version: str) -> None:
+    """With `transitionToAuth` who has no credentials is served; without it, a member of no set yet refuses him."""
+    with Mongod(tmp_path, version=version, replica_set="rig", extra=[*keyed(tmp_path), "--transitionToAuth"]) as mongod:
+        assert probed(real(), probe(mongod)).on is False
+        mongod.stop()
+    with Mongod(tmp_path, version=version, replica_set="rig", extra=keyed(tmp_path)) as mongod:
+        assert probed(real(), probe(mongod)).on is True
+
+
+def keyed(folder: Path) -> list[str]:
+    key = folder / "key"
+    key.write_text("k" * 64)
+    key.chmod(0o600)
+    return ["--keyFile", str(key)]
+
+
+@pytest.mark.parametrize("version", ["4.2.6", "6.0.27"])
+def test_a_secondary_tells_too(tmp_path: Path, version: str) -> None:
+    with ReplicaSet(tmp_path, members=2, version=version) as rig:
+        assert [probed(real(), probe(one)).on for one in rig.members] == [False, False]
+
+
+def test_another_process_than_was_meant_does_not_tell(server: Mongod) -> None:
+    another = Probe(MemberId("main", address(server)), Incarnation("65f1"), "65f1")
+    assert probed(real(), another) == Probed(another.incarnation, None, "another process answers there now")
+
+
+def test_mongod_logs_the_question_under_its_name(server: Mongod) -> None:
+    assert probed(real(), probe(server)).on is False
+    wait_for(lambda: ACCESS_PROBE in server.log.read_text(), "the name in the log of mongod", within=WITHIN_S)
+
+
+def test_the_audit_filter_of_the_documentation_leaves_out_the_question_and_nothing_else(server: Mongod) -> None:
+    """A filter is a query over what is logged (MongoDB: Configure Audit Filters): a mongod is asked what it finds."""
+    text = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
+    found = re.search(r"auditLog\.filter.*?```\n(.*?)```", text, re.DOTALL)
+    assert found
+    command = {"getParameter": 1, "quiet": 1, "$db": "admin"}
+    ours, theirs = {**command, "comment": ACCESS_PROBE}, {**command, "comment": "a backup"}
+    client: MongoClient[dict[str, Any]] = MongoClient(server.uri)
+    with client:
+        audit = client.audit.records
+        audit.insert_many(
+            [
+                {
+                    "_id": "ours",
+                    "atype": "authCheck",
+                    "param": {"command": "getParameter", "args": {"comment": ours["comment"]}},
+                },
+                {"_id": "our client", "param": {"clientMetadata": {"application": {"name": ACCESS_PROBE}}}},
+                {"_id": "theirs", "atype": "authCheck", "param": {"args": {"comment": theirs["comment"]}}},
+                {"_id": "their client", "param": {"clientMetadata": {"application": {"name": "a backup"}}}},
+                {"_id": "a user", "atype": "createUser", "param": {"user": "shop"}},
+            ]
+        )
+        assert {one["_id"] for one in audit.find(json.loads(found[1]))} == {"theirs", "their client", "a user"}
+
+
+def test_the_question_has_the_application_and_the_comment_that_the_filter_names() -> None:
+    said: list[bytes] = []
+    with listening(answering(said)) as where:
+        member = MemberId("main", str(where))
+        assert probed(real(), Probe(member, Incarnation("@start"))).on is False
+    hello, command = said
+    assert bson.decode(hello[16 + 4 + 11 + 8 :])["client"]["application"] == {"name": ACCESS_PROBE}
+    assert bson.decode(command[16 + 5 :]) == {"getParameter": 1, "quiet": 1, "comment": ACCESS_PROBE, "$db": "admin"}
+
+
+def answering(said: list[bytes]) -> Callable[[socket.socket], None]:
+    """Both questions, without a process id."""
+
+    def handle(client: socket.socket) -> None:
+        document = bson.encode({"ok": 1.0})
+        for opcode, before in ((1, bytes(20)), (2013, bytes(5))):
+            said.append(client.recv(65536))
+            (number,) = struct.unpack_from("<i", said[-1], 4)
+            client.sendall(struct.pack("<iiii", 16 + len(before + document), 1, number, opcode) + before + document)
+
+    return handle
+
+
 # ---- TLS
 
 
@@ -249,3 +395,13 @@ def test_the_ways_are_tried_one_after_the_other(secured: tuple[Mongod, Path]) ->
     mongod, certificate = secured
     ways = ({"tls": "true"}, {"tls": "true", "tlsCAFile": str(certificate)})
     assert answer(Question(endpoint(mongod), ways)).said is Said.A_PROCESS
+
+
+def test_a_member_is_asked_for_access_control_over_tls_by_its_own_name(secured: tuple[Mongod, Path]) -> None:
+    mongod, certificate = secured
+    way = {"tls": "true", "tlsCAFile": str(certificate)}
+    assert probed(real(), probe(mongod, "localhost", **way)).on is False
+    heard = probed(real(), probe(mongod, **way))
+    assert heard.on is None
+    assert "127.0.0.1" in heard.why
+    assert probed(real(), probe(mongod, **way, tlsInsecure="true")).on is False

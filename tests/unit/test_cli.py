@@ -268,7 +268,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             [{"outcome": "reloading"}, {"outcome": "reloading"}, {"outcome": "recovered", "proven": True}],
             0,
-            ["shop: reloading", "shop: recovered"],
+            ["shop: reloading", "shop: recovered: its workers reach MongoDB; whether requests succeed is not seen"],
         ),
         (
             [{"outcome": "reloaded"}],

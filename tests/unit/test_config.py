@@ -109,6 +109,7 @@ mongodb:
     uri: mongodb://a.example.org:1,b.example.org:2/?replicaSet=rs0
     endpoints: [proxy:27018, "[::1]:27019"]
     learn_addresses: false
+    probe_access: false
   - {name: archive, uri: mongodb+srv://archive.example.org/}
 uwsgi:
   - name: shop
@@ -134,6 +135,7 @@ control_socket: /tmp/control.sock
                 "mongodb://a.example.org:1,b.example.org:2/?replicaSet=rs0",
                 (("proxy", 27018), ("::1", 27019)),
                 learn_addresses=False,
+                probe_access=False,
             ),
             DeploymentConfig("archive", "mongodb+srv://archive.example.org/"),
         ),
@@ -289,9 +291,10 @@ def test_a_mistake_is_told_with_its_place_and_the_mend(text: str | bytes, told: 
         ("1", "`1` is read by YAML as the number 1; expected `true` or `false`, without quotes"),
     ],
 )
-def test_a_flag_is_true_or_false_and_nothing_else(value: str, told: str) -> None:
-    text = f"mongodb: [{{uri: 'mongodb://a/', learn_addresses: {value}}}]"
-    assert only_mistake(text).endswith(f"mongodb[0].learn_addresses: {told}")
+@pytest.mark.parametrize("key", ["learn_addresses", "probe_access"])
+def test_a_flag_is_true_or_false_and_nothing_else(key: str, value: str, told: str) -> None:
+    text = f"mongodb: [{{uri: 'mongodb://a/', {key}: {value}}}]"
+    assert only_mistake(text).endswith(f"mongodb[0].{key}: {told}")
 
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:

@@ -431,4 +431,11 @@ def test_recovered_says_how_many_workers_and_after_how_long() -> None:
     reloaded = ticks.tells[0]
     assert (reloaded.event, reloaded.fields) == (Event.RELOADED, {"command": "w", "seconds": 2.0, "workers": 2})
     assert ticks.see(instance(well(4), worker(5, ready=AT))) == [Event.RECOVERED]
-    assert ticks.tells[0].fields == {"command": "w", "seconds": 3.0, "workers": 1, "mules": None, "by_mules": False}
+    assert ticks.tells[0].fields == {
+        "command": "w",
+        "seconds": 3.0,
+        "workers": 1,
+        "mules": None,
+        "by_mules": False,
+        "access": None,
+    }

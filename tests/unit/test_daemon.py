@@ -26,7 +26,7 @@ from watchdogd.core.instance import Tick
 from watchdogd.model.base import WORKERS, Mono
 from watchdogd.model.done import Result, SendFifo
 from watchdogd.model.remembered import InstanceState, Phase, ReloadOutcome, State
-from watchdogd.model.seen import Connection
+from watchdogd.model.seen import Access, Connection
 from watchdogd.model.told import Event, Tell
 from watchdogd.observe.observer import Observer
 from watchdogd.report.journal import Journal
@@ -84,11 +84,13 @@ class SeenStore(Store):
         self._stage = stage
         self.error: Exception | None = None
 
-    def save(self, state: State, observed: Iterable[Connection], now: Mono, wall: float) -> None:
+    def save(
+        self, state: State, observed: Iterable[Connection], now: Mono, wall: float, access: Iterable[Access] = ()
+    ) -> None:
         self._stage.saved.append((state, self._stage.in_fifo()))
         if self.error:
             raise self.error
-        super().save(state, observed, now, wall)
+        super().save(state, observed, now, wall, access)
 
 
 def remembered(state: State) -> InstanceState:

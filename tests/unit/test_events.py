@@ -11,6 +11,7 @@ from tests.world.values import values
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command
 from watchdogd.model.told import (
     TYPES,
+    AccessControlOn,
     ConfigRejected,
     ConfigReloaded,
     EndedByUs,
@@ -61,6 +62,7 @@ WHATS: tuple[What, ...] = (
     MemberDown("main", "connection refused", "down"),
     MemberUp("main", 12.3, restarted=True),
     MemberRestarted("main", "65f1c0ffee"),
+    AccessControlOn("main"),
     LeftoversFound(4, 3, 15.0),
     Healed(9.5, 2),
     ReloadDue(WORKERS, "2 of 3 workers are stranded", 2, 1, 4),
@@ -100,6 +102,7 @@ MESSAGE_IDS = {
     "member_down": "b37006225464499d9ef8c3f3f045d348",
     "member_up": "827e022204364cd1b2d29be344c37d18",
     "member_restarted": "7b76c5f2cc994d579ecdfcdc877ba24e",
+    "access_control_on": "eb269788a515406d9d05a098e5dd28b6",
     "leftovers_found": "7c26e14f1fa0456a9d87d48d001fbc5f",
     "healed": "2194870b9d8e44abbeacbe7a7500a21d",
     "reload_due": "7db66547e3c74cc0b6ba9ea19058d317",
@@ -208,7 +211,16 @@ def test_the_sentences_people_will_see_most() -> None:
         "Sent shop a workers reload for 3 workers, once more: the first one was lost."
     )
     assert told(Recovered(WORKERS, 21.0, 3)) == (
-        "shop recovered after 21 s: every worker that is used has a working connection to MongoDB."
+        "shop reaches MongoDB again after 21 s: every worker that is used has connections; whether requests succeed is "
+        "not seen."
+    )
+    assert told(Recovered(WORKERS, 21.0, 3, access="127.0.0.1:27017")) == (
+        "shop reaches MongoDB again after 21 s: every worker that is used has connections; whether requests succeed is "
+        "not seen. If requests fail, the likely cause is that access control of 127.0.0.1:27017 is on, and was off "
+        "before."
+    )
+    assert told(AccessControlOn("main")) == (
+        "MongoDB 127.0.0.1:27017 has access control on, and had not before: every request without credentials fails."
     )
     assert told(ReloadHeld(WORKERS, "budget", "paused by an operator: release", 1800.0)) == (
         "shop needs a workers reload, which is held back (budget): paused by an operator: release; for another 30 min."

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -26,12 +27,13 @@ from tests.world.pieces import (
 from tests.world.ticks import Ticks
 from tests.world.world import World, busy_app
 from watchdogd.config import Budget, Mode
+from watchdogd.core.case import ACCESS_CAUSE_FOR_S
 from watchdogd.core.detect import detect
 from watchdogd.core.tick import decide
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command, Incarnation, ProcessId
 from watchdogd.model.done import Outcome, Result, SendFifo
 from watchdogd.model.remembered import FINE, Phase, ReloadOutcome, Stand
-from watchdogd.model.seen import Connection, Instance, MemberState, Verb
+from watchdogd.model.seen import Access, Connection, Instance, MemberState, Verb
 from watchdogd.model.told import Event
 
 SPAN = 10.0 + 2.0 + 30.0  # mercy, two check intervals, loading
@@ -579,6 +581,33 @@ def test_the_seconds_to_recovery_count_from_the_first_sign_of_the_outage() -> No
         ticks.see(now, *held)
     assert ticks.told == [Event.RECOVERED]
     assert ticks.tells[0].fields["seconds"] == ticks.at - begun_at == 4.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"on": True, "turned_on": AT - 60}, "10.0.0.1:27017"),
+        ({"on": True, "turned_on": AT - ACCESS_CAUSE_FOR_S}, None),
+        ({"on": True}, None),
+        ({"on": False}, None),
+    ],
+)
+def test_recovered_names_the_access_control_that_was_turned_on_today(
+    changes: dict[str, Any], cause: str | None
+) -> None:
+    usual = member()
+    its = replace(usual, access=Access(usual.id, Incarnation("10.0.0.1#2"), **changes))
+    ticks = verifying()
+    assert ticks.see(new(4, 5, used=AT + 3, well=True), members=[its]) == [Event.RECOVERED]
+    assert ticks.tells[0].fields["access"] == cause
+
+
+def test_access_control_of_a_deployment_that_it_does_not_use_is_no_cause() -> None:
+    other = member("10.0.1.1", "other")
+    turned_on = replace(other, access=Access(other.id, Incarnation("10.0.1.1#2"), on=True, turned_on=AT))
+    ticks = verifying()
+    assert ticks.see(new(4, 5, used=AT + 3, well=True), members=[member(), turned_on]) == [Event.RECOVERED]
+    assert ticks.tells[0].fields["access"] is None
 
 
 def test_every_worker_that_is_used_must_have_connected() -> None:

@@ -11,7 +11,7 @@ from tests.world.schemas import strict
 from tests.world.values import values
 from watchdogd import __version__
 from watchdogd.config import Config, DeploymentConfig, Mode
-from watchdogd.model.base import WORKERS, Endpoint, InstanceId, Interval, MemberId, ProcessId
+from watchdogd.model.base import WORKERS, Endpoint, Incarnation, InstanceId, Interval, MemberId, ProcessId
 from watchdogd.model.decided import Blocked, Decision, Outlook
 from watchdogd.model.found import Finding, Verdict
 from watchdogd.model.remembered import (
@@ -26,6 +26,7 @@ from watchdogd.model.remembered import (
     State,
 )
 from watchdogd.model.seen import (
+    Access,
     Area,
     Backend,
     Blindness,
@@ -74,6 +75,10 @@ HELD = Outlook(
     (Blocked("budget", "3 unproven reloads, of 3 allowed", AT + 1200), Blocked("mode", "mode is observe")),
 )
 LAST = LastReload("shop-1", WORKERS, AT - 300, WALL - 300, ReloadOutcome.FAILED, detail="2 old workers are still there")
+LOCKED = (
+    "127.0.0.1:27017 has access control on since 2026-11-22T09:59:30.000Z (30 s ago), and had not before: every "
+    "request without credentials fails"
+)
 WATCH = Watch(AT - 86400 * 31, AT)
 CONFIG = Config(deployments=(DeploymentConfig("main", "mongodb://user:secret@127.0.0.1/"),))
 
@@ -129,6 +134,8 @@ def test_the_document_is_what_section_8_of_the_design_says() -> None:
                         "restarts": 1,
                         "detail": None,
                         "learned": [],
+                        "access_control": None,
+                        "access_control_turned_on": None,
                     }
                 ],
             }
@@ -336,8 +343,8 @@ def test_people_see_what_is_what_comes_next_and_what_holds_it() -> None:
             "watching since 2026-10-22T10:00:00.000Z (31 d ago); all of it is seen",
             "last incident: none is remembered",
             "",
-            "MONGODB  MEMBER           STATE  SERVING  FOR    RESTARTS  STARTED",
-            "main     127.0.0.1:27017  up     yes      1 min  1         2 min ago",
+            "MONGODB  MEMBER           STATE  SERVING  FOR    RESTARTS  STARTED    AUTH",
+            "main     127.0.0.1:27017  up     yes      1 min  1         2 min ago  -",
             "",
             "shop: due (it needs a reload)",
             "  master 100, FIFO /run/uwsgi/app/shop/fifo, incident shop-i1",
@@ -406,7 +413,7 @@ def test_people_see_what_is_blind_not_covered_paused_and_only_observed() -> None
 def test_people_see_why_a_member_is_down() -> None:
     down = Member(MAIN, MemberState.DOWN, since=AT - 7, detail="connection refused")
     text = render(shown(seen(SHOP, members={MAIN: down}), decided(Outlook(Phase.OUTAGE, "MongoDB to serve again"))))
-    assert "down   no       7 s  0         -\n" in text
+    assert "down   no       7 s  0         -        -\n" in text
     assert "\n127.0.0.1:27017 is down: connection refused\n" in text
     assert "shop: outage (MongoDB does not serve)" in text
     assert "next: MongoDB to serve again" in text
@@ -462,6 +469,39 @@ def test_people_see_where_else_a_member_was_found() -> None:
     text = render(shown(seen(SHOP, members={MAIN: dataclasses.replace(UP, learned=also)}), decided()))
     told = "127.0.0.1:27017 is also at 10.0.0.7:27017, [::1]:27017 (the same process answers there)"
     assert told in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("on", "turned_on", "cell", "lines"),
+    [
+        (False, None, "off", []),
+        (True, None, "on", []),
+        (
+            True,
+            AT - 30,
+            "on",
+            [LOCKED],
+        ),
+    ],
+)
+def test_access_control_of_a_member_is_shown_and_since_when(
+    on: bool, turned_on: float | None, cell: str, lines: list[str]
+) -> None:
+    access = Access(MAIN, Incarnation("65f1c0ffee"), on=on, turned_on=turned_on)
+    made = shown(seen(SHOP, members={MAIN: dataclasses.replace(UP, access=access)}), decided())
+    (member,) = made["deployments"][0]["members"]
+    since = "2026-11-22T09:59:30.000Z" if turned_on else None
+    assert (member["access_control"], member["access_control_turned_on"]) == (cell, since)
+    text = render(made).splitlines()
+    assert next(one for one in text if one.startswith("main ")).split()[-1] == cell
+    assert [one for one in text if "access control" in one] == lines
+
+
+def test_of_a_reload_that_is_proven_no_more_is_said_than_was_seen() -> None:
+    last = dataclasses.replace(LAST, outcome=ReloadOutcome.RECOVERED, detail="", proven=True)
+    text = render(shown(seen(SHOP), decided(QUIET, InstanceState(last=last))))
+    assert "recovered; whether requests succeed is not seen" in text
+    assert "proven" not in text
 
 
 def test_whom_an_instance_talks_to_instead_stands_in_the_line_of_systemctl_and_is_a_problem() -> None:

@@ -23,7 +23,7 @@ from tests.world.schemas import schema, strict
 from tests.world.values import ANY_JSON, values
 from watchdogd.codec import STATE as SAVED
 from watchdogd.codec import decode, encode
-from watchdogd.model.base import CHAIN, WORKERS, Endpoint, Incarnation, Interval, ProcessId
+from watchdogd.model.base import CHAIN, WORKERS, Endpoint, Incarnation, Interval, MemberId, ProcessId
 from watchdogd.model.remembered import (
     FINE,
     Ending,
@@ -40,7 +40,7 @@ from watchdogd.model.remembered import (
     Standing,
     State,
 )
-from watchdogd.model.seen import Area, Blindness, Connection, Scope, Tcp
+from watchdogd.model.seen import Access, Area, Blindness, Connection, Scope, Tcp
 from watchdogd.model.text import AlreadyRunning, Outside
 from watchdogd.service.store import Loaded, Store, StoreError, shift
 
@@ -95,6 +95,8 @@ DEAD = Connection(
     last_sent=Interval(3900.5, 3901.0),
 )
 
+ACCESS = Access(MemberId("main", "127.0.0.1:27017"), Incarnation("65f1"), on=True, turned_on=4000.0)
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -115,7 +117,7 @@ def loaded(folder: Path, boot: str = BOOT, now: float = NOW, wall: float = WALL)
 
 def save(folder: Path, state: State = STATE, observed: tuple[Connection, ...] = (DEAD,)) -> None:
     with closing(Store(folder, BOOT)) as one:
-        one.save(state, observed, NOW, WALL)
+        one.save(state, observed, NOW, WALL, (ACCESS,))
 
 
 # -------------------------------------------------------------------------------------------- what comes back
@@ -127,7 +129,7 @@ def test_without_a_saved_state_everything_is_new(folder: Path) -> None:
 
 def test_what_was_saved_comes_back(folder: Path) -> None:
     save(folder)
-    assert loaded(folder, now=NOW + 100, wall=WALL + 100) == Loaded(STATE, (DEAD,), None)
+    assert loaded(folder, now=NOW + 100, wall=WALL + 100) == Loaded(STATE, (DEAD,), None, (ACCESS,))
 
 
 @given(values(State), st.lists(values(Connection), max_size=3))
@@ -166,6 +168,7 @@ def in_schema(*where: str) -> set[str]:
         (LastReload, ("$defs", "instance", "properties", "last")),
         (Reload, ("$defs", "reload")),
         (Connection, ("$defs", "connection")),
+        (Access, ("properties", "access", "items")),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -177,7 +180,9 @@ def test_a_state_from_before_a_field_existed_takes_its_default(folder: Path) -> 
     save(folder)
     document = json.loads((folder / "state.json").read_text())
     del document["state"]["instances"][SHOP_ID]["held"]
+    del document["access"]
     (folder / "state.json").write_text(json.dumps(document))
+    assert loaded(folder).access == ()
     assert loaded(folder).state.instances[SHOP_ID] == dataclasses.replace(SHOP, held=())
 
 
@@ -193,6 +198,7 @@ def test_on_another_boot_every_time_is_as_long_ago_as_before(folder: Path) -> No
     assert shop.retry_at == 5100.0 + moved
     assert shop.incident == Incident("shop-i1", 4900.0 + moved, leftovers_told=True)
     assert found.state.paused == Pause(6000.0 + moved, Outside("release"))  # 400 s of it are left
+    assert found.access == (dataclasses.replace(ACCESS, turned_on=4000.0 + moved),)
     assert found.problem is None
 
 
@@ -259,6 +265,8 @@ def test_only_a_change_is_written(folder: Path, store: Store) -> None:
     assert ((folder / "state.json").stat().st_ino, (folder / "state.json").stat().st_mtime_ns) == before
     store.save(STATE, [], NOW + 10, WALL + 10)
     assert json.loads((folder / "state.json").read_text())["observed"] == []
+    store.save(STATE, [], NOW + 10, WALL + 10, [ACCESS])
+    assert json.loads((folder / "state.json").read_text())["access"] == [encode(ACCESS)]
 
 
 def test_a_wall_clock_that_was_set_is_a_change(folder: Path, store: Store) -> None:
@@ -368,7 +376,7 @@ def test_a_damaged_state_is_kept_aside_and_is_a_problem_until_it_is_moved_away(f
         assert str(aside) in again.problem
         aside.rename(folder.parent / "looked-at")
         assert store.problem() is None
-    assert loaded(folder) == Loaded(STATE, (DEAD,), None)
+    assert loaded(folder) == Loaded(STATE, (DEAD,), None, (ACCESS,))
 
 
 def test_a_daemon_that_ends_before_its_first_save_leaves_the_problem_to_the_next_one(folder: Path) -> None:

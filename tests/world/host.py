@@ -198,6 +198,7 @@ class Watcher:
 
     def __post_init__(self) -> None:
         self.observer = Observer(self.config, self.host.edges())
+        self.observer.restore(())
         self.snapshot = Snapshot(-math.inf, 0.0)
         self.findings: Mapping[InstanceId, Finding] = {}
         self.outlooks: Mapping[InstanceId, Outlook] = {}

@@ -28,6 +28,7 @@ from watchdogd.config import (
 from watchdogd.model.remembered import Phase, ReloadOutcome
 from watchdogd.model.text import LONGEST, Outside, shown
 from watchdogd.report.say import say, say_json
+from watchdogd.report.words import UNSEEN
 from watchdogd.service import control, store
 
 _FOR_EVER = "leave --for out to pause until `resume`"
@@ -189,6 +190,8 @@ def _outcome(document: dict[str, Any], name: str, fifo: str, reload: str) -> tup
     outcome = ReloadOutcome(last["outcome"])
     if outcome is ReloadOutcome.RELOADED and not last["proven"]:
         return outcome, f"{name}: reloaded; whether it helped shows when the workers use MongoDB"
+    if outcome is ReloadOutcome.RECOVERED:
+        return outcome, f"{name}: recovered: its workers reach MongoDB; {UNSEEN}"
     return outcome, f"{name}: {outcome.value}" + (f": {last['detail']}" if last.get("detail") else "")
 
 

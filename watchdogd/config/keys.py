@@ -186,6 +186,13 @@ DEPLOYMENT = (
         "Whether to ask by `hello`, once, who answers at another address that workers are connected to.",
         absent="`true`",
     ),
+    Key(
+        "probe_access",
+        "probe_access",
+        FLAG,
+        "Whether to ask each member, once after each start of it, if it wants credentials.",
+        absent="`true`",
+    ),
 )
 INSTANCE = (
     Key(
@@ -273,7 +280,9 @@ POLICY = (
     ),
 )
 BUDGET = (
-    Key("unproven", "unproven", whole_number(1, 1000), "Reloads that did not end in proven recovery."),
+    Key(
+        "unproven", "unproven", whole_number(1, 1000), "Reloads after which the workers were not seen to reach MongoDB."
+    ),
     Key("total", "total", whole_number(1, 1000), "All reloads."),
     Key("per", "per_s", duration(_S, _WEEK), "The span of time in which both are counted."),
 )

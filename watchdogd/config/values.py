@@ -44,6 +44,7 @@ class DeploymentConfig:
     uri: str = field(repr=False)
     endpoints: tuple[tuple[str, int], ...] = ()  # further host, port that workers connect to
     learn_addresses: bool = True
+    probe_access: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,8 @@ def _recovered(c: Case, ended: Ended) -> What:
     since = c.state.incident.since if c.state.incident else ended.reload.asked_at
     stuck = " and ".join(mule.called for mule in c.instance.mules if mule.id in c.stuck_mules)
     by_mules = ended.reload.because == {Kind.MULE}
-    return Recovered(ended.reload.command, round(c.at - since, 1), ended.reached, stuck or None, by_mules)
+    seconds, access = round(c.at - since, 1), c.access_turned_on or None
+    return Recovered(ended.reload.command, seconds, ended.reached, stuck or None, by_mules, access)
 
 
 def _failed(_: Case, ended: Ended) -> What:

@@ -13,6 +13,7 @@ from watchdogd.model.seen import EVERYBODYS, Area, Instance, Scope, Snapshot, Wo
 UNPROVEN_FOR_S = 60.0  # a stuck worker that is used now and then was seen so after 59 s at the latest
 FORK_UNSAFE_FOR_S = 120.0  # the master's monitor runs at least every 10 s; after 120 s it does not run at all
 
+ACCESS_CAUSE_FOR_S = 86400.0  # who has not given his app credentials by then has read of it, or does not need them
 RENEWED_WITHIN_S = 60.0  # uWSGI has a new mule in a second; so long its first task is waited for
 
 
@@ -64,6 +65,14 @@ class Case:
         own = {Scope(Area.DEPLOYMENT, name) for name in self.instance.deployments}
         whys = [one.why for one in self.snapshot.blind if one.scope in own or one.scope.area in EVERYBODYS]
         return next(iter((*whys, *self.instance.blind)), None)
+
+    @property
+    def access_turned_on(self) -> str:
+        """The members of its deployments whose access control is on since a day at most, and was off before."""
+        own = [one for key, one in self.snapshot.members.items() if key.deployment in self.instance.deployments]
+        turned = [(one.id.address, one.access.turned_on) for one in own if one.access]
+        after = self.at - ACCESS_CAUSE_FOR_S
+        return " and ".join(address for address, at in turned if at is not None and at > after)
 
     @property
     def settled_at(self) -> Mono | None:

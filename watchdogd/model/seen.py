@@ -30,6 +30,19 @@ ANY_TIME = Interval(-math.inf, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """Whether access control of a member is on, as one life of it told.
+
+    `turned_on`: when it was first seen to be on after it had been off; None: no such change was seen.
+    """
+
+    member: MemberId
+    incarnation: Incarnation
+    on: bool
+    turned_on: Mono | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """One mongod or mongos.
 
@@ -59,6 +72,7 @@ class Member:
     learned: frozenset[Endpoint] = frozenset()
     unneeded: str = ""
     took_over: Interval | None = None
+    access: Access | None = None
 
 
 class Tcp(enum.Enum):

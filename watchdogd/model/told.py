@@ -22,6 +22,7 @@ class Event(enum.Enum):
     MEMBER_DOWN = "member_down"
     MEMBER_UP = "member_up"
     MEMBER_RESTARTED = "member_restarted"
+    ACCESS_CONTROL_ON = "access_control_on"
     LEFTOVERS_FOUND = "leftovers_found"
     HEALED = "healed"
     RELOAD_DUE = "reload_due"
@@ -115,6 +116,14 @@ class MemberRestarted(What):
 
 
 @dataclass(frozen=True, slots=True)
+class AccessControlOn(What):
+    """A member has access control on, and had not before."""
+
+    event: ClassVar = Event.ACCESS_CONTROL_ON
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True)
 class LeftoversFound(What):
     """Workers hold what an outage ended. `until_s`: for how long they may still heal."""
 
@@ -182,7 +191,8 @@ class Recovered(What):
     """Every worker that is used has a connection of its own. `workers`: how many have; `seconds`: of the incident.
 
     `mules`: those that are stuck all the same; then the incident is not over. `by_mules`: it was for them alone, and it
-    was they who were seen to reach MongoDB; `workers` is how many of them.
+    was they who were seen to reach MongoDB; `workers` is how many of them. `access`: the members whose access control
+    is on and was not before, so that requests may fail all the same.
     """
 
     event: ClassVar = Event.RECOVERED
@@ -191,6 +201,7 @@ class Recovered(What):
     workers: int
     mules: str | None = None
     by_mules: bool = False
+    access: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

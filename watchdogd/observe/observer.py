@@ -20,6 +20,7 @@ from watchdogd.model.base import Endpoint, InstanceId, MemberId, Mono
 from watchdogd.model.done import EndProcess, Outcome, Result, SendFifo, Stuck
 from watchdogd.model.seen import (
     OUT,
+    Access,
     Area,
     Backend,
     Blind,
@@ -37,7 +38,8 @@ from watchdogd.model.text import fault
 from watchdogd.model.told import SocketsFromProc, Tell
 from watchdogd.observe.hung import unproven
 from watchdogd.observe.instances import Instances
-from watchdogd.observe.mongod.ask import Asker, SocketAsker
+from watchdogd.observe.mongod.access import AccessControl
+from watchdogd.observe.mongod.ask import Asker, Heard, Probed, SocketAsker
 from watchdogd.observe.mongod.deployments import Deployments
 from watchdogd.observe.mongod.heartbeats import Heartbeats, PymongoHeartbeats
 from watchdogd.observe.mongod.learned import PORTS, Learned, is_loopback, ports_of
@@ -97,6 +99,7 @@ class Observer:
         self._readers: dict[int, Callable[[], Sockets]] = {}
         self._netns = edges.processes.netns()
         self._learned = Learned(self._netns)
+        self._access = AccessControl()
         self._sockets = SocketsFrom(edges.sockets.backend, edges.sockets.why)
         self._told: set[InstanceId | None] = set()  # whose sockets come from /proc; None: those of our own namespace
         self.reconfigure(config)
@@ -106,17 +109,26 @@ class Observer:
         self._names = tuple([one.name for one in config.deployments])
         self._deployments.reconfigure(config.deployments)
         self._learned.reconfigure(config.deployments)
+        self._access.reconfigure(config.deployments)
         self._connections.forget_endpoints(self._endpoints - _endpoints(self._deployments.members))
         self._instances.reconfigure(config)
         self._full_at = -math.inf
 
-    def restore(self, connections: Iterable[Connection]) -> None:
-        """Take over the ended connections that were saved before a restart of the daemon."""
+    def restore(self, connections: Iterable[Connection], access: Iterable[Access] = ()) -> None:
+        """Take over what was saved before a restart of the daemon: the ended connections, and what members told.
+
+        Who never does, since nothing is remembered of what he sees, asks no member for its access control.
+        """
         self._connections.restore(connections, self._netns)
+        self._access.restore(access)
 
     def ended(self) -> tuple[Connection, ...]:
         """Return the ended connections that are still held, to be saved."""
         return self._connections.ended()
+
+    def access(self) -> tuple[Access, ...]:
+        """Return what members told of their access control, to be saved."""
+        return self._access.known()
 
     def unheard(self) -> list[Blindness]:
         """Return what has neither been heard of yet nor said why it cannot be; empty once all has answered."""
@@ -176,7 +188,7 @@ class Observer:
             blind=self._blind + self._deaf + self._instances.blind + self._deployments.blind(),
             outcomes=outcomes,
             requests=requests,
-            news=(*self._deployments.take_news(), *self._tell_sockets(instances)),
+            news=(*self._deployments.take_news(), *self._access.take_news(), *self._tell_sockets(instances)),
             not_covered=self._instances.not_covered,
             sockets=self._sockets,
         )
@@ -194,21 +206,27 @@ class Observer:
         An answer of theirs asks for a full look: only that shows who is connected to whom.
         """
         self._deaf, answered = (), False
+        answers: list[Heard | Probed] = []
         try:
-            answered = self._learned.fold(self._edges.asker.drain())
+            answers = self._edges.asker.drain()
+            answered = self._learned.fold([one for one in answers if isinstance(one, Heard)])
         except Exception as error:  # noqa: BLE001 - what is known of the members goes on counting
             self._deaf = (Blindness(Scope(Area.ADDRESSES), fault(error)),)
         learned = self._learned.addresses(self._deployments.members)
         ended = [one.remote for one in self._connections.ended()]
         self._deployments.hear(at, self._connections.in_use(), learned, ended)
+        self._access.fold([one for one in answers if isinstance(one, Probed)], self._deployments.members, at)
+        self._deployments.take_access(self._access.of)
         return answered, self._deployments.members
 
     def _ask(self, at: Mono, members: Mapping[MemberId, Member]) -> None:
-        """Have the address asked that is due."""
-        question = self._learned.question(members, self._deployments.options(), at)
+        """Have the address asked that is due, and the member."""
+        options = self._deployments.options()
+        questions = (self._learned.question(members, options, at), self._access.question(members, options, at))
         try:
-            if question is not None:
-                self._edges.asker.ask(question)
+            for question in questions:
+                if question is not None:
+                    self._edges.asker.ask(question)
         except Exception as error:  # noqa: BLE001 - same
             self._deaf = (Blindness(Scope(Area.ADDRESSES), fault(error)),)
 

@@ -81,6 +81,15 @@ CATALOG: Mapping[Event, Entry] = {
         "heartbeat failed. The daemon now looks for workers that still hold the dead ones. Nothing is to "
         "be done.",
     ),
+    Event.ACCESS_CONTROL_ON: Entry(
+        "eb269788a515406d9d05a098e5dd28b6",
+        Priority.WARNING,
+        "MongoDB {member} has access control on, and had not before: every request without credentials fails.",
+        "mongod was started with `security.authorization` or a key file, which it had not when it was asked before. "
+        "Where an application fails since then, this is the likely cause, and no reload helps. Give it a user, write "
+        "that into its connection string and reload it; or start mongod as it was before. The daemon asked without "
+        "credentials, once since that start; `probe_access: false` turns that off.",
+    ),
     Event.LEFTOVERS_FOUND: Entry(
         "7c26e14f1fa0456a9d87d48d001fbc5f",
         Priority.NOTICE,
@@ -128,8 +137,8 @@ CATALOG: Mapping[Event, Entry] = {
     Event.RELOADED: Entry(
         "fcd0483d516244da88ad351d2e3dbca0",
         Priority.NOTICE,
-        "{instance} was reloaded in {seconds} and has {workers:new worker}; it has recovered once they "
-        "are seen to reach MongoDB.",
+        "{instance} was reloaded in {seconds} and has {workers:new worker}; whether they reach MongoDB is not seen "
+        "yet.",
         "All old workers are gone and the new ones are ready. That proves the reload, not yet the cure: "
         "the daemon watches until the workers that are used have connections of their own. Nothing is to "
         "be done.",
@@ -137,12 +146,13 @@ CATALOG: Mapping[Event, Entry] = {
     Event.RECOVERED: Entry(
         "b55d36224135485e8957faf7bcd7ada7",
         Priority.NOTICE,
-        "{instance} recovered after {seconds}: [by_mules?what does its tasks has a working connection to MongoDB]"
-        "[by_mules=False?every worker that is used has a working connection to MongoDB][; {mules} "
-        "is not cured by that, and still stuck].",
-        "The reload helped, and this was seen: the new workers have fresh connections to a member that "
-        "serves. The incident is over. An application that often needs this should make its MongoClient "
-        "after the fork (`lazy-apps = true`).",
+        "{instance} reaches MongoDB again after {seconds}: [by_mules?what does its tasks has connections; whether they "
+        "succeed is not seen][by_mules=False?every worker that is used has connections; " + words.UNSEEN + "][; "
+        "{mules} is not cured by that, and still stuck][. If requests fail, the likely cause is that access control "
+        "of {access} is on, and was off before].",
+        "The new workers have fresh connections to a member that serves, so the incident is over. A request may fail "
+        "all the same: for want of credentials, say, or a server error. The log of the application tells. An "
+        "application that often needs this should make its MongoClient after the fork (`lazy-apps = true`).",
     ),
     Event.RELOAD_FAILED: Entry(
         "0b6fba765a594818af03030ad9841721",
@@ -251,10 +261,11 @@ CATALOG: Mapping[Event, Entry] = {
     Event.MULE_RENEWED: Entry(
         "57053030448d4d2dab88ae239084c06f",
         Priority.NOTICE,
-        "{instance} has {mules} in place of what was stuck[reached?, with a working connection to MongoDB]"
-        "[reached=False?; whether it reaches MongoDB was not seen, since it has had no task that uses it].",
-        "The end of the stuck process helped, if the sentence says that a connection was seen; else the next task will "
-        "show it. The incident is over.",
+        "{instance} has {mules} in place of what was stuck[reached?, with a connection to MongoDB; "
+        "whether tasks succeed is not seen][reached=False?; whether it reaches MongoDB was not seen, since it has had "
+        "no task that uses it].",
+        "Where the sentence says that a connection was seen, the end of the stuck process helped; else the next task "
+        "will show it. The incident is over.",
     ),
     Event.MULE_LEFT: Entry(
         "e70cdcdee84a4ea6bbb3e26476617bfa",

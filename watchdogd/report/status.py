@@ -23,6 +23,7 @@ from watchdogd.model.seen import Backend, Instance, Member, MemberState, Snapsho
 from watchdogd.report.words import (
     COMMANDS,
     THREADS_OFF,
+    UNSEEN,
     also_at,
     count,
     duration,
@@ -38,7 +39,7 @@ _QUIET = frozenset({Phase.WATCHING.value, Phase.ABSENT.value})
 
 _MEANING: Mapping[str, str] = {
     Phase.RELOADING.value: "a reload is under way",
-    Phase.VERIFYING.value: "reloaded, and not yet proven that it helped",
+    Phase.VERIFYING.value: "reloaded; whether it reaches MongoDB is not seen yet",
     Phase.GAVE_UP.value: "nothing that may be done here helps: somebody must look at it",
     Phase.ABSENT.value: "it does not run",
     Phase.OUTAGE.value: "MongoDB does not serve",
@@ -49,7 +50,7 @@ _MEANING: Mapping[str, str] = {
 
 _ENDINGS: Mapping[str, str] = {
     Ending.HEALED.value: "needed no reload",
-    Ending.RECOVERED.value: "recovered by a reload",
+    Ending.RECOVERED.value: "reached MongoDB again by a reload",
     Ending.REPLACED.value: "somebody else ended or replaced what it was about",
     Ending.ENDED_BY_US.value: "uWSGI ended while a reload was at work",
 }
@@ -172,6 +173,8 @@ def _member(snapshot: Snapshot, member: Member) -> Document:
         "restarts": member.restarts,
         "detail": (member.unneeded and f"no alarm: {member.unneeded}") or member.detail or None,
         "learned": sorted(str(one) for one in member.learned),
+        "access_control": member.access and ("on" if member.access.on else "off"),
+        "access_control_turned_on": _wall(snapshot, member.access.turned_on if member.access else None),
     }
 
 
@@ -309,10 +312,10 @@ def _chosen(document: Document, instance: str | None) -> list[Document]:
 
 
 def _member_rows(document: Document) -> Iterator[tuple[str, ...]]:
-    yield "MONGODB", "MEMBER", "STATE", "SERVING", "FOR", "RESTARTS", "STARTED"
+    yield "MONGODB", "MEMBER", "STATE", "SERVING", "FOR", "RESTARTS", "STARTED", "AUTH"
     for deployment in document["deployments"]:
         if not deployment["members"]:
-            yield deployment["name"], "-", "unknown", "no", "-", "-", "-"
+            yield deployment["name"], "-", "unknown", "no", "-", "-", "-", "-"
         for member in deployment["members"]:
             started = _span(member.get("born"), document["at"])  # a daemon of before does not say it
             yield (
@@ -323,6 +326,7 @@ def _member_rows(document: Document) -> Iterator[tuple[str, ...]]:
                 _span(member["since"], document["at"]),
                 str(member["restarts"]),
                 started if started == "-" else f"{started} ago",
+                member.get("access_control") or "-",
             )
 
 
@@ -332,6 +336,11 @@ def _member_lines(document: Document) -> Iterator[str]:
             yield f"{member['address']} is {member['state']}: {member['detail']}"
         if member["learned"]:
             yield also_at(member["address"], member["learned"])
+        if turned_on := member.get("access_control_turned_on"):
+            yield (
+                f"{member['address']} has access control on since {_when(document, turned_on)}, and had not before: "
+                "every request without credentials fails"
+            )
 
 
 def _instance_lines(document: Document, one: Document) -> Iterator[str]:
@@ -360,7 +369,7 @@ def _instance_lines(document: Document, one: Document) -> Iterator[str]:
         held = "held by" if one["state"] == Phase.DUE.value else "a reload would be held by"
         yield f"  {held} {blocked['gate']}: {blocked['reason']}" + (f"; until {until}" if until else "")
     if last := one["last_reload"]:
-        proven = ", proven" if last["proven"] else ""
+        proven = f"; {UNSEEN}" if last["proven"] else ""
         detail = f": {last['detail']}" if last["detail"] else ""
         command = COMMANDS[Command(last["command"])]
         yield f"  last: {command} {_when(document, last['at'])}: {last['outcome']}{proven}{detail}"

@@ -27,6 +27,9 @@ THREADS_OFF = (
 )
 """What is told, shown and checked of such a master, with its pid to be filled in."""
 
+UNSEEN = "whether requests succeed is not seen"
+"""What is said wherever connections are all that was seen of an app."""
+
 IN_A_SENTENCE = 1000
 """Characters of one value among the words of a sentence: two or three of them leave it shorter than LONGEST."""
 MANY_LINES = 100

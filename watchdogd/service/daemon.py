@@ -119,7 +119,8 @@ class Daemon:
             snapshot = replace(snapshot, blind=(*snapshot.blind, Blindness(Scope(Area.STATE), problem)))
         findings, decision = self._conclusions.draw(self.state, snapshot, self.config)
         try:
-            self.store.save(decision.state, self.observer.ended(), snapshot.at, snapshot.wall)
+            ended, access = self.observer.ended(), self.observer.access()
+            self.store.save(decision.state, ended, snapshot.at, snapshot.wall, access)
         except StoreError as error:  # decided again with that as a blindness: then nothing is sent
             why = str(error)
             snapshot = replace(snapshot, blind=(*snapshot.blind, Blindness(Scope(Area.STATE), why)), unsaved=why)

@@ -60,7 +60,7 @@ def _run(read: Callable[[], Config]) -> None:
         edges = open_edges(lambda: os.eventfd_write(wake, 1))
         loaded = store.load(edges.clock(), edges.wall())
         observer = Observer(config, edges)
-        observer.restore(loaded.observed)
+        observer.restore(loaded.observed, loaded.access)
         sinks = Sinks(Journal.of_this_process())
         sinks.tell(_started(config), edges.wall())
         Daemon(

@@ -1,4 +1,4 @@
-"""The saved state: what policy remembers and which ended connections are known, over restarts of the daemon.
+"""The saved state, over restarts of the daemon: what policy remembers, and what observe has seen and cannot see again.
 
 It must never lose what was saved before (a new file replaces the old one in one step, after it is on the disk),
 never overwrite a state that it cannot read (that is kept aside and blocks reloads until an operator has looked),
@@ -15,12 +15,13 @@ import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from watchdogd import codec
 from watchdogd.codec import STATE, CodecError, Document, VersionError, decode, encode
 from watchdogd.model.base import Mono
 from watchdogd.model.remembered import InstanceState, Phase, ReloadOutcome, Stand, State
-from watchdogd.model.seen import Connection
+from watchdogd.model.seen import Access, Connection
 from watchdogd.model.text import AlreadyRunning, Outside, WatchdogError
 
 BY_NAME = 1  # remembered instances by their names
@@ -43,6 +44,7 @@ class Loaded:
     state: State = field(default_factory=State)
     observed: tuple[Connection, ...] = ()
     problem: str | None = None
+    access: tuple[Access, ...] = ()
 
 
 class Store:
@@ -56,7 +58,7 @@ class Store:
         self._dir = state_dir
         self._file = state_dir / "state.json"
         self._boot_id = boot_id or BOOT_ID.read_text().strip()
-        self._saved: tuple[State, tuple[Connection, ...]] | None = None
+        self._saved: tuple[State, tuple[Connection, ...], tuple[Access, ...]] | None = None
         self._skew = math.inf  # wall - monotonic, as it stands in the file
         self._whys: dict[str, str] = {}  # of the files that this process kept aside
         with self._explained(state_dir):
@@ -67,7 +69,8 @@ class Store:
     def load(self, now: Mono, wall: float) -> Loaded:
         """Read what was saved, with its times on this boot's clock. `now`: CLOCK_MONOTONIC, `wall`: Unix time.
 
-        After another boot the processes are gone: a reload counts as replaced, and no connection is known.
+        After another boot the processes are gone: a reload counts as replaced, and no connection is known. What members
+        told of their access control is.
         """
         with self._explained(self._file):
             try:
@@ -75,18 +78,21 @@ class Store:
             except FileNotFoundError:
                 return Loaded(problem=self.problem())
         try:
-            return Loaded(*self._decoded(content, now, wall), self.problem())
+            state, observed, access = self._decoded(content, now, wall)
+            return Loaded(state, observed, self.problem(), access)
         except CodecError as error:
             with self._explained(self._file):
                 self._keep_aside(error, wall)
             return Loaded(problem=self.problem())
 
-    def save(self, state: State, observed: Iterable[Connection], now: Mono, wall: float) -> None:
+    def save(
+        self, state: State, observed: Iterable[Connection], now: Mono, wall: float, access: Iterable[Access] = ()
+    ) -> None:
         """Make it what the next `load` gives, on the disk when this returns; nothing is written if nothing changed.
 
         Raises StoreError; then what was saved before is still there.
         """
-        content = state, tuple(observed)
+        content = state, tuple(observed), tuple(access)
         if content == self._saved and abs(wall - now - self._skew) < CLOCK_STEP_S:
             return
         document = STATE.document(**encode(_Content(self._boot_id, _Saved(now, wall), *content)))
@@ -112,7 +118,9 @@ class Store:
         """Let go of the folder."""
         os.close(self._lock)
 
-    def _decoded(self, content: bytes, now: Mono, wall: float) -> tuple[State, tuple[Connection, ...]]:
+    def _decoded(
+        self, content: bytes, now: Mono, wall: float
+    ) -> tuple[State, tuple[Connection, ...], tuple[Access, ...]]:
         """Raises CodecError."""
         document = STATE.read(content)
         version = document.pop("version")
@@ -123,15 +131,17 @@ class Store:
         found: _Content = decode(_Content, document, "")
         saved, state = found.saved, found.state
         if found.boot_id == self._boot_id and saved.monotonic <= now:
-            return state, found.observed
+            return state, found.observed, found.access
         # Where the clock is behind what was saved (no battery, no NTP yet), no time at all has passed for certain.
         passed = max(0.0, wall - saved.wall)
         state = shift(state, now - saved.monotonic - passed)
-        return replace(
+        state = replace(
             state,
             instances={id_: _replaced(one) for id_, one in state.instances.items()},
             unclaimed={name: _replaced(one) for name, one in state.unclaimed.items()},
-        ), ()
+        )
+        access: tuple[Access, ...] = _shifted(tuple[Access, ...], found.access, now - saved.monotonic - passed)
+        return state, (), access
 
     def _keep_aside(self, error: CodecError, wall: float) -> None:
         version = error.version if isinstance(error, VersionError) else None
@@ -172,6 +182,7 @@ class _Content:
     saved: _Saved
     state: State
     observed: tuple[Connection, ...]
+    access: tuple[Access, ...] = ()
 
 
 def _by_name(document: Document) -> Document:
@@ -227,8 +238,12 @@ def _replaced(instance: InstanceState) -> InstanceState:
 
 def shift(state: State, seconds: float) -> State:
     """Move every time of CLOCK_MONOTONIC in a state by so many seconds."""
-    moved: State = decode(State, encode(state), "state", seconds)
+    moved: State = _shifted(State, state, seconds)
     return moved
+
+
+def _shifted(kind: Any, value: object, seconds: float) -> Any:  # noqa: ANN401 - as `kind` says
+    return decode(kind, encode(value), "", seconds)
 
 
 def holder(state_dir: Path) -> int | None:

@@ -1,12 +1,14 @@
-"""The edge that asks an address, by one `hello`, which server process answers there.
+"""The edge that asks a server one question: which process answers at an address, or whether it asks for credentials.
 
-Who is asked may be a stranger: the question holds no name, no password and no client certificate, and is over within
-`ANSWER_S`. Only an address that turns out to be a member's is asked a second time, at once: two different answers mean
-something in between that leads to several servers, and by the second one TLS is held against the member's own name,
-which nobody knows before the first.
+Which process: by one `hello`. Who is asked may be a stranger. Only an address that turns out to be a member's is asked
+a second time, at once: two different answers mean something in between that leads to several servers, and by the second
+one TLS is held against the member's own name, which nobody knows before the first.
 
-Why not a MongoClient: that goes on asking, on three connections. Which addresses may be asked at all is not decided
-here (learned.py). It must never block its caller.
+Whether it asks for credentials: by one command to a member, which is refused where access control is on.
+
+Neither question holds a name, a password or a client certificate, and each is over within `ANSWER_S`. Why not a
+MongoClient: that goes on asking, on three connections. Who may be asked at all is not decided here (learned.py,
+access.py). It must never block its caller.
 """
 
 from __future__ import annotations
@@ -17,28 +19,41 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from watchdogd.model.base import Endpoint, Mono
+from watchdogd.config.addresses import parse_endpoint
+from watchdogd.model.base import Endpoint, Incarnation, MemberId, Mono
 from watchdogd.model.text import Outside
 from watchdogd.observe.mongod.heartbeats import identity_of
 
 ANSWER_S = 2.0
-"""For each of the two questions, from the connect to the answer: as long as a heartbeat waits."""
+"""For each question, from the connect to the answer: as long as a heartbeat waits."""
 
 _MOST = 1 << 20
 """Bytes of an answer that are read. That of a replica set with 50 members is under 10 kB; a stranger may say 48 MB."""
 
+ACCESS_PROBE = "mongo-watchdog access probe"
+"""The name of the question for access control: of its connection, and the comment of its command."""
+
+_UNAUTHORIZED = 13
+"""The error code of a command that needs credentials which the connection has not (mongo/base/error_codes.yml)."""
+
+_NEEDS_CREDENTIALS: Mapping[str, object] = {"getParameter": 1, "quiet": 1, "comment": ACCESS_PROBE, "$db": "admin"}
+"""Reads one flag. With 4.2.6, 4.4.2, 5.0.4 and 6.0.27, each alone, as a secondary and as a member of no set yet, it was
+answered without access control and with `transitionToAuth`, and refused with it: also on loopback before there is any
+user, where `listDatabases` is answered. `find` needs a primary or a secondary."""
+
 # Since MongoDB 3.6 there is OP_MSG, but the first message of every driver is this one, which all versions answer (wire
 # protocol of MongoDB, "OP_QUERY": kept for hello and isMaster alone). 4.2 does not know the word hello.
-_OP_QUERY, _OP_REPLY = 2004, 1
+_OP_QUERY, _OP_REPLY, _OP_MSG = 2004, 1, 2013
 _HEADER = struct.Struct("<iiii")  # length, request id, in answer to, opcode
 _QUERY = struct.Struct("<i11sii")  # flags, collection, skip, return
 _REPLY = struct.Struct("<iqii")  # flags, cursor, from, count
+_MSG = struct.Struct("<iB")  # flags, kind of the first section: a document
 _request_ids = itertools.count(1)
 
 
@@ -73,13 +88,35 @@ class Heard:
     why: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Does this member ask for credentials? `incarnation` and `identity`: of the process that is meant.
+
+    `way`: the TLS options of a connection to it.
+    """
+
+    member: MemberId
+    incarnation: Incarnation
+    identity: str | None = None
+    way: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The answer. `on`: whether its access control is; None: not told, and `why` says why not."""
+
+    incarnation: Incarnation
+    on: bool | None
+    why: str = ""
+
+
 class Asker(Protocol):
     """The edge. A question is answered by a later `drain`; both methods are for one thread, and neither blocks."""
 
-    def ask(self, question: Question) -> None:
+    def ask(self, question: Question | Probe) -> None:
         """Ask it."""
 
-    def drain(self) -> list[Heard]:
+    def drain(self) -> list[Heard | Probed]:
         """Return the answers since the last call."""
 
 
@@ -89,21 +126,21 @@ class SocketAsker:
     def __init__(self, submit: Callable[[Callable[[], None]], None], wake: Callable[[], None]) -> None:
         self._submit = submit
         self._wake = wake
-        self._answers: SimpleQueue[Heard] = SimpleQueue()
+        self._answers: SimpleQueue[Heard | Probed] = SimpleQueue()
 
-    def ask(self, question: Question) -> None:
+    def ask(self, question: Question | Probe) -> None:
         """See Asker.ask."""
         self._submit(lambda: self._answer(question))
 
-    def drain(self) -> list[Heard]:
+    def drain(self) -> list[Heard | Probed]:
         """See Asker.drain."""
         answers = []
         while not self._answers.empty():  # this thread alone takes
             answers.append(self._answers.get_nowait())
         return answers
 
-    def _answer(self, question: Question) -> None:
-        self._answers.put(answer(question))
+    def _answer(self, question: Question | Probe) -> None:
+        self._answers.put(probed(question) if isinstance(question, Probe) else answer(question))
         self._wake()
 
 
@@ -147,6 +184,30 @@ def _hello_of_a_member(remote: Endpoint, way: Mapping[str, object], names: list[
     return _hello(remote, context, names[-1])
 
 
+def probed(probe: Probe) -> Probed:
+    """Ask, and return what came of it; blocks for up to ANSWER_S for each address. Errors are in the answer."""
+    try:
+        return _probed(probe)
+    except Exception as error:  # noqa: BLE001 - as for `answer`
+        return Probed(probe.incarnation, None, _words(error))
+
+
+def _probed(probe: Probe) -> Probed:
+    host, port = parse_endpoint(probe.member.address)
+    context = _context(probe.way)
+    if context is not None:
+        context.check_hostname = _checks_names(probe.way)
+    with _connected((host, port), context, host) as (connection, until):
+        if identity_of(_say_hello(connection, until, ACCESS_PROBE)) != probe.identity:
+            return Probed(probe.incarnation, None, "another process answers there now")
+        said = _say(connection, until, _NEEDS_CREDENTIALS)
+    if said.get("ok") == 1:
+        return Probed(probe.incarnation, on=False)
+    if said.get("code") == _UNAUTHORIZED:
+        return Probed(probe.incarnation, on=True)
+    return Probed(probe.incarnation, None, f"it answers with an error: {Outside(said.get('errmsg') or said)}")
+
+
 def _context(way: Mapping[str, object]) -> ssl.SSLContext | None:
     """Return how TLS is spoken with these options, None without TLS. Never with a client certificate."""
     if way.get("tls") != "true":
@@ -176,38 +237,65 @@ def _trusts_anybody(way: Mapping[str, object]) -> bool:
 
 def _hello(remote: Endpoint, tls: ssl.SSLContext | None, name: str | None) -> Mapping[str, Any]:
     """Return what it answers. `name`: whose certificate it must show; None: anybody's that the CA has signed."""
-    until = time.monotonic() + ANSWER_S
-    with closing(socket.create_connection(remote, timeout=ANSWER_S)) as plain:
-        if tls is None:
-            return _say_hello(plain, until)
-        plain.settimeout(_left(until))
-        with closing(tls.wrap_socket(plain, server_hostname=name)) as wrapped:
-            return _say_hello(wrapped, until)
-
-
-def _say_hello(connection: socket.socket, until: Mono) -> Mapping[str, Any]:
-    import bson  # noqa: PLC0415 - pymongo's, and loaded by now
-
-    number = next(_request_ids)
-    query = _QUERY.pack(0, b"admin.$cmd\0", 0, -1) + bson.encode({"isMaster": 1, "helloOk": True, "client": _CLIENT})
-    connection.settimeout(_left(until))
-    connection.sendall(_HEADER.pack(_HEADER.size + len(query), number, 0, _OP_QUERY) + query)
-    length, _, to, opcode = _HEADER.unpack(_read(connection, _HEADER.size, until))
-    if (to, opcode) != (number, _OP_REPLY) or not _HEADER.size + _REPLY.size < length <= _MOST:
-        raise ValueError("this port does not speak the MongoDB protocol")
-    document = _read(connection, length - _HEADER.size, until)[_REPLY.size :]
-    said: Mapping[str, Any] = bson.decode(document)
+    with _connected(remote, tls, name) as (connection, until):
+        said = _say_hello(connection, until, "mongo-watchdog")
     if said.get("ok") != 1:
         raise ValueError(f"it answers with an error: {Outside(said.get('errmsg') or said)}")
     return said
 
 
-_CLIENT = {
-    "application": {"name": "mongo-watchdog"},
-    "driver": {"name": "mongo-watchdog", "version": "1"},
-    "os": {"type": "Linux"},
-}
-"""Shown in the log of who is asked, so that nobody there has to wonder (MongoDB's handshake specification)."""
+@contextmanager
+def _connected(
+    remote: tuple[str, int], tls: ssl.SSLContext | None, name: str | None
+) -> Iterator[tuple[socket.socket, Mono]]:
+    """Connect; give the connection, and until when all must be said."""
+    until = time.monotonic() + ANSWER_S
+    with closing(socket.create_connection(remote, timeout=ANSWER_S)) as plain:
+        if tls is None:
+            yield plain, until
+            return
+        plain.settimeout(_left(until))
+        with closing(tls.wrap_socket(plain, server_hostname=name)) as wrapped:
+            yield wrapped, until
+
+
+def _say_hello(connection: socket.socket, until: Mono, name: str) -> Mapping[str, Any]:
+    """Return what it answers. `name` is shown in the log of who is asked, so that nobody there has to wonder.
+
+    MongoDB's handshake specification has the form of the client's metadata.
+    """
+    import bson  # noqa: PLC0415 - pymongo's, and loaded by now
+
+    client = {
+        "application": {"name": name},
+        "driver": {"name": "mongo-watchdog", "version": "1"},
+        "os": {"type": "Linux"},
+    }
+    hello = bson.encode({"isMaster": 1, "helloOk": True, "client": client})
+    query = _QUERY.pack(0, b"admin.$cmd\0", 0, -1) + hello
+    return _said(connection, until, (_OP_QUERY, query), (_OP_REPLY, _REPLY.size))
+
+
+def _say(connection: socket.socket, until: Mono, command: Mapping[str, object]) -> Mapping[str, Any]:
+    import bson  # noqa: PLC0415 - same
+
+    return _said(connection, until, (_OP_MSG, _MSG.pack(0, 0) + bson.encode(command)), (_OP_MSG, _MSG.size))
+
+
+def _said(
+    connection: socket.socket, until: Mono, message: tuple[int, bytes], answer: tuple[int, int]
+) -> Mapping[str, Any]:
+    """Return the document of the answer. `message`: its opcode and content; `answer`: its opcode, what precedes it."""
+    import bson  # noqa: PLC0415 - same
+
+    number, (opcode, content) = next(_request_ids), message
+    connection.settimeout(_left(until))
+    connection.sendall(_HEADER.pack(_HEADER.size + len(content), number, 0, opcode) + content)
+    length, _, to, opcode = _HEADER.unpack(_read(connection, _HEADER.size, until))
+    if (to, opcode) != (number, answer[0]) or not _HEADER.size + answer[1] < length <= _MOST:
+        raise ValueError("this port does not speak the MongoDB protocol")
+    document: Mapping[str, Any] = bson.decode(_read(connection, length - _HEADER.size, until)[answer[1] :])
+    return document
 
 
 def _read(connection: socket.socket, size: int, until: Mono) -> bytes:

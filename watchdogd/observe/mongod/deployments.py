@@ -13,7 +13,7 @@ from functools import partial
 from watchdogd.config import DeploymentConfig
 from watchdogd.config.addresses import parse_endpoint
 from watchdogd.model.base import Endpoint, MemberId, Mono
-from watchdogd.model.seen import OUT, Area, Blindness, Member, MemberState, Scope
+from watchdogd.model.seen import OUT, Access, Area, Blindness, Member, MemberState, Scope
 from watchdogd.model.text import fault
 from watchdogd.model.told import Tell
 from watchdogd.observe.mongod.heartbeats import Heartbeat, Heartbeats
@@ -70,6 +70,10 @@ class Deployments:
     def take_news(self) -> tuple[Tell, ...]:
         """Return what the members have to tell, once."""
         return self._members.take_news()
+
+    def take_access(self, access: Callable[[Member], Access | None]) -> None:
+        """Take what is known of the access control of each member."""
+        self._members.take_access(access)
 
     def unheard(self) -> list[Blindness]:
         """Return what has neither been heard of yet nor said why it cannot be; empty once all has answered."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from watchdogd.model.base import Endpoint, Incarnation, Interval, MemberId, Mono
-from watchdogd.model.seen import OUT, Member, MemberState
+from watchdogd.model.seen import OUT, Access, Member, MemberState
 from watchdogd.model.told import MemberDown, MemberRestarted, MemberUp, Tell, What
 from watchdogd.observe.mongod.heartbeats import Heartbeat
 
@@ -107,6 +107,13 @@ class Members:
             why = unneeded.get(key, "")
             if why != track.member.unneeded:
                 track.member = replace(track.member, unneeded=why)
+                self._now = None
+
+    def take_access(self, access: Callable[[Member], Access | None]) -> None:
+        """Take what is known of the access control of each."""
+        for track in self._tracks.values():
+            if (known := access(track.member)) != track.member.access:
+                track.member = replace(track.member, access=known)
                 self._now = None
 
     def fold(self, heartbeats: Iterable[Heartbeat]) -> None:
