@@ -107,10 +107,15 @@ def test_two_names_of_one_process_are_asked_once_and_both_know(host: Host) -> No
 
 
 def test_who_is_not_up_is_not_asked(host: Host) -> None:
-    host.stop_mongod(state=MemberState.FROZEN)
+    """Not once more either, of a life that has not told yet."""
+    del host.asker.access[ADDRESS]
     watcher = watching(host)
-    watcher.tick(10)
-    assert probed(host) == []
+    host.stop_mongod(state=MemberState.FROZEN)
+    watcher.tick(int(AGAIN_S) + 10)
+    assert probed(host) == [life(1)]
+    host.say()
+    watcher.tick(3)
+    assert probed(host) == [life(1), life(1)]
 
 
 def test_who_does_not_tell_is_asked_some_times_more_and_then_left_in_peace(host: Host) -> None:
