@@ -780,7 +780,7 @@ def test_who_stops_uwsgi_before_the_byte_or_after_all_processes_are_new_has_repl
     assert ticks.see(instance(master=None)) == [Event.REPLACED, Event.INSTANCE_ABSENT]
     ticks = verifying()
     assert ticks.see(instance(master=None)) == [Event.REPLACED, Event.INSTANCE_ABSENT]
-    assert "before that was proven" in str(ticks.tells[0].fields["reason"])
+    assert "before its workers were seen to reach MongoDB" in str(ticks.tells[0].fields["reason"])
 
 
 def test_a_reload_that_an_operator_asks_for_before_the_last_one_was_proven_ends_that_one_in_doubt() -> None:

@@ -100,7 +100,7 @@ def _then(c: Case, reload: Reload) -> Going | Ended:
     if c.finding.outage or (c.finding.is_serving and not reload.incarnations <= c.finding.incarnations):
         before_its_byte = reload.try_at is not None and not reload.resent
         outcome = ReloadOutcome.DROPPED if before_its_byte else ReloadOutcome.OVERTAKEN
-        return Ended(reload, outcome, "MongoDB failed again before it was proven")
+        return Ended(reload, outcome, "MongoDB failed again before its workers were seen to reach it")
     if reload.try_at is not None:
         return _tried_again(c, reload) if reload.try_at <= c.at else Going(reload)
     if reload.in_flight:
@@ -114,7 +114,7 @@ def _without_its_master(c: Case, reload: Reload) -> Ended:
     at_work = reload.sent_at is not None and reload.in_flight
     if c.instance.master is None and at_work:
         return Ended(reload, ReloadOutcome.ENDED_BY_US, "uWSGI ended while the command was at work")
-    while_ = "while it was being reloaded" if reload.in_flight else "before that was proven"
+    while_ = "while it was being reloaded" if reload.in_flight else "before its workers were seen to reach MongoDB"
     return Ended(reload, ReloadOutcome.REPLACED, f"uWSGI was stopped, or started anew by somebody else, {while_}")
 
 

@@ -182,8 +182,8 @@ CATALOG: Mapping[Event, Entry] = {
     Event.OVERTAKEN: Entry(
         "92593566c40f4628bbf04edfc44b8943",
         Priority.WARNING,
-        "MongoDB went away again while {instance} was being reloaded; that reload proves nothing.",
-        "A new outage began before the reload had ended or was proved. The daemon sends nothing to the "
+        "MongoDB went away again while {instance} was being reloaded; whether that reload helped is not seen.",
+        "A new outage began before the new workers were seen to reach MongoDB. The daemon sends nothing to the "
         "instance before the deadline of that reload, and starts over once MongoDB serves and the workers "
         "had their time to heal. See to MongoDB.",
     ),
