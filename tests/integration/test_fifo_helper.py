@@ -16,7 +16,7 @@ import pytest
 from rig.processes import wait_for
 from tests.integration.test_fifo import RealFifo, held
 from watchdogd.act import end_helper, fifo_helper, privileged
-from watchdogd.act.helper import FIFO, WITHIN_S, attempt, wake
+from watchdogd.act.helper import FIFO, WITHIN_S, attempt, question, wake
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command
 from watchdogd.model.done import Moment, Result
 
@@ -546,6 +546,80 @@ def test_a_helper_that_is_stuck_costs_its_time_and_is_tried_again(quiet_place: P
     gone, _ = quiet_place.attempt(WORKERS, 0)
     assert (result, gone) == (Result.TRY_AGAIN, Result.TRY_AGAIN)
     assert "did not answer" in why
+
+
+# ------------------------------------------------------------------------------------------------- a question
+
+
+BOTH = pytest.mark.parametrize("program", ["watchdogd.act.fifo_helper", "watchdogd.act.end_helper"])
+
+
+@pytest.fixture
+def asked(quiet_place: Place, program: str) -> Place:
+    """The one helper or the other, and a FIFO of www-data."""
+    quiet_place.program = program
+    os.chown(quiet_place.fifo.path, 33, 33)
+    quiet_place.listen()
+    return quiet_place
+
+
+def answer_to(place: Place, path: str | None = None, uid: int = 33) -> tuple[Result, str]:
+    """What the helper answers the daemon."""
+    with acting_as(DAEMON):
+        return question(FIFO._replace(socket=str(place.socket)), path or place.fifo.path, uid)
+
+
+@BOTH
+def test_a_question_is_answered_and_nothing_is_done(asked: Place) -> None:
+    assert answer_to(asked) == (Result.WILLING, "")
+    assert asked.raw(b"? 33 " + asked.fifo.path.encode(), asked.fifo.fd) == "willing "
+    assert asked.fifo.commands == []
+
+
+@BOTH
+@pytest.mark.parametrize("spoil", [make_writable, give_away, open_the_folder, remove])
+def test_a_question_is_refused_where_the_configuration_is_not_believed(
+    asked: Place, spoil: Callable[[Place], None]
+) -> None:
+    spoil(asked)
+    result, why = answer_to(asked)
+    assert (result, str(asked.config.parent) in why) == (Result.REFUSED, True)
+
+
+@BOTH
+def test_a_question_is_refused_where_it_would_not_act(asked: Place) -> None:
+    assert answer_to(asked, f"{asked.folder}/other")[1] == (
+        f"the configuration names no `master_fifo: {asked.folder}/other`"
+    )
+    assert answer_to(asked, uid=34)[1] == f"{asked.fifo.path} is no FIFO of user id 34, whom the master runs as"
+    link = asked.folder / "link"
+    link.symlink_to(asked.fifo.path)
+    os.lchown(link, 1, 1)
+    asked.configure(f"uwsgi: [{{master_fifo: {link}}}]")
+    result, why = answer_to(asked, str(link))
+    assert (result, "is a symbolic link of daemon" in why) == (Result.REFUSED, True)
+    asked.configure(f"mode: observe\nuwsgi: [{{master_fifo: {asked.fifo.path}}}]")
+    result, why = answer_to(asked)
+    assert (result, "mode: act" in why) == (Result.REFUSED, True)
+    asked.configure(f"uwsgi: [{{master_fifo: {asked.fifo.path}}}]")
+    Path(asked.fifo.path).unlink()
+    assert answer_to(asked) == (Result.TRY_AGAIN, f"{asked.fifo.path} is just being made anew, or is gone")
+
+
+@BOTH
+def test_a_question_about_a_found_instance_is_refused_for_roots_alone(asked: Place) -> None:
+    asked.configure("mongodb: []")
+    assert answer_to(asked) == (Result.WILLING, "")
+    result, why = answer_to(asked, uid=0)
+    assert (result, "add it under `uwsgi:`" in why) == (Result.REFUSED, True)
+
+
+@BOTH
+def test_a_question_has_its_form_and_its_caller(asked: Place) -> None:
+    for message in (b"?", b"? 33", b"? www-data /fifo"):
+        assert refused(asked.raw(message), "a question is `? UID PATH`"), message
+    for uid in (0, 33):
+        assert refused(asked.raw(f"? 33 {asked.fifo.path}".encode(), uid=uid), "only the user of mongo-watchdog")
 
 
 # ------------------------------------------------------------------------------------------------- its size

@@ -14,7 +14,6 @@ after that time of CLOCK_MONOTONIC. PATH is the instance's identity. The answer:
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import time
 from collections import deque
@@ -26,8 +25,7 @@ from watchdogd.act.privileged import (
     IDLE_S,
     RefusedError,
     acting,
-    check_links,
-    follow,
+    check_place,
     named,
     objection_to_time,
     serve,
@@ -66,22 +64,11 @@ def perform(request: bytes, descriptors: list[int], config: str) -> tuple[Result
     uid = int(master["Uid"].split()[1])
     if instance is None and uid == 0:
         raise RefusedError(f"process {pid} is of a master of root, and no instance is named: add it under `uwsgi:`")
-    if why := (instance and _check_place(path, uid, instance)) or objection_to_time(not_after) or _too_many():
+    if why := (instance and check_place(path, uid, instance)) or objection_to_time(not_after) or _too_many():
         return Result.TRY_AGAIN, why
     _ended.append(time.monotonic())
     result, why = kill(pidfd, pid, uid)
     return result, why or f"process {pid} of user id {uid} was ended"
-
-
-def _check_place(path: str, uid: int, instance: dict[str, Any]) -> str | None:
-    """Judge a master's user by whose FIFO the configured path leads to; say why that cannot be told just now."""
-    led = follow(path)
-    if led.found is None:
-        return f"{path} is just being made anew, or is gone"
-    if not stat.S_ISFIFO(led.found.st_mode) or led.found.st_uid != uid:
-        raise RefusedError(f"{path} is no FIFO of user id {uid}, whose the master of the process is")
-    check_links(led, uid, instance)
-    return None
 
 
 def _too_many() -> str | None:

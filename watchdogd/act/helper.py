@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from watchdogd.act import end as ender
 from watchdogd.act import fifo as writer
+from watchdogd.act.privileged import QUESTION
 from watchdogd.model.base import Command
 from watchdogd.model.done import EndProcess, Moment, Result
 
@@ -25,6 +26,13 @@ class Helper(NamedTuple):
     name: str
     socket: str
 
+    def mend(self) -> str:
+        """Return what has it started when it is asked: its units, which may be masked."""
+        socket_unit = f"{self.name}.socket"
+        masked = [unit for unit in (socket_unit, f"{self.name}.service") if _is_masked(unit)]
+        unmask = f"systemctl unmask {' '.join(masked)} && " if masked else ""
+        return f"`{unmask}systemctl enable --now {socket_unit}`"
+
 
 FIFO = Helper("mongo-watchdog-fifo", "/run/mongo-watchdog-fifo.socket")
 END = Helper("mongo-watchdog-end", "/run/mongo-watchdog-end.socket")
@@ -32,6 +40,7 @@ END = Helper("mongo-watchdog-end", "/run/mongo-watchdog-end.socket")
 WITHIN_S = 2.0
 """For the helper to act: it is started first when it does not run (docs/rights.md has the measured times)."""
 
+_UNIT_FOLDERS = ("/etc/systemd/system", "/run/systemd/system")
 _ANSWER_S = 0.5  # from the last moment in which it may act until its answer must be here
 _MAX_ANSWER = 16384
 
@@ -77,10 +86,19 @@ def end(pidfd: int, effect: EndProcess, *, helper: Helper = END) -> tuple[Result
     return _asked(helper, request, pidfd, f"process {effect.process.pid} belongs to user id {effect.uid}")
 
 
-def _asked(helper: Helper, request: bytes, descriptor: int, whose: str) -> tuple[Result, str]:
+def question(helper: Helper, path: str, uid: int) -> tuple[Result, str]:
+    """Ask whether it would act for the instance of this path, whose master runs as `uid`; nothing is done.
+
+    Gives WILLING, else REFUSED or TRY_AGAIN with a sentence. It may take as long as an attempt.
+    """
+    request = b"%s %d %s" % (QUESTION.encode(), uid, os.fsencode(path))
+    return _asked(helper, request, None, f"{path} belongs to user id {uid}")
+
+
+def _asked(helper: Helper, request: bytes, descriptor: int | None, whose: str) -> tuple[Result, str]:
     """Send one request, and give what becomes of it. `whose`: the thing, for a sentence."""
     try:
-        answer = _answer(helper.socket, request, descriptor)
+        answer = _answer(helper.socket, request, [] if descriptor is None else [descriptor])
     except PermissionError:
         return Result.REFUSED, (
             f"{whose}, and {helper.socket} does not let user id {os.geteuid()} ask for it: "
@@ -89,13 +107,17 @@ def _asked(helper: Helper, request: bytes, descriptor: int, whose: str) -> tuple
     except TimeoutError:
         return Result.TRY_AGAIN, f"{helper.name} did not answer within {WITHIN_S:g} s"
     except OSError as error:
-        start = f"`systemctl enable --now {helper.name}.socket`"
-        return Result.TRY_AGAIN, f"{helper.name} cannot be asked ({error.strerror}): {start}"
+        return Result.TRY_AGAIN, f"{helper.name} cannot be asked ({error.strerror}): {helper.mend()}"
     result, _, sentence = os.fsdecode(answer).partition(" ")
     try:
         return Result(result), sentence
     except ValueError:  # nothing: it ended before it had acted
         return Result.TRY_AGAIN, f"{helper.name} ended without an answer: see `systemctl status` of it"
+
+
+def _is_masked(unit: str) -> bool:
+    """Say whether systemd may not start it (systemctl(1), mask): it is a link to /dev/null."""
+    return any(os.path.realpath(f"{folder}/{unit}") == os.devnull for folder in _UNIT_FOLDERS)
 
 
 def _is_ours(uid: int, helper: Helper) -> bool:
@@ -107,9 +129,9 @@ def _connection() -> socket.socket:
     return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
 
 
-def _answer(socket_path: str, request: bytes, descriptor: int) -> bytes:
+def _answer(socket_path: str, request: bytes, descriptors: list[int]) -> bytes:
     with _connection() as connection:
         connection.settimeout(WITHIN_S + _ANSWER_S)
         connection.connect(socket_path)
-        socket.send_fds(connection, [request], [descriptor])
+        socket.send_fds(connection, [request], descriptors)
         return connection.recv(_MAX_ANSWER)

@@ -22,7 +22,10 @@ import yaml
 
 from watchdogd import paths
 from watchdogd.model.done import Result
-from watchdogd.model.text import shown
+from watchdogd.model.text import Outside, shown
+
+QUESTION = "?"
+"""`? UID PATH`, without a descriptor: would the instance of this path, whose master runs as UID, be acted for?"""
 
 IDLE_S = 60.0
 """Without a client for so long it ends: systemd goes on listening and starts it again (0.2 s on a quiet machine)."""
@@ -69,9 +72,12 @@ def _serve(client: socket.socket, caller: int, config: str, perform: Perform) ->
         if not request:
             return
         try:
-            result, sentence = (
-                perform(request, descriptors, config) if uid == caller else (Result.REFUSED, _WRONG_CALLER)
-            )
+            if uid != caller:
+                result, sentence = Result.REFUSED, _WRONG_CALLER
+            elif request.partition(b" ")[0] == QUESTION.encode():
+                result, sentence = answer(request, config)
+            else:
+                result, sentence = perform(request, descriptors, config)
         except RefusedError as refused:
             result, sentence = Result.REFUSED, str(refused)
         _log(uid, request, result, sentence)
@@ -79,6 +85,21 @@ def _serve(client: socket.socket, caller: int, config: str, perform: Perform) ->
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def answer(request: bytes, config: str) -> tuple[Result, str]:
+    """Answer a QUESTION by all that can be told without doing it, and do nothing. Raises RefusedError."""
+    try:
+        _, user, path = os.fsdecode(request).split(" ", 2)
+        uid = int(user)
+    except ValueError:
+        raise RefusedError(f"a question is `{QUESTION} UID PATH`") from None
+    instance = named(acting(config), Outside(path))
+    if instance is None and uid == 0:
+        raise RefusedError(f"{Outside(path)} is root's, and the configuration does not name it: add it under `uwsgi:`")
+    if why := instance and check_place(Outside(path), uid, instance):
+        return Result.TRY_AGAIN, why
+    return Result.WILLING, ""
 
 
 def objection_to_time(not_after: float) -> str | None:
@@ -115,6 +136,20 @@ def follow(path: str) -> paths.Led:
         return paths.follow(path)
     except OSError as error:
         raise RefusedError(f"{path}: {error.strerror}") from None
+
+
+def check_place(path: str, uid: int, instance: dict[str, Any]) -> str | None:
+    """Judge a master's user by whose FIFO the configured path leads to; say why that cannot be told just now.
+
+    Raises RefusedError.
+    """
+    led = follow(path)
+    if led.found is None:
+        return f"{path} is just being made anew, or is gone"
+    if not stat.S_ISFIFO(led.found.st_mode) or led.found.st_uid != uid:
+        raise RefusedError(f"{path} is no FIFO of user id {uid}, whom the master runs as")
+    check_links(led, uid, instance)
+    return None
 
 
 def check_links(led: paths.Led, owner: int, instance: dict[str, Any]) -> None:

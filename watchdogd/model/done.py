@@ -58,8 +58,9 @@ class EndProcess:
 
 
 class Result(enum.Enum):
-    """What became of one attempt to write the FIFO, or to end a process."""
+    """What became of one attempt to write the FIFO, or to end a process, or of the question whether it would be."""
 
+    WILLING = "willing"  # the answer to a question: nothing was done, and it would be
     ENDED = "ended"  # the process is dead, as its pidfd says
     WRITTEN = "written"  # the byte is in the pipe; that proves delivery, not execution
     TRY_AGAIN = "try_again"  # ENOENT, ENXIO, EPIPE, EAGAIN: the master makes its FIFO anew; too late; not dead yet
