@@ -32,7 +32,7 @@ complete -c mongo-watchdog -n $no_verb -a install -d 'Make a service of this vir
 complete -c mongo-watchdog -n $no_verb -a uninstall -d 'Remove what install made'
 
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from run' -l observe -d 'Everything but the write to the FIFO'
-complete -c mongo-watchdog -n '__fish_seen_subcommand_from check' -l live -d 'Also connect, find masters and test rights'
+complete -c mongo-watchdog -n '__fish_seen_subcommand_from check' -l live -d 'Also ask the running service what would stop a cure'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from status connections' -l json -d 'For programs'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from status reload' -a '(__mongo_watchdog_instances)' -d Instance
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from reload' -l wait -d 'Until its outcome is known'

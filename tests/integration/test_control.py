@@ -32,6 +32,7 @@ from watchdogd.service.control import (
     MAX_CLIENTS,
     MAX_LINE,
     PATIENCE_S,
+    Check,
     ControlError,
     Incoming,
     NotRunning,
@@ -233,12 +234,14 @@ def test_requests_become_inputs_of_the_decision() -> None:
     assert stranger == Request("request-7", Verb.RESUME, by=Outside("user 4000000"))
     assert request(Status()) is None
     assert request(Reconfigure()) is None
+    assert request(Check()) is None
 
 
 OUTSIDE = st.text().map(Outside)
 WISHES: st.SearchStrategy[Wish] = st.one_of(
     st.builds(Status),
     st.builds(Reconfigure),
+    st.builds(Check),
     st.builds(Reload, st.text(min_size=1).map(Outside)),
     st.builds(
         Pause,
@@ -306,7 +309,7 @@ WRONG: list[tuple[bytes, str]] = [
     ),
     (b'{"version": true, "verb": "status"}\n', "version 2"),
     (request(), "unknown verb None"),
-    (request(verb="format"), "unknown verb 'format': there are status, reconfigure, reload"),
+    (request(verb="format"), "unknown verb 'format': there are status, reconfigure, check, reload"),
     (request(verb=["status"]), "unknown verb"),
     (request(verb="status", all=True), "status: expected none of all"),
     (request(verb="reload"), "reload: expected instance in it"),

@@ -249,6 +249,12 @@ class Asked:
             yield
         raise AssertionError("no answer")
 
+    def is_there(self) -> bool:
+        """Whether some of the answer is there."""
+        with contextlib.suppress(BlockingIOError):
+            self.received += self.client.recv(65536)
+        return bool(self.received)
+
     @property
     def answer(self) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(self.received)
@@ -712,6 +718,118 @@ def test_what_takes_effect_at_the_next_start_only_is_said(stage: Stage) -> None:
 
     stage.play(steps())
     assert answers[0]["text"].endswith("; state_dir and control_socket take effect at the next start")
+
+
+# -- a check
+
+
+def lines_of(answer: dict[str, Any]) -> list[str]:
+    return [f"{one['verdict']}: {one['text']}" for one in answer["check"]["lines"]]
+
+
+def test_a_check_is_answered_with_what_the_daemon_sees_and_may_do(stage: Stage) -> None:
+    answers: list[dict[str, Any]] = []
+
+    def steps() -> Iterator[object]:
+        yield from seconds(10)
+        for _ in range(2):
+            asked = stage.ask("check")
+            yield from asked.wait()
+            answers.append(asked.answer)
+
+    stage.play(steps())
+    first, second = answers
+    assert first == second
+    assert (first["exit"], first["check"]["pid"], first["check"]["changed"]) == (0, os.getpid(), False)
+    assert lines_of(first) == [
+        "ok: main: 10.0.0.1:27017: up, serving",
+        f"ok: shop: master {stage.master.id.pid}, {len(stage.workers)} workers",
+        "ok: state: it can be saved",
+    ]
+
+
+def test_a_check_waits_until_members_were_heard_of_and_the_loop_goes_on(stage: Stage) -> None:
+    def steps() -> Iterator[object]:
+        yield from seconds(1)
+        asked = stage.ask("check")
+        began = stage.host.clock.now
+        for _ in range(40):
+            yield from seconds(1)
+            if stage.host.clock.now >= began + 4:
+                break
+            assert not asked.is_there()
+        status = stage.ask("status")
+        yield from status.wait()
+        yield from asked.wait()
+        assert asked.answer["exit"] == 0
+        assert stage.host.clock.now < began + 10
+
+    stage.play(steps())
+
+
+def test_a_check_saves_the_state_though_nothing_has_changed_and_what_it_finds_stays_told(stage: Stage) -> None:
+    def steps() -> Iterator[object]:
+        yield from seconds(10)
+        (stage.folder / "state" / "state.json.new").mkdir()
+        yield from seconds(5)
+        assert stage.scopes(Event.BLIND) == []
+        asked = stage.ask("check")
+        yield from asked.wait()
+        assert asked.answer["exit"] == 1
+        assert any(line.startswith("problem: state: ") for line in lines_of(asked.answer))
+        yield from seconds(5)
+        assert (stage.scopes(Event.BLIND), stage.scopes(Event.SEEING_AGAIN)) == (["state"], [])
+        (stage.folder / "state" / "state.json.new").rmdir()
+        yield from seconds(3)
+
+    stage.play(steps())
+    assert stage.scopes(Event.BLIND) == stage.scopes(Event.SEEING_AGAIN) == ["state"]
+
+
+def test_a_check_that_fails_is_answered_so_and_ends_no_tick(stage: Stage) -> None:
+    def steps() -> Iterator[object]:
+        yield from seconds(10)
+        stage.host.spied["uwsgi"].broken.add("discover")
+        asked = stage.ask("check")
+        yield from asked.wait()
+        assert (asked.answer["ok"], asked.answer["exit"]) == (False, 1)
+        assert "internal error" in asked.answer["text"]
+        pings = stage.notifications().count("WATCHDOG=1")
+        yield from seconds(3)
+        assert stage.notifications().count("WATCHDOG=1") >= pings + 3
+
+    stage.play(steps())
+    assert stage.scopes(Event.BLIND) == []
+
+
+def test_a_check_reads_the_file_and_puts_nothing_of_it_in_force(stage: Stage) -> None:
+    def steps() -> Iterator[object]:
+        yield from seconds(10)
+        stage.loaded.append(replace(stage.config, mode=Mode.OBSERVE))
+        asked = stage.ask("check")
+        yield from asked.wait()
+        assert asked.answer["check"]["changed"]
+        assert "has changed since the service read it" in lines_of(asked.answer)[-1]
+
+    daemon = stage.play(steps())
+    assert daemon.config is stage.config
+    assert stage.events(Event.CONFIG_RELOADED, Event.CONFIG_REJECTED) == []
+
+
+def test_a_check_of_a_pause_and_of_a_master_that_is_gone_is_not_well(stage: Stage) -> None:
+    def steps() -> Iterator[object]:
+        yield from seconds(10)
+        asked = stage.ask("pause", for_s=60.0, reason="deploy")
+        yield from asked.wait()
+        stage.host.processes.end(stage.master)
+        yield from seconds(12)
+        asked = stage.ask("check")
+        yield from asked.wait()
+        problems = [line for line in lines_of(asked.answer) if line.startswith("problem: ")]
+        assert [one.split()[1] for one in problems] == ["shop:", "paused"]
+        assert problems[0].startswith("problem: shop: absent: no process has ")
+
+    stage.play(steps())
 
 
 # -- waking and leaving

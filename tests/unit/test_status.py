@@ -40,11 +40,10 @@ from watchdogd.model.seen import (
     SocketsFrom,
     Worker,
 )
-from watchdogd.model.text import Outside
+from watchdogd.model.text import THREADS_OFF, Outside
 from watchdogd.model.told import Tell, ThreadsOff
 from watchdogd.report.events import sentence
 from watchdogd.report.status import Watch, document, exit_code, line, render, sees_all
-from watchdogd.report.words import THREADS_OFF
 
 VALIDATOR = strict("status")
 

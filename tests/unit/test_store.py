@@ -269,6 +269,22 @@ def test_only_a_change_is_written(folder: Path, store: Store) -> None:
     assert json.loads((folder / "state.json").read_text())["access"] == [encode(ACCESS)]
 
 
+def test_a_state_in_doubt_is_written_whatever_has_changed_until_it_was(folder: Path, store: Store) -> None:
+    store.save(STATE, (), NOW, WALL)
+    (folder / "state.json.new").mkdir()
+    store.save(STATE, (), NOW + 1, WALL + 1)
+    store.doubt()
+    for seconds in (2, 3):
+        with pytest.raises(StoreError):
+            store.save(STATE, (), NOW + seconds, WALL + seconds)
+    (folder / "state.json.new").rmdir()
+    before = (folder / "state.json").stat().st_ino
+    store.save(STATE, (), NOW + 4, WALL + 4)
+    written = (folder / "state.json").stat().st_ino
+    store.save(STATE, (), NOW + 5, WALL + 5)
+    assert (folder / "state.json").stat().st_ino == written != before
+
+
 def test_a_wall_clock_that_was_set_is_a_change(folder: Path, store: Store) -> None:
     store.save(STATE, (), NOW, 0.0)  # a machine that booted without a clock
     store.save(STATE, (), NOW + 10, WALL)

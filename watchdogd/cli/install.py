@@ -181,8 +181,8 @@ def install(root: Path, *, dry_run: bool, tell: Tell, program: Program | None = 
     _perform(list(_installation(root, shipped, program)), dry_run=dry_run, tell=tell)
     tell(
         f"next: edit {root / CONFIG}, then\n"
-        f"    {NAME} check --live\n"
-        f"    systemctl enable mongo-watchdog && systemctl restart mongo-watchdog"
+        f"    {NAME} check && systemctl enable mongo-watchdog && systemctl restart mongo-watchdog\n"
+        f"    {NAME} check --live"
     )
 
 

@@ -1,4 +1,4 @@
-"""What can be seen without a daemon: `connections`, by one look, and `check --live`, by several.
+"""What a command looks at itself: `connections`, by one look; `check --live`, by several, where no daemon answers.
 
 Reads only; must never write a FIFO or a state.
 """
@@ -15,33 +15,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from watchdogd.cli.holders import Holder, holders_of
-from watchdogd.codec import CONNECTIONS, encode
-from watchdogd.config import Config, InstanceConfig
+from watchdogd.codec import CONNECTIONS, Document, encode
+from watchdogd.config import Config
 from watchdogd.core.detect import detect
-from watchdogd.core.ends import in_vain
 from watchdogd.core.look import endpoint_map
-from watchdogd.core.outlook import NO_DEPLOYMENT
-from watchdogd.model.base import InstanceId, Interval, Mono, ProcessId
-from watchdogd.model.found import Finding, Kind, Verdict
+from watchdogd.model.base import Interval, Mono, ProcessId
+from watchdogd.model.found import Finding, Verdict
 from watchdogd.model.seen import (
-    Backend,
     Blind,
     Blindness,
     Connection,
     Instance,
-    Member,
-    MemberState,
     Snapshot,
     Tcp,
     Worker,
 )
 from watchdogd.model.text import Outside
-from watchdogd.observe.instances import not_covered
 from watchdogd.observe.observer import Edges, Observer, open_edges
 from watchdogd.observe.uwsgi import Master
+from watchdogd.paths import user_name
 from watchdogd.report.say import say, say_json
-from watchdogd.report.words import THREADS_OFF, also_at, duration, from_proc, table
+from watchdogd.report.words import duration, table
 from watchdogd.service import rights
+from watchdogd.service.check import PROBLEM, Seen, also, lines
 
 HIDDEN = "held by nobody who can be seen: run this as root, or see what is blind"
 NO_AGE = "unexplained: its age is not known, so whether an outage ended it cannot be told"
@@ -81,18 +77,18 @@ class Line:
 
 def connections(config: Config, *, as_json: bool) -> int:
     """Print each connection to the members with every holder, and what it means; 1 where something cannot be seen."""
-    snapshot, findings, edges = _look(config)
-    found = _lines(snapshot, findings, edges)
+    seen, edges = _look(config)
+    snapshot, found = seen.snapshot, _lines(seen, edges)
     lines = sorted(found, key=lambda one: (one.instance, one.role, one.pid or 0, one.remote))
     blind = [one.why for one in snapshot.blind] + [why for one in snapshot.instances for why in one.blind]
     if as_json:
-        say_json(CONNECTIONS.document(connections=encode(lines), blind=blind, learned=list(_also_at(snapshot))))
+        say_json(CONNECTIONS.document(connections=encode(lines), blind=blind, learned=list(also(snapshot))))
     else:
         rows: list[tuple[str, ...]] = [("INSTANCE", "ROLE", "PID", "LOCAL", "REMOTE", "STATE", "LAST", "VERDICT")]
         rows += [_row(line) for line in lines]
         say(*(table(rows) if lines else ()))
         fifos = sorted({(line.instance, line.fifo) for line in lines if line.fifo})
-        rest = [f"{name} is {fifo}" for name, fifo in fifos] + list(_also_at(snapshot))
+        rest = [f"{name} is {fifo}" for name, fifo in fifos] + list(also(snapshot))
         say(*(["", *rest] if rest else ()))
         if not lines and not blind:
             say("no connections to the configured MongoDB members")
@@ -100,49 +96,44 @@ def connections(config: Config, *, as_json: bool) -> int:
     return 1 if blind else 0
 
 
-def check(config: Config) -> int:
-    """Print what the daemon would find: members, instances, rights, and uWSGI masters that it cannot reload."""
-    snapshot, findings, edges = _look(config, closely=True)
-    problems = 0
-    for member in snapshot.members.values():
-        verdict, what = _state_of(member)
-        problems += verdict == "problem"
-        say(f"{verdict}: {member.id.deployment}: {member.id.address}: {what}")
-    for sentence in _also_at(snapshot):
-        say(f"note: {sentence}")
-    for instance in snapshot.instances:
-        objections = list(_objections(instance, findings[instance.id]))
-        problems += bool(objections)
-        workers = f"master {instance.master.pid}, {len(instance.workers)} workers" if instance.master else "absent"
-        say(f"{'problem' if objections else 'ok'}: {instance.name}: {'; '.join(objections) or workers}")
-    for blind in snapshot.blind:
-        problems += 1
-        say(f"problem: {blind.scope}: {blind.why}")
-    for sentence in _missing_rights(config, snapshot):
-        problems += 1
-        say(f"problem: rights: {sentence}")
-    for sentence in _from_proc(snapshot):
-        say(f"note: {sentence}")
-    masters = edges.uwsgi.discover()
-    others = () if isinstance(masters, Blind) else not_covered(masters)
-    for sentence in dict.fromkeys((*snapshot.not_covered, *others)):
-        say(f"not covered: {sentence}")
-    if not snapshot.instances:
-        problems += 1
-        say("problem: no uWSGI instance with a master FIFO was found")
-    return 1 if problems else 0
+def check(config: Config, answer: Document) -> int:
+    """Print whatever would keep a cure from being made tonight; 1 where something would.
+
+    `answer`: the daemon's, or `ok` false with the text that says why there is none. Then this process looks, and so it
+    does where the file says something else than the daemon runs by.
+    """
+    said = answer.get("check") if answer["ok"] else None
+    if said is None:
+        say(f"problem: service: {answer['text']}")
+        return _check_here(config) or 1
+    say(f"asked the running service (pid {said['pid']}, user {said['user']}), which runs by {said['config']}")
+    say(*[f"{line['verdict']}: {line['text']}" for line in said["lines"]])
+    code: int = answer["exit"]
+    if not _is_same(said["config"], config.path):
+        say(f"problem: service: it does not run by {config.path}: name that at its start, by `--config`")
+    elif not said["changed"]:
+        return code
+    return _check_here(config) or 1
 
 
-def _state_of(member: Member) -> tuple[str, str]:
-    """Return whether a member is a problem, and how it is."""
-    if member.state is MemberState.UP:
-        return "ok", "up, serving" if member.is_serving else "up, not serving"
-    if member.unneeded:
-        return "note", f"{member.state.value}, and no alarm: {member.unneeded}"
-    return "problem", f"{member.state.value}: {member.detail}"
+def _check_here(config: Config) -> int:
+    """Print what this process sees by a configuration, and may do itself."""
+    own = rights.Rights.of_this_process()
+    say(f"looked at by this command, as user {user_name(own.uid)}, by {config.path}")
+    found = [*lines(_look(config, closely=True)[0], own)]
+    say(*[f"{line.verdict}: {line.text}" for line in found])
+    return 1 if any(line.verdict == PROBLEM for line in found) else 0
 
 
-def _look(config: Config, *, closely: bool = False) -> tuple[Snapshot, dict[InstanceId, Finding], Edges]:
+def _is_same(one: str, other: Path) -> bool:
+    """Say whether two paths lead to one file."""
+    try:
+        return other.samefile(one)
+    except OSError:
+        return False
+
+
+def _look(config: Config, *, closely: bool = False) -> tuple[Seen, Edges]:
     """Look once every member has been heard of. `closely`: more looks, which suspect every instance, for some 2 s."""
     woken = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     edges = open_edges(lambda: os.eventfd_write(woken, 1))
@@ -160,7 +151,8 @@ def _look(config: Config, *, closely: bool = False) -> tuple[Snapshot, dict[Inst
             pass
     silent = [Blindness(one.scope, f"{one.why}, in {HEARD_WITHIN_S:g} s") for one in observer.unheard()]
     snapshot = replace(snapshot, blind=(*snapshot.blind, *silent))
-    return snapshot, detect(snapshot, config), edges
+    uncovered = observer.uncovered() if closely else ()
+    return Seen(config, snapshot, detect(snapshot, config), uncovered), edges
 
 
 def _is_woken(woken: int, until: Mono) -> bool:
@@ -172,7 +164,8 @@ def _is_woken(woken: int, until: Mono) -> bool:
     return True
 
 
-def _lines(snapshot: Snapshot, findings: dict[InstanceId, Finding], edges: Edges) -> Iterator[Line]:
+def _lines(seen: Seen, edges: Edges) -> Iterator[Line]:
+    snapshot, findings = seen.snapshot, seen.findings
     roles = {process: place for instance in snapshot.instances for process, place in _roles(instance)}
     members = endpoint_map(snapshot.members.values())
     own = edges.processes.descriptors(os.getpid())
@@ -199,13 +192,6 @@ def _lines(snapshot: Snapshot, findings: dict[InstanceId, Finding], edges: Edges
                 _verdict(one, findings[instance.id], holder, worker or role),
                 str(instance.fifo),  # whole
             )
-
-
-def _also_at(snapshot: Snapshot) -> Iterator[str]:
-    """Yield a sentence for each member that was found at another address than those that name it."""
-    for member in snapshot.members.values():
-        if member.learned:
-            yield also_at(member.id.address, sorted(str(one) for one in member.learned))
 
 
 def _roles(instance: Instance) -> Iterator[tuple[ProcessId, tuple[Instance, str, Worker | None]]]:
@@ -286,22 +272,6 @@ def _verdict(connection: Connection, finding: Finding, holder: ProcessId, who: W
     }.get(finding.verdicts[holder], "leftover")
 
 
-def _missing_rights(config: Config, snapshot: Snapshot) -> Iterator[str]:
-    """Yield a sentence for each right that this process lacks for the instances that run; the write is not tried."""
-    found = tuple([InstanceConfig(one.name, Path(one.fifo), one.deployments) for one in snapshot.instances])
-    uids = {Path(one.fifo): one.uid for one in snapshot.instances}
-    return rights.missing(replace(config, instances=found), rights.Rights.of_this_process(), uids.get)
-
-
-def _from_proc(snapshot: Snapshot) -> Iterator[str]:
-    """Yield a sentence wherever sockets are not read by SOCK_DIAG, which is no problem but good to know."""
-    if snapshot.sockets.backend is Backend.PROC:
-        yield from_proc(snapshot.sockets.why)
-    for instance in snapshot.instances:
-        if instance.sockets and instance.sockets.backend is Backend.PROC:
-            yield f"{instance.name}: {from_proc(instance.sockets.why)}"
-
-
 def _row(line: Line) -> tuple[str, ...]:
     last = "-"
     if line.closed_s is not None:
@@ -310,23 +280,3 @@ def _row(line: Line) -> tuple[str, ...]:
         last = f"data {duration(line.last_data_s)} ago"
     pid = "-" if line.pid is None else str(line.pid)
     return line.instance, line.role, pid, line.local, line.remote, line.state, last, line.verdict
-
-
-def _objections(instance: Instance, finding: Finding) -> Iterator[str]:
-    if instance.master is None and not instance.blind:
-        or_else = instance.meant or f"is uWSGI running with `master-fifo = {instance.fifo}`?"
-        yield f"absent: no process has {instance.fifo} open; {or_else}"
-    if instance.fifo_problem:
-        yield instance.fifo_problem
-    if not instance.deployments:
-        yield NO_DEPLOYMENT
-    if instance.threads_off and instance.master:
-        yield THREADS_OFF.format(pid=instance.master.pid)
-    for one in finding.evidence:
-        if one.kind is Kind.HUNG:
-            safe = f"`kill -9 {one.worker.pid}` is safe, and the service does the same where it may act"
-            yield f"{one.sentence}; {in_vain(one, instance) or safe}"
-    for worker in instance.workers:
-        if worker.unjudged:
-            yield f"whether worker {worker.id.pid} hangs cannot be seen: {worker.unjudged}"
-    yield from instance.blind

@@ -34,6 +34,8 @@ from watchdogd.service import control, store
 _FOR_EVER = "leave --for out to pause until `resume`"
 POLL_S = 0.5  # of `reload --wait`; a reload takes seconds (1.0 s for lazy-apps, 4.0 s with pymongo's atexit)
 
+CHECK_WITHIN_S = 20.0  # for the daemon to answer it: that may wait for helpers and members (service/check.py)
+
 
 class Exit(enum.IntEnum):
     """How a command ends; 2 is argparse's, for a command that cannot be understood."""
@@ -106,10 +108,22 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.live:
         from watchdogd.cli import live
 
-        return live.check(config)  # which meets them where it looks for the masters
+        return live.check(config, _checked(arguments))  # which meets them where it looks for the masters
     for name, why in astray:
         say(f"problem: {name}: {why}")
     return Exit.PROBLEM if astray else Exit.OK
+
+
+def _checked(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what the daemon says of itself, or a refusal that says why there is nothing."""
+    try:
+        answer = _ask(arguments, control.Check(), CHECK_WITHIN_S)
+    except _Trouble as trouble:
+        nothing = "nothing would be cured tonight: " if trouble.code is Exit.NOT_RUNNING else ""
+        return {"ok": False, "text": nothing + "; ".join(trouble.lines)}
+    if answer["ok"]:
+        return answer
+    return {"ok": False, "text": f"it does not say: {answer['text']} (restart one that is older than this command)"}
 
 
 def _connections(arguments: argparse.Namespace) -> int:
@@ -234,7 +248,7 @@ def _say(answer: dict[str, Any]) -> int:
     return int(answer["exit"])
 
 
-def _ask(arguments: argparse.Namespace, wish: control.Wish) -> dict[str, Any]:
+def _ask(arguments: argparse.Namespace, wish: control.Wish, timeout_s: float = 10) -> dict[str, Any]:
     """Return the daemon's answer; raises _Trouble where there is none."""
     note: tuple[str, ...] = ()
     try:
@@ -244,7 +258,7 @@ def _ask(arguments: argparse.Namespace, wish: control.Wish) -> dict[str, Any]:
         socket, state_dir = DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR
         note = (f"that is the default socket, since {error.mistakes[0]}",)
     try:
-        return control.ask(socket, wish)
+        return control.ask(socket, wish, timeout_s)
     except control.NotRunning:
         if (pid := store.holder(state_dir)) is not None:
             why = "`control_socket` takes effect at its start"
@@ -290,7 +304,7 @@ def _parser() -> argparse.ArgumentParser:
     run = verb("run", _run, "the daemon in the foreground; ends with 78 for a bad configuration")
     run.add_argument("--observe", action="store_true", help="everything but the write to the FIFO")
     check = verb("check", _check, "validates the configuration; ends with 78 for a bad one")
-    check.add_argument("--live", action="store_true", help="also connects, finds masters and tests rights")
+    check.add_argument("--live", action="store_true", help="also asks the running service what would stop a cure")
     status = verb(
         "status", _status, "what is seen and what comes next; ends with 1 for an incident, 3 without a daemon"
     )

@@ -113,6 +113,11 @@ def _cooldown(c: Case, _: Command) -> Blocked | None:
 
 
 def _budget(c: Case, _: Command) -> Blocked | None:
+    return budget_spent(c)
+
+
+def budget_spent(c: Case) -> Blocked | None:
+    """Say which part of the budget is spent; None where there is some left."""
     budget = c.config.policy.budget
     unproven = [one for one in c.spent if not one.proven]
     for ones, most, what in ((unproven, budget.unproven, "unproven "), (c.spent, budget.total, "")):

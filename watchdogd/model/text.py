@@ -60,6 +60,12 @@ class Outside(str):
 
 NOTHING_SAID = Outside()
 
+THREADS_OFF = (
+    "master {pid} runs without Python threads, so after an outage of MongoDB only a restart of uWSGI helps; "
+    "add `enable-threads = true` to its configuration"
+)
+"""What is told, shown and checked of such a master, with its pid to be filled in."""
+
 
 class WatchdogError(Exception):
     """What mongo-watchdog raises on purpose; its text names the thing, what was expected and the mend."""

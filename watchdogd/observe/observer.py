@@ -37,7 +37,7 @@ from watchdogd.model.seen import (
 from watchdogd.model.text import fault
 from watchdogd.model.told import SocketsFromProc, Tell
 from watchdogd.observe.hung import unproven
-from watchdogd.observe.instances import Instances
+from watchdogd.observe.instances import Instances, not_covered
 from watchdogd.observe.mongod.access import AccessControl
 from watchdogd.observe.mongod.ask import Asker, Heard, Probed, SocketAsker
 from watchdogd.observe.mongod.deployments import Deployments
@@ -138,6 +138,19 @@ class Observer:
             for endpoint in asked
         ]
         return self._deployments.unheard() + silent
+
+    def unsure(self) -> bool:
+        """Say whether looks that follow soon would show more: a member is not heard of yet, or a worker may hang."""
+        return bool(self.unheard()) or self._instances.suspected()
+
+    def uncovered(self) -> tuple[str, ...]:
+        """Return a sentence for each uWSGI master of the host that nothing can reload, also where others are named.
+
+        Costs what it costs to find instances, which no look does where they are named.
+        """
+        masters = self._edges.uwsgi.discover()
+        others = () if isinstance(masters, Blind) else not_covered(masters)
+        return tuple(dict.fromkeys((*self._instances.not_covered, *others)))
 
     def look(
         self,

@@ -23,13 +23,14 @@ def _parts(answer: Answer, at: Mono, wall: float) -> Iterator[str]:
     if answer.blocked_by:
         gates = [f"{one.gate}: {one.reason}{_until(one.until, at, wall, ', ')}" for one in answer.blocked_by]
         text = f"{text} {'; '.join(gates)}"
-    yield f"{text} {_pause(answer.pause, at, wall)}" if answer.pause else text
+    yield f"{text} {until_when(answer.pause, at, wall)}" if answer.pause else text
     if answer.before:
         what = "that takes the place of" if answer.pause else "that ends"
-        yield f"{what} the pause {_pause(answer.before, at, wall)}"
+        yield f"{what} the pause {until_when(answer.before, at, wall)}"
 
 
-def _pause(pause: Pause, at: Mono, wall: float) -> str:
+def until_when(pause: Pause, at: Mono, wall: float) -> str:
+    """Say until when a pause is, by whom and why."""
     end = _until(pause.until, at, wall) or "until `mongo-watchdog resume`"
     return end + (f", by {pause.by}" if pause.by else "") + (f": {pause.reason}" if pause.reason else "")
 

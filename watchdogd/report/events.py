@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from watchdogd.model.base import Command
+from watchdogd.model.text import THREADS_OFF
 from watchdogd.model.told import Event, FieldValue, Tell
 from watchdogd.report import words
 
@@ -215,7 +216,7 @@ CATALOG: Mapping[Event, Entry] = {
     Event.THREADS_OFF: Entry(
         "9222702be09740e790973a395d3ea069",
         Priority.WARNING,
-        "{instance}: " + words.THREADS_OFF + ".",
+        "{instance}: " + THREADS_OFF + ".",
         "The app made its MongoClient before the fork, and uWSGI before 2.0.27 does not run Python's threads "
         "unless told to: every worker that is forked later hangs or stays stuck. Add `enable-threads = true` to its "
         "configuration, better `lazy-apps = true` as well; or allow `restart` in `reloads`.",

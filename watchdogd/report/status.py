@@ -20,9 +20,9 @@ from watchdogd.model.decided import Blocked, Decision, Outlook
 from watchdogd.model.found import Finding, Kind
 from watchdogd.model.remembered import Ending, InstanceState, LastReload, PastIncident, Phase
 from watchdogd.model.seen import Backend, Instance, Member, MemberState, Snapshot, SocketsFrom
+from watchdogd.model.text import THREADS_OFF
 from watchdogd.report.words import (
     COMMANDS,
-    THREADS_OFF,
     UNSEEN,
     also_at,
     count,

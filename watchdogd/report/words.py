@@ -21,12 +21,6 @@ COMMANDS: Mapping[Command, str] = {
     RESTART: "restart of the whole stack",
 }
 
-THREADS_OFF = (
-    "master {pid} runs without Python threads, so after an outage of MongoDB only a restart of uWSGI helps; "
-    "add `enable-threads = true` to its configuration"
-)
-"""What is told, shown and checked of such a master, with its pid to be filled in."""
-
 UNSEEN = "whether requests succeed is not seen"
 """What is said wherever connections are all that was seen of an app."""
 

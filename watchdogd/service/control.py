@@ -59,6 +59,11 @@ class Reconfigure:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """Say what would keep a cure from being made tonight."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reload:
     """Reload an instance: the path of its FIFO, as the status gives it."""
 
@@ -78,12 +83,13 @@ class Resume:
     """End a pause."""
 
 
-Wish = Status | Reconfigure | Reload | Pause | Resume
+Wish = Status | Reconfigure | Check | Reload | Pause | Resume
 """What may be asked; its fields are those of the request."""
 
 VERBS: Mapping[str, type[Wish]] = {
     "status": Status,
     "reconfigure": Reconfigure,
+    "check": Check,
     "reload": Reload,
     "pause": Pause,
     "resume": Resume,
@@ -108,7 +114,7 @@ class Incoming:
     pid: int
 
     def request(self, at: Mono) -> Request | None:
-        """Return it as an input of the decision, asked at `at`; None for status and reconfigure."""
+        """Return it as an input of the decision, asked at `at`; None for what nothing is decided about."""
         match self.wish:
             case Reload(instance):
                 return Request(self.id, Verb.RELOAD, instance=InstanceId(instance))

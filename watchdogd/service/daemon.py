@@ -19,6 +19,7 @@ from watchdogd.core.tick import decide
 from watchdogd.model.base import InstanceId, Mono
 from watchdogd.model.decided import Answer, Decision, Effect, Outlook
 from watchdogd.model.done import EndProcess, Outcome, SendFifo
+from watchdogd.model.found import Finding
 from watchdogd.model.remembered import State
 from watchdogd.model.seen import Area, Blindness, Scope, Snapshot
 from watchdogd.model.text import fault
@@ -27,7 +28,9 @@ from watchdogd.observe.observer import Observer
 from watchdogd.report import answers, status, words
 from watchdogd.report.notify import Notifier
 from watchdogd.report.sinks import Sinks
-from watchdogd.service.control import Incoming, Reconfigure, Server, Status
+from watchdogd.service import check
+from watchdogd.service.control import Check, Incoming, Reconfigure, Server, Status
+from watchdogd.service.rights import Rights
 from watchdogd.service.store import Store, StoreError
 
 
@@ -56,6 +59,7 @@ class Daemon:
     _error: str = ""
     _since: Mono = 0.0
     _whole_at: Mono | None = None
+    _checking: check.Checking | None = None
 
     def run(self) -> None:
         """Tick until SIGTERM or SIGINT; READY after the first whole tick."""
@@ -110,13 +114,16 @@ class Daemon:
         asked_for = {one.instance for one in requests if one.instance is not None}
         suspected = asked_for | {key for key, one in self._outlooks.items() if one.suspected}
         soon = asked_for | {key for key, one in self._outlooks.items() if one.soon}
+        full = bool(self._incoming or self._checking)
         snapshot = self.observer.look(
-            full=bool(self._incoming), suspected=suspected, soon=soon, outcomes=self._outcomes, requests=requests
+            full=full, suspected=suspected, soon=soon, outcomes=self._outcomes, requests=requests
         )
         if deaf := self.sinks.blind():
             snapshot = replace(snapshot, blind=(*snapshot.blind, *deaf))
         if problem := self.store.problem():  # of what was saved: reloads are blocked while there is one
             snapshot = replace(snapshot, blind=(*snapshot.blind, Blindness(Scope(Area.STATE), problem)))
+        if any(isinstance(one.wish, Check) for one in self._incoming):
+            self.store.doubt()
         findings, decision = self._conclusions.draw(self.state, snapshot, self.config)
         try:
             ended, access = self.observer.ended(), self.observer.access()
@@ -134,9 +141,48 @@ class Daemon:
         for one in [one for one in self._incoming if isinstance(one.wish, Status)]:
             watch = status.Watch(self._since, self._whole_at)
             self.server.answer(one, status.answer(status.document(snapshot, findings, decision, self.config, watch)))
+        self._check(snapshot, findings, decision)
         self.notifier.status(status.line(snapshot, decision))
         latest = snapshot.at + min(self.config.interval_s, self.notifier.interval_s or self.config.interval_s)
+        latest = min(latest, snapshot.at + check.LOOK_EVERY_S) if self._checking else latest
         self._wake_at = 0.0 if self._outcomes else min(decision.wake_at or latest, latest)
+
+    def _check(self, snapshot: Snapshot, findings: Mapping[InstanceId, Finding], decision: Decision) -> None:
+        """Begin what operators want checked, and answer once it can be told; no tick waits for that."""
+        asked = [one for one in self._incoming if isinstance(one.wish, Check)]
+        if self._checking is None and asked:
+            own = Rights.of_this_process()
+            whom = check.helpers_of(self.config, snapshot, own)
+            helpers = check.Helpers(whom, lambda: os.eventfd_write(self.wake, 1))
+            self._checking = check.Checking(snapshot.at, own, helpers)
+        if self._checking is None:
+            return
+        self._checking.asked += asked
+        try:
+            answer = self._answer_to(self._checking, snapshot, findings, decision)
+        except Exception as error:  # noqa: BLE001 - it is a question: no tick may fail of it
+            answer = {"ok": False, "text": fault(error), "exit": 1}
+        if answer is not None:
+            for one in self._checking.asked:
+                self.server.answer(one, answer)
+            self._checking = None
+
+    def _answer_to(
+        self, checking: check.Checking, snapshot: Snapshot, findings: Mapping[InstanceId, Finding], decision: Decision
+    ) -> Mapping[str, object] | None:
+        """Return the answer, None while it cannot be told yet."""
+        if not checking.is_over(snapshot.at, unsure=self.observer.unsure(), started=self._since):
+            return None
+        seen = check.Seen(
+            self.config,
+            snapshot,
+            findings,
+            self.observer.uncovered(),
+            decision.state,
+            decision.outlooks,
+            decision.faults,
+        )
+        return check.answer(seen, checking, self.observer.unheard(), self.load)
 
     def _wake_helper(self, snapshot: Snapshot, decision: Decision) -> None:
         """Have it started when a byte may be written within seconds: its moment would pass meanwhile."""

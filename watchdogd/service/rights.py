@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watchdogd.act import helper
+from watchdogd.act.helper import Helper
 from watchdogd.config import Config, Mode
 from watchdogd.report.journal import is_journal_stream
 from watchdogd.report.say import say
@@ -48,6 +49,13 @@ class Rights:
         """Say whether this capability is effective."""
         return bool(self.capabilities >> capability & 1)
 
+    def helpers(self, uid: int) -> tuple[Helper, ...]:
+        """Return the programs that would act for this process at an instance of that user, of those it may ask."""
+        if self.uid in {0, uid}:
+            return ()
+        asked = (helper.FIFO, self.writer), (helper.END, self.ender and not self.has(_KILL))
+        return tuple([one for one, is_asked in asked if is_asked])
+
 
 def owner_of(path: Path) -> int | None:
     """Return whose FIFO this is; None while there is none, or where it cannot be reached."""
@@ -75,14 +83,11 @@ def missing(config: Config, rights: Rights, owner: Callable[[Path], int | None] 
     if config.mode is Mode.OBSERVE:
         return
     if not rights.writer and not rights.has(_DAC_OVERRIDE):
-        yield (
-            f"nothing may be written to the FIFO of {strangers}: "
-            f"`systemctl enable --now {helper.FIFO.name}.socket` has it written; {_SAME_USER}"
-        )
+        yield (f"nothing may be written to the FIFO of {strangers}: {helper.FIFO.mend()} has it written; {_SAME_USER}")
     if not rights.ender and not rights.has(_KILL):
         yield (
             f"no worker of {strangers} that hangs since its fork may be ended: "
-            f"`systemctl enable --now {helper.END.name}.socket` has it ended; {_SAME_USER}"
+            f"{helper.END.mend()} has it ended; {_SAME_USER}"
         )
 
 

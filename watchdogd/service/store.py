@@ -100,6 +100,10 @@ class Store:
             _replace(self._file, codec.text(document).encode() + b"\n")
         self._saved, self._skew = content, wall - now
 
+    def doubt(self) -> None:
+        """Have each `save` write, whatever has changed, until one has: only that shows whether it can be done."""
+        self._saved = None
+
     def problem(self) -> str | None:
         """Say which states are kept aside, unread. While there are some nothing may be reloaded, also after a restart:
         what tells is the files themselves, so moving them away is what resolves it.
