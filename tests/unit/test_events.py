@@ -23,14 +23,19 @@ from watchdogd.model.told import (
     HungLeft,
     InstanceAbsent,
     InstanceBack,
+    InstanceShown,
+    InstanceWatched,
     LeftoversFound,
     MemberDown,
     MemberRestarted,
     MemberUp,
+    MoreInstances,
     MuleEnded,
     MuleLeft,
     MuleRenewed,
     MuleStuck,
+    NoInstance,
+    NotCovered,
     Overtaken,
     Paused,
     Recovered,
@@ -89,6 +94,11 @@ WHATS: tuple[What, ...] = (
     SeeingAgain("sockets"),
     InstanceAbsent("/run/uwsgi/app/shop/fifo", "perhaps /run/shop/fifo2 is meant, which uWSGI master 100 reads"),
     InstanceBack(4711),
+    InstanceWatched(True, 4711, 3, "/run/uwsgi/app/shop/fifo", "workers, chain", "act"),
+    InstanceShown(False, 4711, 3, "/run/uwsgi/app/shop/fifo", "root runs it"),
+    MoreInstances(40, 38, 2),
+    NoInstance(),
+    NotCovered("uWSGI master 4711 has no master FIFO"),
     ConfigReloaded(1, 2),
     ConfigRejected(("config.yaml:3:1: intervall: unknown key; did you mean interval",)),
     Paused("release", 60.0, "uid 0"),
@@ -129,6 +139,11 @@ MESSAGE_IDS = {
     "seeing_again": "c73fd5def051435082544d0ef45c87d8",
     "instance_absent": "da26ec943bb4429c9a6c5b6689e96a17",
     "instance_back": "64ab5eb8c70f4f5eb788f692578ebac4",
+    "instance_watched": "499bd1e079574122b08bb1f7a0f2dcf5",
+    "instance_shown": "d7d7941efb8240948d98369a771a9b60",
+    "more_instances": "d46134f5f02d449c9481476f3dea0362",
+    "no_instance": "e334fe2b90e94146a7fd9f2ab8e91b26",
+    "not_covered": "14bdb728e1844bc2977fbda65ba91834",
     "config_reloaded": "ba0591ea71ef47de90fd54901ea3b109",
     "config_rejected": "a80bd32bd3634a449309a35c4f46954a",
     "paused": "50fb6344e0bd4176bb7b761b1d43f067",
@@ -247,6 +262,25 @@ def test_what_is_watched_is_told_where_instances_are_found_too() -> None:
 def test_the_mode_is_told_when_nothing_will_be_reloaded() -> None:
     assert "only observes" in told(Started("0.1.0", "observe", 1, 2))
     assert "only observes" not in told(Started("0.1.0", "act", 1, 2))
+
+
+def test_who_is_watched_and_who_is_only_shown_is_told_with_what_may_be_done() -> None:
+    fifo = "/run/uwsgi/app/shop/fifo"
+    assert told(FULL[Event.INSTANCE_WATCHED]) == (
+        f"shop is watched (found; master 4711, 3 workers, FIFO {fifo}): "
+        "when it is stuck it is reloaded (workers, chain)."
+    )
+    observed = InstanceWatched(found=False, pid=4711, workers=1, fifo=fifo, ways="workers", mode="observe")
+    assert told(observed) == (
+        f"shop is watched (configured; master 4711, 1 worker, FIFO {fifo}): "
+        "when it is stuck it is reloaded (workers), but never in mode observe."
+    )
+    unseen = InstanceShown(found=False, pid=None, workers=0, fifo=fifo, reason="it cannot be seen: no permission")
+    assert told(unseen) == f"shop is only shown for now (configured, FIFO {fifo}): it cannot be seen: no permission."
+    assert told(MoreInstances(40, 38, 2)) == (
+        "Not named here: 40 more instances, of which 38 are watched and 2 only shown; "
+        "`mongo-watchdog status` lists them."
+    )
 
 
 @pytest.mark.parametrize(

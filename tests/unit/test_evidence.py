@@ -25,15 +25,15 @@ from tests.world.pieces import (
     worker,
 )
 from tests.world.ticks import Ticks
-from watchdogd.config import Idle, Mode
+from watchdogd.config import Config, Idle, Mode
 from watchdogd.core.detect import detect
 from watchdogd.core.due import due, to_end
-from watchdogd.core.ends import ROUNDS
+from watchdogd.core.ends import ROUNDS, who_ends
 from watchdogd.core.gates import blocked_by
 from watchdogd.model.base import RESTART, WORKERS, Interval, Mono
 from watchdogd.model.done import EndProcess, Outcome, Result
 from watchdogd.model.found import Evidence, Finding, Kind
-from watchdogd.model.remembered import Phase, Stand
+from watchdogd.model.remembered import Ends, InstanceState, Phase, Stand
 from watchdogd.model.seen import Hang, Hung, Instance, Member, Sent, Verb, Wait, Waits, Worker
 from watchdogd.model.told import Event
 
@@ -362,6 +362,29 @@ def test_of_a_found_instance_only_who_uses_mongodb_and_is_not_roots_is_ended(
 ) -> None:
     it = instance(well(2), hung(3), **changes)
     assert bool(to_end(case(snapshot(it), using=replace(config(), instances=None)))) is may
+
+
+def who_ends_3(using: Config, *, kind: Hang = Hang.GIL, **changes: object) -> str:
+    it = instance(well(2), hung(3, kind), **changes)
+    return who_ends(case(snapshot(it), using=using))[pid(3)]
+
+
+def test_of_each_that_hangs_it_is_said_what_ends_it() -> None:
+    safe = "`kill -9 3` is safe: it has no request, and uWSGI makes it anew"
+    named, found = config(), replace(config(), instances=None)
+    assert who_ends_3(named) == "the daemon ends it, and uWSGI makes it anew"
+    assert who_ends_3(config(tell_only=(Kind.HUNG,))) == safe
+    assert who_ends_3(found) == f"{safe}; named under `uwsgi:` it is ended by the daemon"
+    assert who_ends_3(found, met=frozenset({"main"})) == "the daemon ends it, and uWSGI makes it anew"
+    assert who_ends_3(replace(named, mode=Mode.OBSERVE)).startswith(
+        f"{safe}; the daemon does not end it: mode is observe"
+    )
+    assert who_ends_3(named, kind=Hang.OWN_CODE).endswith("look into the app")
+    assert "`enable-threads`" in who_ends_3(named, threads_off=True)
+    left = InstanceState(ends=Ends(left="process 3 is of another user: `kill -9 3` is safe"))
+    it = instance(well(2), hung(3))
+    assert who_ends(case(snapshot(it), state=left))[pid(3)] == left.ends.left
+    assert who_ends(case(snapshot(instance(well(2))))) == {}
 
 
 def test_a_deadlocked_worker_of_the_first_generation_does_not_hold_a_reload_of_the_workers() -> None:

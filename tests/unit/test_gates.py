@@ -43,6 +43,7 @@ ONE_GATE: dict[str, tuple[Case, float | None]] = {
     "paused": (case(whole=State(paused=Pause(AT + 60, Outside("work")))), AT + 60),
     "blind": (case(replace(SEEN, blind=(Blindness(Scope(Area.SOCKETS), "no permission"),))), None),
     "no_deployment": (case(snapshot(replace(STUCK, deployments=()))), None),
+    "not_named": (case(using=replace(config(), instances=None), seen=snapshot(replace(STUCK, uid=0))), None),
     "not_serving": (case(snapshot(STUCK, leftover(2, 3), members=[down()])), None),
     "linger": (
         case(snapshot(STUCK, leftover(2, 3), connection(1, since=exactly(AT - 4)), members=JUST_BACK)),

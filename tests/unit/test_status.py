@@ -13,7 +13,7 @@ from watchdogd import __version__
 from watchdogd.config import Config, DeploymentConfig, Mode
 from watchdogd.model.base import WORKERS, Endpoint, Incarnation, InstanceId, Interval, MemberId, ProcessId
 from watchdogd.model.decided import Blocked, Decision, Outlook
-from watchdogd.model.found import Finding, Verdict
+from watchdogd.model.found import Evidence, Finding, Kind, Verdict
 from watchdogd.model.remembered import (
     Ending,
     Incident,
@@ -44,6 +44,7 @@ from watchdogd.model.text import THREADS_OFF, Outside
 from watchdogd.model.told import Tell, ThreadsOff
 from watchdogd.report.events import sentence
 from watchdogd.report.status import Watch, document, exit_code, line, render, sees_all
+from watchdogd.report.words import NO_INSTANCE
 
 VALIDATOR = strict("status")
 
@@ -97,6 +98,10 @@ def shown(snapshot: Snapshot, decision: Decision, config: Config = CONFIG) -> di
     return made
 
 
+def in_one_line(snapshot: Snapshot, decision: Decision, config: Config = CONFIG, finding: Finding = FINDING) -> str:
+    return line(snapshot, {finding.instance: finding}, decision, config)
+
+
 INCIDENT = InstanceState(incident=Incident("shop-i1", AT - 60), last=LAST)
 
 
@@ -143,7 +148,9 @@ def test_the_document_is_what_section_8_of_the_design_says() -> None:
             {
                 "name": "shop",
                 "fifo": "/run/uwsgi/app/shop/fifo",
+                "deployments": ["main"],
                 "state": "due",
+                "only_shown": None,
                 "blocked_by": [
                     {
                         "gate": "budget",
@@ -207,7 +214,7 @@ def test_whatever_is_seen_and_decided_fits_the_schema_and_is_shown(
     for instance in snapshot.instances:
         assert render(made, instance.name)
     assert exit_code(made) in (0, 1)
-    assert line(snapshot, decision)
+    assert line(snapshot, findings, decision, CONFIG)
 
 
 def test_the_password_of_a_uri_is_nowhere() -> None:
@@ -273,7 +280,7 @@ def test_1_for_a_fifo_that_takes_no_byte_which_is_named_before_anything_is_due()
     made = shown(seen(SHOP), decision)
     assert exit_code(made) == 1
     assert "  a reload would be held by fifo: deleted: it is gone\n" in render(made)
-    assert line(seen(SHOP), decision) == "watching 1 instance: nothing to do; no reload can be sent to shop"
+    assert in_one_line(seen(SHOP), decision) == "watching 1 instance: no reload can be sent to shop"
 
 
 def test_1_while_mongodb_does_not_serve() -> None:
@@ -330,6 +337,93 @@ def test_a_master_without_python_threads_is_shown_by_the_words_of_its_event() ->
     assert render(made).count(f"\n  {words}\n") == 1
     assert sentence(Tell(ThreadsOff(100), "shop")) == f"shop: {words}."
     assert "`enable-threads = true`" in words
+
+
+# ------------------------------------------------------------------------------------------- what somebody can mend
+
+
+HUNG = Evidence(
+    Kind.HUNG, STUCK, AT - 9, AT - 9, "worker 101 hangs since its fork: it waits for Python's GIL", frozenset()
+)
+SAFE = "`kill -9 101` is safe: it has no request"
+
+
+def test_a_worker_that_hangs_is_shown_with_what_ends_it_and_is_a_problem() -> None:
+    finding = dataclasses.replace(FINDING, evidence=(HUNG,))
+    decision = decided(dataclasses.replace(QUIET, ends={STUCK: SAFE}))
+    made = document(seen(SHOP), {SHOP.id: finding}, decision, CONFIG, WATCH)
+    VALIDATOR.validate(made)
+    assert [one["end"] for one in made["instances"][0]["evidence"]] == [SAFE]
+    text = render(made).splitlines()
+    assert "shop: watching (a process of it hangs)" in text
+    assert f"  hung: {HUNG.sentence}; {SAFE}" in text
+    assert exit_code(made) == 1
+    assert in_one_line(seen(SHOP), decision, finding=finding) == (
+        "watching 1 instance: hangs since its fork: process 101 of shop"
+    )
+
+
+def test_an_instance_whose_deployment_is_not_known_is_shown_so_and_is_a_problem() -> None:
+    unknown, decision = dataclasses.replace(SHOP, deployments=()), decided(dataclasses.replace(QUIET, only_shown="why"))
+    made = shown(seen(unknown), decision)
+    assert (made["instances"][0]["deployments"], made["instances"][0]["only_shown"]) == ([], "why")
+    text = render(made).splitlines()
+    assert "shop: watching (only shown)" in text
+    assert "  only shown: why" in text
+    assert exit_code(made) == 1
+    assert in_one_line(seen(unknown), decision) == ("watching 1 instance: deployment not known, so only shown: shop")
+
+
+def test_an_instance_that_is_only_shown_for_another_reason_is_no_problem_and_not_nothing_to_do() -> None:
+    decision = decided(dataclasses.replace(QUIET, only_shown="root runs it"))
+    assert exit_code(shown(seen(SHOP), decision)) == 0
+    assert in_one_line(seen(SHOP), decision) == "watching 1 instance: only shown: shop"
+
+
+@pytest.mark.parametrize(
+    ("changes", "meaning"),
+    [
+        ({}, "nothing to do"),
+        ({"blind": ("no permission",)}, "not all of it is seen"),
+        ({"threads_off": True}, "only a restart would help it"),
+    ],
+)
+def test_nothing_to_do_stands_only_at_an_instance_that_is_well(changes: dict[str, Any], meaning: str) -> None:
+    assert f"shop: watching ({meaning})" in render(shown(seen(dataclasses.replace(SHOP, **changes)), decided()))
+
+
+def test_the_worst_that_is_known_comes_first_in_the_line_of_systemd() -> None:
+    silent = MemberId("other", "10.0.0.9:27017")
+    other = DeploymentConfig("other", "mongodb://10.0.0.9/")
+    snapshot = seen(
+        dataclasses.replace(SHOP, threads_off=True, deployments=()),
+        dataclasses.replace(BLOG, master=None),
+        members={MAIN: dataclasses.replace(UP, state=MemberState.DOWN), silent: Member(silent, MemberState.UNKNOWN)},
+        blind=(Blindness(Scope(Area.SOCKETS), "y"),),
+        not_covered=("uWSGI master 7 has no FIFO", "uWSGI master 8 has none"),
+    )
+    gave_up = Outlook(Phase.GAVE_UP, blocked_by=(Blocked("fifo", "deleted"),), only_shown="why")
+    decision = Decision(State(paused=Pause(None)), (), None, {SHOP.id: gave_up, BLOG.id: Outlook(Phase.ABSENT)})
+    config = dataclasses.replace(CONFIG, deployments=(*CONFIG.deployments, other), mode=Mode.OBSERVE)
+    finding = dataclasses.replace(FINDING, evidence=(HUNG,))
+    assert in_one_line(snapshot, decision, config, finding).split("; ") == [
+        "watching 1 instance: shop gave up",
+        "blind: sockets",
+        "MongoDB does not serve: main",
+        "MongoDB has not answered yet: other",
+        "hangs since its fork: process 101 of shop",
+        "no reload can be sent to shop",
+        "runs without Python threads: shop",
+        "deployment not known, so only shown: shop",
+        "does not run: blog",
+        "not covered: uWSGI master 7 has no FIFO and 1 more",
+        "paused until `mongo-watchdog resume`",
+        "mode observe: nothing is ever reloaded",
+    ]
+
+
+def test_without_any_instance_the_line_of_systemd_says_what_to_do() -> None:
+    assert in_one_line(seen(), Decision(State(), (), None, {})) == f"nothing is watched: {NO_INSTANCE}"
 
 
 # ------------------------------------------------------------------------------------------------------ for people
@@ -437,7 +531,9 @@ def test_one_instance_is_shown_alone() -> None:
 
 
 def test_people_see_that_nothing_is_watched() -> None:
-    assert "No uWSGI instance is watched" in render(shown(seen(), decided()))
+    text = render(shown(seen(), decided())).splitlines()
+    assert NO_INSTANCE in text
+    assert "`master-fifo = /run/uwsgi/app/NAME/fifo`" in NO_INSTANCE
 
 
 def test_a_text_of_others_drives_no_terminal() -> None:
@@ -449,18 +545,18 @@ def test_a_text_of_others_drives_no_terminal() -> None:
 
 
 def test_systemd_shows_one_line() -> None:
-    assert line(seen(SHOP), decided()) == "watching 1 instance: nothing to do"
-    assert line(seen(SHOP), decided(Outlook(Phase.GAVE_UP))) == "watching 1 instance: shop gave up"
+    assert in_one_line(seen(SHOP), decided()) == "watching 1 instance: nothing to do"
+    assert in_one_line(seen(SHOP), decided(Outlook(Phase.GAVE_UP))) == "watching 1 instance: shop gave up"
     blind = seen(dataclasses.replace(SHOP, blind=("x",)), blind=(Blindness(Scope(Area.SOCKETS), "y"),))
-    assert line(blind, decided(paused=Pause(None))) == (
-        "watching 1 instance: nothing to do; blind: sockets, shop; paused until `mongo-watchdog resume`"
+    assert in_one_line(blind, decided(paused=Pause(None))) == (
+        "watching 1 instance: blind: sockets, shop; paused until `mongo-watchdog resume`"
     )
-    assert line(seen(SHOP), decided(paused=Pause(AT + 60))).endswith("; paused until 2026-11-22T10:01:00.000Z")
+    assert in_one_line(seen(SHOP), decided(paused=Pause(AT + 60))).endswith("; paused until 2026-11-22T10:01:00.000Z")
 
 
 def test_of_many_instances_in_trouble_only_some_are_named() -> None:
     decision = Decision(State(), (), None, {InstanceId(f"app{number}"): HELD for number in range(9)})
-    assert line(seen(), decision).endswith(": app0 due, app1 due, app2 due, app3 due, app4 due and 4 more")
+    assert ": app0 due, app1 due, app2 due, app3 due, app4 due and 4 more" in in_one_line(seen(), decision)
 
 
 def test_people_see_where_else_a_member_was_found() -> None:
@@ -506,11 +602,11 @@ def test_of_a_reload_that_is_proven_no_more_is_said_than_was_seen() -> None:
 def test_whom_an_instance_talks_to_instead_stands_in_the_line_of_systemctl_and_is_a_problem() -> None:
     elsewhere = "shop talks to 127.0.0.1:27018, where another mongod answers; its deployment is main at 127.0.0.1:27017"
     wrong = dataclasses.replace(SHOP, blind=(elsewhere,), elsewhere=elsewhere)
-    assert line(seen(wrong), decided()) == f"watching 1 instance: nothing to do; {elsewhere}"
+    assert in_one_line(seen(wrong), decided()) == f"watching 1 instance: {elsewhere}"
     assert exit_code(shown(seen(wrong), decided())) == 1
     assert f"  blind: {elsewhere}" in render(shown(seen(wrong), decided())).splitlines()
     worse = dataclasses.replace(wrong, blind=("a process hides its descriptors", elsewhere))
-    assert line(seen(worse), decided()).endswith(f"{elsewhere}; blind: shop")
+    assert in_one_line(seen(worse), decided()).endswith(f"{elsewhere}; blind: shop")
 
 
 def test_a_member_that_is_not_needed_is_shown_with_that() -> None:

@@ -17,6 +17,7 @@ from tests.world.uwsgi import FakeUwsgi
 from tests.world.wakes import FakeWatched
 from watchdogd.config import Config, DeploymentConfig, InstanceConfig
 from watchdogd.core.conclude import Conclusions
+from watchdogd.core.coverage import Coverage
 from watchdogd.core.detect import detect
 from watchdogd.core.tick import decide
 from watchdogd.model.base import Endpoint, InstanceId, Interval, MemberId
@@ -29,6 +30,7 @@ from watchdogd.model.told import Event, Tell
 from watchdogd.observe.mongod.heartbeats import Heartbeat
 from watchdogd.observe.observer import Edges, Observer
 from watchdogd.observe.tcp.sockets import Sockets
+from watchdogd.report import status
 
 MAIN = "main"
 ADDRESS = "10.0.0.1:27017"
@@ -203,6 +205,9 @@ class Watcher:
         self.findings: Mapping[InstanceId, Finding] = {}
         self.outlooks: Mapping[InstanceId, Outlook] = {}
         self.conclusions = Conclusions()
+        self.coverage = Coverage()
+        self.listed: list[Tell] = []  # what that told of who is watched
+        self.line = ""
 
     def tick(self, times: int = 1, *, every: float = 1.0) -> None:
         """Look and decide, after time has passed; nothing is ever written."""
@@ -215,6 +220,8 @@ class Watcher:
             assert self.faults or not decision.faults
             assert decision == anew, "a conclusion was kept that does not hold any more"
             self.state, self.outlooks = decision.state, decision.outlooks
+            self.listed += self.coverage.news(self.snapshot, decision, self.config)
+            self.line = status.line(self.snapshot, self.findings, decision, self.config)
             self.told += self.snapshot.news
             self.told += [effect for effect in decision.effects if isinstance(effect, Tell)]
             self.sent += [effect for effect in decision.effects if isinstance(effect, SendFifo)]

@@ -159,6 +159,16 @@ def hopeless(c: Case) -> str | None:
     return f"{c.finding.fork.unsafe}{waited}, so every worker it forks would be stuck too; {mend}"
 
 
+def is_roots(c: Case) -> bool:
+    """Say whether it was found, and root runs it: whoever named nobody has not meant what root runs."""
+    return c.config.instances is None and c.instance.uid in {None, 0}
+
+
+def is_unmet(c: Case) -> bool:
+    """Say whether it was found, and never seen to use MongoDB. Evidence is about connections, so no gate asks this."""
+    return c.config.instances is None and not c.instance.met
+
+
 def to_end(c: Case) -> list[Evidence]:
     """Return the workers that are to be ended: who hangs on Python's GIL since its fork, in calm too.
 
@@ -166,6 +176,6 @@ def to_end(c: Case) -> list[Evidence]:
     """
     if Kind.HUNG in c.config.policy.tell_only or c.instance.threads_off:
         return []
-    if c.config.instances is None and (not c.instance.met or c.instance.uid in {None, 0}):
+    if is_roots(c) or is_unmet(c):
         return []
     return [one for one in c.ripe(Kind.HUNG) if one.cure is Cure.END]

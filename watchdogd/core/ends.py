@@ -80,6 +80,23 @@ def in_vain(hung: Evidence, instance: Instance) -> str:
     return ""
 
 
+def who_ends(c: Case) -> dict[ProcessId, str]:
+    """Say of each process that hangs what ends it: the daemon, a person, or nothing that helps."""
+    return {one.worker: _who_ends(c, one) for one in c.finding.evidence if one.kind is Kind.HUNG}
+
+
+def _who_ends(c: Case, hung: Evidence) -> str:
+    safe = f"`kill -9 {hung.worker.pid}` is safe: it has no request, and uWSGI makes it anew"
+    if why := in_vain(hung, c.instance):
+        return why
+    if hung not in to_end(c):
+        named = "" if Kind.HUNG in c.config.policy.tell_only else "; named under `uwsgi:` it is ended by the daemon"
+        return f"{safe}{named}"
+    if held := may_not_end(c):
+        return f"{safe}; the daemon does not end it: {held[0].reason}"
+    return c.state.ends.left or "the daemon ends it, and uWSGI makes it anew"
+
+
 def _why_left(c: Case, hung: list[Evidence], ends: Ends) -> str:
     """Say why workers that hang are left as they are; empty where they are ended, or will be."""
     if own := [one for one in hung if one.ripe_at is None]:

@@ -10,10 +10,12 @@ from dataclasses import replace
 
 from watchdogd.config import Mode
 from watchdogd.core.case import Case
-from watchdogd.core.due import due, why_restart
+from watchdogd.core.due import due, is_roots, why_restart
 from watchdogd.model.base import MULES, RESTART, WORKERS, Command
 from watchdogd.model.decided import Blocked
 from watchdogd.model.seen import Hang
+
+ROOTS = "root runs it, and what root runs is acted on only where `uwsgi:` of the configuration names it"
 
 
 def _mode(c: Case, _: Command) -> Blocked | None:
@@ -37,6 +39,10 @@ def _no_deployment(c: Case, _: Command) -> Blocked | None:
     if c.instance.deployments:
         return None
     return Blocked("no_deployment", f"name the deployment of {c.instance.name} under `uwsgi:`: it is only shown")
+
+
+def _not_named(c: Case, _: Command) -> Blocked | None:
+    return Blocked("not_named", ROOTS) if is_roots(c) else None
 
 
 def _fifo(c: Case, _: Command) -> Blocked | None:
@@ -146,6 +152,7 @@ GATES: tuple[tuple[str, Callable[[Case, Command], Blocked | None]], ...] = (
     ("paused", _paused),
     ("blind", _blind),
     ("no_deployment", _no_deployment),
+    ("not_named", _not_named),
     ("not_serving", _not_serving),
     ("linger", _linger),
     ("in_flight", _in_flight),

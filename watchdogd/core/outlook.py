@@ -7,16 +7,22 @@ from collections.abc import Iterator
 
 from watchdogd.core.aim import is_soon
 from watchdogd.core.case import FORK_UNSAFE_FOR_S, RENEWED_WITHIN_S, UNPROVEN_FOR_S, Case
-from watchdogd.core.due import due
+from watchdogd.core.due import due, is_roots, is_unmet
+from watchdogd.core.ends import who_ends
 from watchdogd.core.evidence.unconnected import USED_UNPROVEN_S
+from watchdogd.core.gates import ROOTS
 from watchdogd.core.phases import QUIET
 from watchdogd.core.reload import CHEAPER_SETTLED_S
-from watchdogd.model.base import Mono
+from watchdogd.model.base import Beside, Command, Mono
 from watchdogd.model.decided import Blocked, Outlook
 from watchdogd.model.found import Kind, Verdict
 from watchdogd.model.remembered import Phase
 
-NO_DEPLOYMENT = "a `mongodb:` entry that says which deployment it uses: until then it is only shown"
+NO_DEPLOYMENT = "which MongoDB deployment it uses is not known; name it under `uwsgi:`, with its `mongodb:`"
+
+UNMET = (
+    "it was not seen with a connection to MongoDB yet; it is watched from the first one on, or where `uwsgi:` names it"
+)
 
 
 def outlook(c: Case, blocked: tuple[Blocked, ...]) -> Outlook:
@@ -27,7 +33,29 @@ def outlook(c: Case, blocked: tuple[Blocked, ...]) -> Outlook:
     what, at = _next(c, blocked)
     at = at if at is not None and at > c.at else None
     suspected = c.state.phase not in QUIET or c.finding.suspected_until > c.at
-    return Outlook(c.state.phase, what, at, blocked, left, suspected, is_soon(c, blocked))
+    return Outlook(
+        phase=c.state.phase,
+        next_what=what,
+        next_at=at,
+        blocked_by=blocked,
+        reloads_left=left,
+        suspected=suspected,
+        soon=is_soon(c, blocked),
+        only_shown=only_shown(c),
+        ways=tuple([way.word for way in (*Command, *Beside) if way in c.limits.reloads]),
+        ends=who_ends(c),
+    )
+
+
+def only_shown(c: Case) -> str:
+    """Say why nothing is ever done to this instance as it is, with what changes that; empty where something may be."""
+    if c.instance.master is None:
+        return ""
+    if not c.instance.deployments:
+        return NO_DEPLOYMENT
+    if is_roots(c):
+        return ROOTS
+    return UNMET if is_unmet(c) else ""
 
 
 def _next(c: Case, blocked: tuple[Blocked, ...]) -> tuple[str, Mono | None]:
@@ -71,7 +99,7 @@ def _settling(c: Case) -> tuple[str, Mono | None]:
 def waiting_for(c: Case) -> str:
     """Say what has to come before anything is due; empty where nothing has to."""
     if not c.instance.deployments:
-        return NO_DEPLOYMENT
+        return ""
     if not c.finding.is_serving:
         return "MongoDB to serve again"
     if due(c).at is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from watchdogd.model.base import InstanceId, Mono
+from watchdogd.model.base import InstanceId, Mono, ProcessId
 from watchdogd.model.done import EndProcess, SendFifo
 from watchdogd.model.remembered import Pause, Phase, State
 from watchdogd.model.told import Tell
@@ -46,6 +46,8 @@ class Outlook:
     """What the status shows of an instance's future: which command is next, when, and what blocks it.
 
     `suspected`: there is reason to look closer, each second. `soon`: a byte may be written within seconds.
+    `only_shown`: why nothing is ever done to it as it is, with what changes that; empty where it is acted on, and where
+    there is no master. `ways`: what `reloads` allows, in words. `ends`: of each process that hangs, what ends it.
     """
 
     phase: Phase
@@ -55,6 +57,9 @@ class Outlook:
     reloads_left: int = 0
     suspected: bool = False
     soon: bool = False
+    only_shown: str = ""
+    ways: tuple[str, ...] = ()
+    ends: Mapping[ProcessId, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,11 @@ class Event(enum.Enum):
     SEEING_AGAIN = "seeing_again"
     INSTANCE_ABSENT = "instance_absent"
     INSTANCE_BACK = "instance_back"
+    INSTANCE_WATCHED = "instance_watched"
+    INSTANCE_SHOWN = "instance_shown"
+    MORE_INSTANCES = "more_instances"
+    NO_INSTANCE = "no_instance"
+    NOT_COVERED = "not_covered"
     CONFIG_RELOADED = "config_reloaded"
     CONFIG_REJECTED = "config_rejected"
     PAUSED = "paused"
@@ -367,6 +372,56 @@ class InstanceBack(What):
 
     event: ClassVar = Event.INSTANCE_BACK
     pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceWatched(What):
+    """What may be done to an instance. `found`: nobody has named it; `ways`: what `reloads` allows, in words."""
+
+    event: ClassVar = Event.INSTANCE_WATCHED
+    found: bool
+    pid: int | None
+    workers: int
+    fifo: str
+    ways: str
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceShown(What):
+    """An instance to which nothing is done as it is. `reason`: why, with what changes that."""
+
+    event: ClassVar = Event.INSTANCE_SHOWN
+    found: bool
+    pid: int | None
+    workers: int
+    fifo: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoreInstances(What):
+    """How many have no line of their own, where too many would have one at once, and how many of them are what."""
+
+    event: ClassVar = Event.MORE_INSTANCES
+    number: int
+    watched: int
+    shown: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoInstance(What):
+    """Instances are to be found, and there is none."""
+
+    event: ClassVar = Event.NO_INSTANCE
+
+
+@dataclass(frozen=True, slots=True)
+class NotCovered(What):
+    """A uWSGI master that nothing can reload. `reason`: which, why, and the line that would mend it."""
+
+    event: ClassVar = Event.NOT_COVERED
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -310,6 +310,8 @@ class Instances:
         named = self._config is not None and self._config.instances is not None
         absent = [site for site in self._sites.values() if named and site.master is None and not site.blind]
         masters = self._discover() if absent else ()
+        if named:  # it may be one of these that should be there
+            self._not_covered = () if isinstance(masters, Blind) else not_covered(masters)
         taken = {site.master.id for site in self._sites.values() if site.master}
         free = () if isinstance(masters, Blind) else [one for one in masters if one.fifo and one.id not in taken]
         for site in self._sites.values():

@@ -304,6 +304,46 @@ CATALOG: Mapping[Event, Entry] = {
         "{instance} runs again (master {pid}).",
         "A uWSGI master has the FIFO of this instance open, and it is watched again. Nothing is to be done.",
     ),
+    Event.INSTANCE_WATCHED: Entry(
+        "499bd1e079574122b08bb1f7a0f2dcf5",
+        Priority.NOTICE,
+        "{instance} is watched ([found?found][found=False?configured][; master {pid}, {workers:worker}], FIFO {fifo}): "
+        "when it is stuck it is reloaded ({ways})[mode=observe?, but never in mode observe].",
+        "Where this instance does not heal by itself after an outage of MongoDB, it is reloaded in one of the ways "
+        "that the sentence names. It is told at each start, and again when that has changed. To have it left alone, "
+        "name those that may be reloaded under `uwsgi:` in the configuration, or write `mode: observe`.",
+    ),
+    Event.INSTANCE_SHOWN: Entry(
+        "d7d7941efb8240948d98369a771a9b60",
+        Priority.NOTICE,
+        "{instance} is only shown for now ([found?found][found=False?configured][; master {pid}, {workers:worker}], "
+        "FIFO {fifo}): {reason}.",
+        "No reload is sent to this instance as it is, also when it is stuck. The reason says why, and what changes "
+        "that. Where it does not use MongoDB, nothing is to be done.",
+    ),
+    Event.MORE_INSTANCES: Entry(
+        "d46134f5f02d449c9481476f3dea0362",
+        Priority.NOTICE,
+        "Not named here: {number:more instance}, of which {watched} are watched and {shown} only shown; "
+        "`mongo-watchdog status` lists them.",
+        "So many instances were found or changed at once that only the first ones have a line of their own here. Those "
+        "that are only shown come first. `mongo-watchdog status` shows each of them.",
+    ),
+    Event.NO_INSTANCE: Entry(
+        "e334fe2b90e94146a7fd9f2ab8e91b26",
+        Priority.WARNING,
+        words.NO_INSTANCE[0].upper() + words.NO_INSTANCE[1:] + ".",
+        "No process on this host is a uWSGI master that has a FIFO open, so there is nothing to be reloaded. Add "
+        "the line to each application that uses MongoDB, and restart it: it is found within 10 s, which is told. A "
+        "master without a FIFO is told by itself, with its pid.",
+    ),
+    Event.NOT_COVERED: Entry(
+        "14bdb728e1844bc2977fbda65ba91834",
+        Priority.NOTICE,
+        "Not covered: {reason}.",
+        "This uWSGI runs, and no reload can be sent to it, so it is not watched. Where it uses MongoDB, do what the "
+        "sentence says and restart it. Where it does not, nothing is to be done.",
+    ),
     Event.CONFIG_RELOADED: Entry(
         "ba0591ea71ef47de90fd54901ea3b109",
         Priority.NOTICE,

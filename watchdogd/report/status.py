@@ -14,7 +14,7 @@ from datetime import datetime
 
 from watchdogd import __version__
 from watchdogd.codec import STATUS, Document, encode
-from watchdogd.config import Config
+from watchdogd.config import Config, Mode
 from watchdogd.model.base import Command, InstanceId, Mono
 from watchdogd.model.decided import Blocked, Decision, Outlook
 from watchdogd.model.found import Finding, Kind
@@ -23,6 +23,7 @@ from watchdogd.model.seen import Backend, Instance, Member, MemberState, Snapsho
 from watchdogd.model.text import THREADS_OFF
 from watchdogd.report.words import (
     COMMANDS,
+    NO_INSTANCE,
     UNSEEN,
     also_at,
     count,
@@ -106,51 +107,94 @@ def answer(document: Document) -> Document:
 
 
 def exit_code(document: Document, instance: str | None = None) -> int:
-    """Return 0 when all is well, 1 for an incident, blindness, a FIFO that takes no byte, or nothing to watch."""
+    """Return 0 when all is well, 1 for an incident, blindness, or nothing to watch; for a FIFO that takes no byte, a
+    worker that hangs, and an instance whose deployment is not known.
+    """
     instances = _chosen(document, instance)
     watched = any(one["state"] != Phase.ABSENT.value for one in instances)
     troubled = any(
-        one["incident"] or one["blind"] or one["blocked_by"] or one["state"] not in _QUIET for one in instances
+        one["incident"]
+        or one["blind"]
+        or one["blocked_by"]
+        or one["state"] not in _QUIET
+        or not one.get("deployments", True)  # a daemon of before does not say
+        or any(evidence["kind"] == Kind.HUNG.value for evidence in one.get("evidence", ()))
+        for one in instances
     )
     serving = all(one["serving"] for one in document["deployments"])
     return 0 if watched and serving and not troubled and not document["blind"] else 1
 
 
-def line(snapshot: Snapshot, decision: Decision) -> str:
-    """Return it all in one line, for `systemctl status`."""
+def line(snapshot: Snapshot, findings: Mapping[InstanceId, Finding], decision: Decision, config: Config) -> str:
+    """Return it all in one line, for `systemctl status`: the worst first; `nothing to do` only where all is well."""
+    running = sum(one.master is not None for one in snapshot.instances)
+    watching = f"watching {count(running, 'instance')}" if running else "nothing is watched"
+    wrong = [before + _some(those) for before, those in _wrong(snapshot, findings, decision, config) if those]
+    notes = []
+    if paused := decision.state.paused:
+        notes.append(f"paused until {_wall(snapshot, paused.until) or '`mongo-watchdog resume`'}")
+    if config.mode is Mode.OBSERVE:
+        notes.append("mode observe: nothing is ever reloaded")
+    return f"{watching}: {'; '.join([*(wrong or ['nothing to do']), *notes])}"
+
+
+def _wrong(
+    snapshot: Snapshot, findings: Mapping[InstanceId, Finding], decision: Decision, config: Config
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield all that is known and not well, the worst first: what it is, and whom it is about."""
     names = {one.id: one.name for one in snapshot.instances}
-    phases = [(names.get(id_, id_), outlook.phase.value) for id_, outlook in decision.outlooks.items()]
-    busy = [f"{name} {phase.replace('_', ' ')}" for name, phase in phases if phase not in _QUIET]
-    blind = [str(one.scope) for one in snapshot.blind]
+    outlooks = [(names.get(id_, id_), outlook) for id_, outlook in decision.outlooks.items()]
     elsewhere = [one.elsewhere for one in snapshot.instances if one.elsewhere]
-    blind += [
+    unseen = [
         one.name
         for one in snapshot.instances
         if (one.blind and one.blind != (one.elsewhere,)) or one.id in decision.faults
     ]
-    parts = [f"watching {count(len(snapshot.instances), 'instance')}: {_some(busy) or 'nothing to do'}"]
-    parts += [_some(elsewhere, most=1)] if elsewhere else []
-    parts += [f"blind: {_some(blind)}"] if blind else []
-    deaf = [
-        names.get(id_, id_) for id_, one in decision.outlooks.items() if any(b.gate == "fifo" for b in one.blocked_by)
-    ]
-    parts += [f"no reload can be sent to {_some(deaf)}"] if deaf else []
-    if paused := decision.state.paused:
-        parts.append(f"paused until {_wall(snapshot, paused.until) or '`mongo-watchdog resume`'}")
-    return "; ".join(parts)
+    busy = [(name, one.phase.value) for name, one in outlooks if one.phase.value not in _QUIET]
+    hung = [(one, names.get(id_, id_)) for id_, of_it in findings.items() for one in of_it.evidence]
+    yield "", [f"{name} {phase.replace('_', ' ')}" for name, phase in busy]
+    yield "", _first(elsewhere)
+    yield "blind: ", [*[str(one.scope) for one in snapshot.blind], *unseen]
+    members = _members(snapshot, config)
+    silent = [name for name, of_it in members.items() if all(one.state is MemberState.UNKNOWN for one in of_it)]
+    dead = [name for name, of_it in members.items() if not any(map(_is_serving, of_it)) and name not in silent]
+    yield "MongoDB does not serve: ", dead
+    yield "MongoDB has not answered yet: ", silent
+    yield (
+        "hangs since its fork: ",
+        [f"process {one.worker.pid} of {name}" for one, name in hung if one.kind is Kind.HUNG],
+    )
+    yield "no reload can be sent to ", [name for name, one in outlooks if any(b.gate == "fifo" for b in one.blocked_by)]
+    yield "runs without Python threads: ", [one.name for one in snapshot.instances if one.threads_off]
+    unknown = [one.name for one in snapshot.instances if one.master and not one.deployments]
+    yield "deployment not known, so only shown: ", unknown
+    yield "only shown: ", [name for name, one in outlooks if one.only_shown and name not in unknown]
+    yield "does not run: ", [name for name, one in outlooks if one.phase is Phase.ABSENT]
+    yield "", [] if snapshot.instances or config.instances is not None else [NO_INSTANCE]
+    yield "not covered: ", _first(list(snapshot.not_covered))
 
 
-def _deployments(snapshot: Snapshot, config: Config) -> list[Document]:
+def _first(sentences: list[str]) -> list[str]:
+    """Return the first one alone, with how many more there are: they are long."""
+    return [_some(sentences, most=1)] if sentences else []
+
+
+def _members(snapshot: Snapshot, config: Config) -> dict[str, list[Member]]:
+    """Return the members of each deployment."""
     members: dict[str, list[Member]] = {one.name: [] for one in config.deployments}
     for id_, member in snapshot.members.items():
         members.setdefault(id_.deployment, []).append(member)
+    return members
+
+
+def _deployments(snapshot: Snapshot, config: Config) -> list[Document]:
     return [
         {
             "name": name,
             "serving": any(_is_serving(one) for one in of_it),
             "members": [_member(snapshot, one) for one in of_it],
         }
-        for name, of_it in members.items()
+        for name, of_it in _members(snapshot, config).items()
     ]
 
 
@@ -185,8 +229,10 @@ def _instance(snapshot: Snapshot, instance: Instance, finding: Finding, decision
     return {
         "name": instance.name,
         "fifo": str(instance.fifo),  # whole: `reload` sends it back
+        "deployments": instance.deployments,
         "state": outlook.phase,
         "blocked_by": [_blocked(snapshot, one) for one in outlook.blocked_by],
+        "only_shown": outlook.only_shown or None,
         "blind": [*instance.blind, *filter(None, [fault])],
         "master": instance.master and {"pid": instance.master.pid},
         "threads_off": instance.threads_off,
@@ -214,6 +260,7 @@ def _instance(snapshot: Snapshot, instance: Instance, finding: Finding, decision
                 "since": _wall(snapshot, one.since),
                 "ripe_at": _wall(snapshot, one.ripe_at),
                 "sentence": one.sentence,
+                "end": outlook.ends.get(one.worker) if one.kind is Kind.HUNG else None,
             }
             for one in finding.evidence
             if one.kind is not Kind.UNCONNECTED
@@ -277,10 +324,7 @@ def render(document: Document, instance: str | None = None) -> str:
     for one in instances:
         lines += ["", *_instance_lines(document, one)]
     if not instances:
-        lines += [
-            "",
-            "No uWSGI instance is watched: none is configured, and none with a master FIFO was found.",
-        ]
+        lines += ["", NO_INSTANCE]
     rest = [f"blind: {one['scope']}: {one['why']}" for one in document["blind"]]
     rest += _socket_lines(document["sockets"])
     rest += [f"not covered: {one}" for one in document["not_covered"]] if instance is None else []
@@ -344,7 +388,7 @@ def _member_lines(document: Document) -> Iterator[str]:
 
 
 def _instance_lines(document: Document, one: Document) -> Iterator[str]:
-    yield f"{one['name']}: {one['state'].replace('_', ' ')} ({_MEANING[one['state']]})"
+    yield f"{one['name']}: {one['state'].replace('_', ' ')} ({_meaning(one)})"
     master = f"master {one['master']['pid']}" if one["master"] else "no master"
     yield f"  {master}, FIFO {one['fifo']}" + (f", incident {one['incident']}" if one["incident"] else "")
     rows = [(str(worker["pid"]), worker["verdict"] or "unknown", str(worker["leftovers"])) for worker in one["workers"]]
@@ -355,11 +399,11 @@ def _instance_lines(document: Document, one: Document) -> Iterator[str]:
         yield f"  {mule['role']} {mule['pid']}: {mule['verdict'] or 'unknown'}{holds}"
     for blind in one["blind"]:
         yield f"  blind: {blind}"
+    if one.get("only_shown"):  # same
+        yield f"  only shown: {one['only_shown']}"
     if one.get("threads_off") and one["master"]:  # a daemon of before does not say
         yield "  " + THREADS_OFF.format(pid=one["master"]["pid"])
-    for evidence in one.get("evidence", ()):  # nor has it any
-        if evidence["kind"] != Kind.LEFTOVER.value:  # which the table shows
-            yield f"  {evidence['kind']}: {evidence['sentence']}"
+    yield from (f"  {line}" for line in _evidence_lines(one))
     yield from (f"  {line}" for line in _socket_lines(one["sockets"]))
     if following := one["next"]:
         at = _when(document, following["at"])
@@ -374,6 +418,27 @@ def _instance_lines(document: Document, one: Document) -> Iterator[str]:
         command = COMMANDS[Command(last["command"])]
         yield f"  last: {command} {_when(document, last['at'])}: {last['outcome']}{proven}{detail}"
     yield f"  {count(one['reloads_left'], 'reload')} left in the budget"
+
+
+def _evidence_lines(one: Document) -> Iterator[str]:
+    for evidence in one.get("evidence", ()):  # a daemon of before has none
+        if evidence["kind"] != Kind.LEFTOVER.value:  # which the table shows
+            end = f"; {evidence['end']}" if evidence.get("end") else ""
+            yield f"{evidence['kind']}: {evidence['sentence']}{end}"
+
+
+def _meaning(one: Document) -> str:
+    if one["state"] != Phase.WATCHING.value:
+        return _MEANING[one["state"]]
+    if any(evidence["kind"] == Kind.HUNG.value for evidence in one.get("evidence", ())):
+        return "a process of it hangs"
+    if one["blind"]:
+        return "not all of it is seen"
+    if one["blocked_by"]:
+        return "no reload can be sent to it"
+    if one.get("only_shown"):
+        return "only shown"
+    return "only a restart would help it" if one.get("threads_off") else _MEANING[one["state"]]
 
 
 def _socket_lines(sockets: Document | None) -> list[str]:

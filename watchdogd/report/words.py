@@ -24,6 +24,12 @@ COMMANDS: Mapping[Command, str] = {
 UNSEEN = "whether requests succeed is not seen"
 """What is said wherever connections are all that was seen of an app."""
 
+NO_INSTANCE = (
+    "no uWSGI instance with a master FIFO was found, so nothing is watched; add "
+    "`master-fifo = /run/uwsgi/app/NAME/fifo` to the configuration of uWSGI, and restart it"
+)
+"""What is told and shown where instances are to be found, and there is none."""
+
 IN_A_SENTENCE = 1000
 """Characters of one value among the words of a sentence: two or three of them leave it shorter than LONGEST."""
 MANY_LINES = 100

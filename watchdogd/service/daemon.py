@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from watchdogd.act import end, fifo, helper
 from watchdogd.config import Config, ConfigError
 from watchdogd.core.conclude import Conclusions
+from watchdogd.core.coverage import Coverage
 from watchdogd.core.tick import decide
 from watchdogd.model.base import InstanceId, Mono
 from watchdogd.model.decided import Answer, Decision, Effect, Outlook
@@ -54,6 +55,7 @@ class Daemon:
     _incoming: list[Incoming] = field(default_factory=list)
     _signals: set[int] = field(default_factory=set)
     _conclusions: Conclusions = field(default_factory=Conclusions)
+    _coverage: Coverage = field(default_factory=Coverage)
     _outlooks: Mapping[InstanceId, Outlook] = field(default_factory=dict)
     _wake_at: Mono = 0.0
     _error: str = ""
@@ -136,13 +138,14 @@ class Daemon:
         self.state, self._outlooks = decision.state, decision.outlooks
         if status.sees_all(snapshot, decision):
             self._whole_at = snapshot.at
-        performed = map(self._perform, (*snapshot.news, *decision.effects))
+        told = self._coverage.news(snapshot, decision, self.config)
+        performed = map(self._perform, (*snapshot.news, *decision.effects, *told))
         self._outcomes = tuple([outcome for outcome in performed if outcome])
         for one in [one for one in self._incoming if isinstance(one.wish, Status)]:
             watch = status.Watch(self._since, self._whole_at)
             self.server.answer(one, status.answer(status.document(snapshot, findings, decision, self.config, watch)))
         self._check(snapshot, findings, decision)
-        self.notifier.status(status.line(snapshot, decision))
+        self.notifier.status(status.line(snapshot, findings, decision, self.config))
         latest = snapshot.at + min(self.config.interval_s, self.notifier.interval_s or self.config.interval_s)
         latest = min(latest, snapshot.at + check.LOOK_EVERY_S) if self._checking else latest
         self._wake_at = 0.0 if self._outcomes else min(decision.wake_at or latest, latest)
