@@ -138,9 +138,10 @@ class Daemon:
         self.state, self._outlooks = decision.state, decision.outlooks
         if status.sees_all(snapshot, decision):
             self._whole_at = snapshot.at
-        told = self._coverage.news(snapshot, decision, self.config)
-        performed = map(self._perform, (*snapshot.news, *decision.effects, *told))
+        performed = map(self._perform, (*snapshot.news, *decision.effects))
         self._outcomes = tuple([outcome for outcome in performed if outcome])
+        for news in self._coverage.news(snapshot, decision, self.config):
+            self.sinks.tell(news, self.wall())
         for one in [one for one in self._incoming if isinstance(one.wish, Status)]:
             watch = status.Watch(self._since, self._whole_at)
             self.server.answer(one, status.answer(status.document(snapshot, findings, decision, self.config, watch)))
