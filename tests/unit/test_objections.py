@@ -6,7 +6,9 @@ from tests.world.cases import STUCK, case
 from tests.world.pieces import AT, config, connection, instance, leftover, snapshot, well, worker
 from watchdogd.config import Mode
 from watchdogd.core.case import Case
+from watchdogd.core.gates import ROOTS
 from watchdogd.core.objections import Objection, objections
+from watchdogd.core.outlook import UNMET
 from watchdogd.model.base import MULES, RESTART, WORKERS
 from watchdogd.model.decided import Blocked
 from watchdogd.model.remembered import InstanceState, Pause, Spent, Stand, Standing, State
@@ -47,6 +49,8 @@ def test_what_holds_every_instance_alike_is_said_once_and_not_here() -> None:
         (calm(replace(ABSENT, meant="perhaps /a")), f"absent: no process has {ABSENT.fifo} open; perhaps /a", None),
         (calm(replace(WELL, fifo_problem="deleted: it is gone; restart it")), "deleted: it is gone; restart it", None),
         (calm(replace(WELL, deployments=())), "", None),
+        (calm(replace(WELL, uid=0), using=replace(config(), instances=None)), ROOTS, None),
+        (calm(replace(WELL, met=frozenset()), using=replace(config(), instances=None)), UNMET, None),
         (calm(replace(WELL, threads_off=True)), "master 1 runs without Python threads, so ", None),
         (calm(replace(WELL, workers=(well(2), HUNG))), "worker 4 hangs since its fork: ", None),
         (

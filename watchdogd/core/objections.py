@@ -12,12 +12,11 @@ from typing import NamedTuple
 from watchdogd.core.case import Case
 from watchdogd.core.ends import in_vain
 from watchdogd.core.gates import budget_spent
-from watchdogd.core.outlook import NO_DEPLOYMENT
+from watchdogd.core.outlook import only_shown
 from watchdogd.model.base import Command, Mono
 from watchdogd.model.decided import Blocked
 from watchdogd.model.found import Kind
 from watchdogd.model.remembered import Stand
-from watchdogd.model.seen import Instance
 from watchdogd.model.text import THREADS_OFF
 
 _UNTIL_MENDED = frozenset({"no_restart", "not_allowed"})
@@ -33,7 +32,7 @@ class Objection(NamedTuple):
 
 def objections(c: Case, blocked: Iterable[Blocked] = ()) -> Iterator[Objection]:
     """Yield what is seen and remembered against a cure of it. `blocked`: the gates that hold a reload which is due."""
-    yield from map(Objection, (*_of_what_is_seen(c.instance), *_of_hung(c), *c.instance.blind))
+    yield from map(Objection, (*_of_what_is_seen(c), *_of_hung(c), *c.instance.blind))
     if not any(command in c.limits.reloads for command in Command):
         yield Objection(f"`reloads` of {c.instance.name} allows no command; add `workers` and `chain`")
     standing = c.state.standing
@@ -46,14 +45,15 @@ def objections(c: Case, blocked: Iterable[Blocked] = ()) -> Iterator[Objection]:
     yield from [Objection(one.reason, one.until) for one in blocked if one.gate in _UNTIL_MENDED]
 
 
-def _of_what_is_seen(instance: Instance) -> Iterator[str]:
+def _of_what_is_seen(c: Case) -> Iterator[str]:
+    instance = c.instance
     if instance.master is None and not instance.blind:
         or_else = instance.meant or f"is uWSGI running with `master-fifo = {instance.fifo}`?"
         yield f"absent: no process has {instance.fifo} open; {or_else}"
     if instance.fifo_problem:
         yield instance.fifo_problem
-    if not instance.deployments:
-        yield NO_DEPLOYMENT
+    if reason := only_shown(c):
+        yield reason
     if instance.threads_off and instance.master:
         yield THREADS_OFF.format(pid=instance.master.pid)
 
