@@ -332,9 +332,13 @@ class Uwsgi:
         wait_for(all_served, "a good request on every worker", within=START_WITHIN_S, log=self.log)
 
 
-def by_greenlets(count: int) -> list[str]:
-    """The lines (`extra`) of a uWSGI of which each worker serves so many requests at a time by gevent."""
-    return [f"gevent = {count}", "gevent-early-monkey-patch = true", f"pythonpath = {fetch.gevent()}"]
+def by_greenlets(count: int, *, early: bool = True) -> list[str]:
+    """The lines (`extra`) of a uWSGI of which each worker serves so many requests at a time by gevent.
+
+    `early`: threads are greenlets in the master too, before the app is loaded; else in the workers alone.
+    """
+    patch = "gevent-early-monkey-patch" if early else "gevent-monkey-patch"
+    return [f"gevent = {count}", f"{patch} = true", f"pythonpath = {fetch.gevent()}"]
 
 
 def hung_by_fork(master: int) -> list[int]:

@@ -96,7 +96,7 @@ class _Roles:
 
     def __init__(self, processes: Processes) -> None:
         self.descriptors, self.still, self.netns = processes.descriptors, processes.still, processes.netns
-        self.threads, self.protocol = processes.threads, processes.protocol
+        self.threads, self.runs, self.protocol = processes.threads, processes.runs, processes.protocol
         self.pidfd = processes.pidfd
         self._processes = processes
         self.took_s = 0.0

@@ -134,6 +134,40 @@ def test_a_process_is_single_as_long_as_it_has_one_thread(holding: tuple[Process
     assert edge.threads(holder.pid) == {holder.pid if isinstance(edge, ProcProcesses) else 0: None}
 
 
+def test_a_thread_that_sleeps_does_not_run_and_one_that_polls_does() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        edge = ProcProcesses()
+
+        def asleep() -> dict[int, int] | None:
+            now = edge.runs(process.pid)
+            found = {thread: count for thread, count in now.items() if count is not None}
+            return found if len(found) == len(now) == 3 else None
+
+        first = wait_for(asleep, "no thread runs just now", within=WITHIN_S)
+
+        def run() -> dict[int, int] | None:
+            now = asleep()
+            return now if now and max(now[one] - first[one] for one in first) >= 10 else None
+
+        later = wait_for(run, "one of them has run ten times", within=WITHIN_S)
+        assert sorted(later[one] > first[one] for one in first if one != process.pid) == [False, True]
+        process.communicate(timeout=WITHIN_S)
+    assert edge.runs(process.pid) == {}
+
+
+def test_a_thread_that_computes_is_seen_to_run() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            edge = ProcProcesses()
+            wait_for(lambda: edge.runs(process.pid) == {process.pid: None}, "it computes", within=WITHIN_S)
+        finally:
+            process.kill()
+
+
 # -- rights
 
 

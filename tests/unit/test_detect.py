@@ -37,7 +37,7 @@ from watchdogd.config import Cause, Idle
 from watchdogd.core.detect import detect
 from watchdogd.core.look import ended_by_outage, endpoint_map
 from watchdogd.model.base import Incarnation, Interval, MemberId
-from watchdogd.model.found import Kind, Verdict
+from watchdogd.model.found import Fork, Kind, Verdict
 from watchdogd.model.seen import Backend, Connection, MemberState, SocketsFrom, Tcp, Worker
 
 LINGER = 15.0
@@ -396,6 +396,43 @@ def test_two_names_of_one_mongod_need_one_connection() -> None:
     it = instance(stranded(2), stranded(3))
     found = find(snapshot(it, leftover(2, 3), connection(1), members=[member(), other_name]))
     assert found.fork.unsafe is None
+
+
+def test_a_single_master_may_fork_at_once_though_it_never_sends() -> None:
+    it = instance(stranded(2), stranded(3), held_by_master=frozenset({"main"}))
+    for backend in (Backend.SOCK_DIAG, Backend.PROC):
+        seen = snapshot(replace(it, master_single=True), leftover(2, 3), sockets=SocketsFrom(backend))
+        assert find(seen).fork == Fork()
+    assert find(snapshot(replace(it, master_single=True, threads_off=True), leftover(2, 3))).fork.unsafe
+
+
+def test_what_a_single_master_holds_too_is_ended_by_a_reload_of_the_workers() -> None:
+    it = instance(stranded(2), stranded(3), master_single=True)
+    found = find(snapshot(it, leftover(1, 2, 3)))
+    assert by_leftovers(found)
+    assert not by_restart(found)
+
+
+def two_at_once(number: int) -> Worker:
+    return replace(well(number), monitored=frozenset({FIRST}))
+
+
+@pytest.mark.parametrize(
+    ("workers", "after", "safe"),
+    [
+        ((two_at_once(2), two_at_once(3)), 30, True),
+        ((two_at_once(2), two_at_once(3)), 29, False),
+        ((two_at_once(2), well(3)), 30, False),
+        ((), 30, False),
+    ],
+    ids=["all", "too early", "one without", "no worker"],
+)
+def test_a_fork_is_safe_where_the_monitors_of_all_workers_run_long_after_the_master_should_have_sent(
+    workers: tuple[Worker, ...], after: float, *, safe: bool
+) -> None:
+    it = instance(*workers, held_by_master=frozenset({"main"}))
+    found = find(snapshot(it, members=[member(served_since=exactly(AT - after))]))
+    assert (found.fork.unsafe is None) is safe
 
 
 def test_secondaries_do_not_matter_to_a_fork() -> None:

@@ -187,6 +187,7 @@ RETURNED = [member(outages=(Interval(BACK - 30, BACK),))]
         (forked(BACK + 8, master_sent=(Sent(member().id, BACK + 5, exactly(AT)),)), False),
         (forked(BACK - 60), False),  # before the outage
         (replace(forked(BACK - 10), held_by_master=frozenset()), False),  # the master has no client
+        (forked(BACK - 10, master_single=True), False),  # what it was handed changes nothing
     ],
 )
 def test_who_was_forked_before_the_master_had_seen_mongodb_again_was_born_early(it: Instance, *, early: bool) -> None:

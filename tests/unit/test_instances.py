@@ -220,6 +220,34 @@ def test_a_master_sends_to_a_member_once_it_sent_since_that_serves_and_read_all_
     assert sends(watcher) == []  # nobody reads
 
 
+def test_whether_a_master_is_single_is_asked_of_those_alone_that_hold_connections_and_do_not_send(host: Host) -> None:
+    master, _ = host.app()
+    master.runs = {master.id.pid: 1}
+    watcher = Watcher(host, config_of(FIFO))
+
+    def asked() -> bool:
+        """In calm: after the return of MongoDB everybody is suspected for a while."""
+        watcher.tick(100)
+        host.spied["processes"].calls.clear()
+        watcher.tick(12)
+        return "runs" in host.spied["processes"].names
+
+    assert not asked()
+    host.connect(master)
+    host.stop_mongod()
+    watcher.tick(3)
+    host.start_mongod()
+    watcher.tick(3)
+    assert asked()
+    assert instance(watcher).master_single
+    host.connect(master)
+    host.connect(master)
+    watcher.tick(12)
+    assert sends(watcher)
+    assert not instance(watcher).master_single
+    assert not asked()
+
+
 def test_what_a_master_sent_before_its_member_served_anew_does_not_count(host: Host) -> None:
     master, _ = host.app()
     socket, beside = host.connect(master), host.connect(master)

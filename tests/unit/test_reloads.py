@@ -558,6 +558,14 @@ def test_a_missed_deadline_has_its_reason(now: Instance, connections: tuple[Conn
     assert ticks.tells[0].fields["reason"] == reason
 
 
+def test_what_new_workers_hold_from_a_single_master_does_not_keep_their_reload_from_being_complete() -> None:
+    ticks = begun()
+    ticks.see(STUCK, *HELD)
+    assert ticks.see(replace(new(4, 5), master_single=True), leftover(1, 4, 5)) == [Event.RELOADED]
+    works = replace(new(4, 5, used=AT + 3, well=True), master_single=True)
+    assert ticks.see(works, leftover(1, 4, 5)) == [Event.RECOVERED]
+
+
 # ---- the proof
 
 

@@ -39,6 +39,8 @@ class FakeProcess:
     # Switches of each thread that is in a futex; None for one that waits for something else.
     threads: dict[int, int | None] = field(default_factory=lambda: {0: None})
     wait: Wait = SLEEPS
+    # How often each thread was switched away; None for one that runs.
+    runs: dict[int, int | None] = field(default_factory=dict)
 
     def read(self) -> Process:
         """What a look shows of it."""
@@ -110,6 +112,10 @@ class FakeProcesses:
         if known is None:
             return {}
         return Blind(known.refused) if known.refused else dict(known.threads)
+
+    def runs(self, pid: int) -> dict[int, int | None]:
+        known = self.alive.get(pid)
+        return dict(known.runs) if known else {}
 
     def protocol(self, pid: int, fd: int) -> str:
         known = self.alive.get(pid)

@@ -201,7 +201,12 @@ def _new(c: Case, reload: Reload) -> list[Worker]:
 
 
 def _held(c: Case, reload: Reload, new: list[Worker]) -> bool:
-    """Say whether a new worker holds what the old ones left: then it has it from the master."""
+    """Say whether a new worker holds what the old ones left: then it has it from the master.
+
+    Of a single one that is harmless, and the proof comes from connections of its own.
+    """
+    if c.instance.master_single:
+        return False
     ids = {worker.id for worker in new}
     return any(
         one.cookie in reload.cookies and one.tcp is not Tcp.ESTABLISHED and not one.holders.isdisjoint(ids)

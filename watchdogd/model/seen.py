@@ -315,7 +315,8 @@ class Instance:
     all of what is read then can be seen; empty where it can. It blocks nothing. `master_threads`: how many
     the master has. `threads_off`: none of its Python threads was seen to ever run. `wakes`: when the others of them
     wake; None while nobody has watched them. `meant`: where nobody has the FIFO, which one may be meant; empty where
-    none has almost that path.
+    none has almost that path. `master_single`: none of the master's threads but its first one runs, so no monitor of a
+    driver does; asked of those that do not send.
     """
 
     name: str
@@ -338,6 +339,7 @@ class Instance:
     dead: tuple[DeadSocket, ...] = ()
     unseen: str = ""
     master_threads: int | None = None
+    master_single: bool = False
     threads_off: bool = False
     wakes: Wakes | None = None
     meant: str = ""

@@ -30,6 +30,7 @@ from watchdogd.observe import two_masters
 from watchdogd.observe.mongod.members import outage_starts
 from watchdogd.observe.processes import Processes
 from watchdogd.observe.senders import Senders
+from watchdogd.observe.single import Single
 from watchdogd.observe.suspect import Around, Started, Suspect
 from watchdogd.observe.tcp.connections import Connections
 from watchdogd.observe.tcp.others import Place, Talk
@@ -58,6 +59,7 @@ class _Site:
     connected: bool = False  # the master, to a member that serves
     connected_at: Mono | None = None
     senders: Senders = field(default_factory=Senders)
+    single: Single = field(default_factory=Single)
     blind: tuple[str, ...] = ()
     sockets: SocketsFrom | None = None
     has_forked: bool = False  # a child of the master is a master
@@ -80,7 +82,7 @@ class _Site:
         self.workers, self.mules, self.others, self.seen_at = Workers(), Mules(), (), at
         self.had_mules = False
         self.held_by_master, self.connected, self.connected_at = frozenset(), False, None
-        self.senders = Senders()
+        self.senders, self.single = Senders(), Single()
         self.has_forked, self.no_restart, self.asked = False, None, None
         self.met, self.strangers, self.elsewhere = frozenset(), (), ""
         self.suspect, self.threads_off = None, False
@@ -368,6 +370,9 @@ class Instances:
         site.workers.fold(processes, at, outages)
         site.mules.fold(processes, at, outages)
         site.had_mules |= bool(site.mules.now())
+        # Who sends has a driver whose threads run. At rest that is nearly every master that has a client.
+        may_be = not site.senders.sent and (bool(site.held_by_master) or site.suspect is not None)
+        site.single.fold(found.id.pid, self._processes.runs(found.id.pid) if may_be else {}, at)
 
     def _found_masters(self) -> dict[InstanceId, Master]:
         """Find masters on the whole host, and make an instance of each that has a FIFO and is none yet."""
@@ -553,6 +558,7 @@ def _instance(site: _Site) -> Instance:
         dead=site.suspect.dead if site.suspect else (),
         unseen=site.suspect.unseen if site.suspect else "",
         master_threads=site.suspect.master_threads if site.suspect else None,
+        master_single=site.single.seen,
         threads_off=site.threads_off,
         meant=site.meant,
     )

@@ -84,6 +84,22 @@ def switches(pid: int) -> dict[int, int]:
     return {thread: count for thread, count in counts.items() if count is not None}
 
 
+def runs(pid: int) -> dict[int, int | None]:
+    """Return how often each thread was switched away, of its own will or not; None for one that runs now.
+
+    A count that has not changed says that it did not run in between (proc_pid_status(5)). 24 us for each; it takes no
+    right. Raises as `switches`.
+    """
+    statuses = {int(name): _read(f"/proc/{pid}/task/{name}/status") for name in os.listdir(f"/proc/{pid}/task")}
+    return {thread: _runs(text) for thread, text in statuses.items() if text}
+
+
+def _runs(status: bytes) -> int | None:
+    if field(status, b"State").startswith(b"R"):
+        return None
+    return sum(int(field(status, name) or b"0") for name in (b"voluntary_ctxt_switches", b"nonvoluntary_ctxt_switches"))
+
+
 def _switches(pid: int, thread: str) -> int | None:
     count = field(_read(f"/proc/{pid}/task/{thread}/status"), b"voluntary_ctxt_switches")
     return int(count) if count else None

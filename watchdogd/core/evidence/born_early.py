@@ -50,7 +50,7 @@ def _unsafe(look: Look, deployment: str, ready: Interval) -> bool:
     client = deployment in instance.held_by_master or (instance.master_threads or 1) > 1
     gone = [outage.lo for one in serving for outage in one.outages[-1:]]
     gone += [one.took_over.lo for one in serving if one.took_over]
-    if not client or not gone or ready.hi < max(gone):
+    if instance.master_single or not client or not gone or ready.hi < max(gone):
         return False
     sent = [one.since for one in instance.master_sent if one.member.deployment == deployment]
     return not sent or ready.lo < min(sent)

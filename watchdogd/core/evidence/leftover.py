@@ -4,7 +4,8 @@ Of the 34 stuck runs that were measured each had a leftover and not one worker w
 app's residue differs by nothing else. It speaks against it that a healthy driver heals: within 6.9 s by itself, and one
 whose threads are off when it is used first. So it is ripe after `linger`, counted from the latest of: MongoDB serves,
 the connection ended, the worker was ready, our first look; and for who is idle, where such an app heals or `idle:
-leave` says so, from its first use. Where the master holds it too, only `r` ends it: `w` and `c` would hand it on.
+leave` says so, from its first use. Where the master holds it too, only `r` ends it: `w` and `c` would hand it on. Not
+where the master is single: a new worker of gevent can do without what it inherits, for its client's monitor runs in it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def evidence(look: Look) -> Iterator[Evidence]:
             ripe_at=_ripe_at(look, worker, since),
             sentence=f"worker {worker.id.pid} {used} since MongoDB serves again, and holds only what the outage ended",
             deployments=frozenset(left.deployment for left in held),
-            cure=Cure.RESTART if by_master else Cure.RELOAD,
+            cure=Cure.RESTART if by_master and not look.instance.master_single else Cure.RELOAD,
         )
 
 
