@@ -116,11 +116,12 @@ def test_idle_workers_are_left_when_the_policy_says_so_and_no_request_fails(stag
     workers = app.workers()
     outage(mongod, seconds=3)
 
-    watchdog.wait_event("healed", within=LINGER_S + 30)
+    watchdog.wait_event("unproven", within=LINGER_S + 30)
     assert {one["verdict"] for one in watchdog.instance()["workers"]} == {"idle"}
     assert watchdog.tells_none("reload_due", seconds=LINGER_S)
     left_alone(watchdog, app, workers)
     assert not all_good(app)
+    watchdog.wait_event("healed", within=30)
     assert watchdog.tells_none("reload_due", seconds=LINGER_S)
     left_alone(watchdog, app, workers)
 

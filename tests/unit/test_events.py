@@ -54,6 +54,7 @@ from watchdogd.model.told import (
     Stopping,
     Tell,
     ThreadsOff,
+    Unproven,
     WentBlind,
     What,
 )
@@ -69,6 +70,7 @@ WHATS: tuple[What, ...] = (
     MemberRestarted("main", "65f1c0ffee"),
     AccessControlOn("main"),
     LeftoversFound(4, 3, 15.0),
+    Unproven(nobody=False, workers=2),
     Healed(9.5, 2),
     ReloadDue(WORKERS, "2 of 3 workers are stranded", 2, 1, 4),
     ReloadHeld(WORKERS, "budget", "3 unproven reloads, of 3 allowed", 1800.0),
@@ -114,6 +116,7 @@ MESSAGE_IDS = {
     "member_restarted": "7b76c5f2cc994d579ecdfcdc877ba24e",
     "access_control_on": "eb269788a515406d9d05a098e5dd28b6",
     "leftovers_found": "7c26e14f1fa0456a9d87d48d001fbc5f",
+    "unproven": "c015d74e5b9344d2a0fdb8473af0fe32",
     "healed": "2194870b9d8e44abbeacbe7a7500a21d",
     "reload_due": "7db66547e3c74cc0b6ba9ea19058d317",
     "reload_held": "332f2dd23ebd435986b3319ca275eb9d",
@@ -244,8 +247,11 @@ def test_the_sentences_people_will_see_most() -> None:
         "shop needs no reload after 9.5 s: it is well again by itself, 2 workers reached MongoDB anew."
     )
     assert told(Healed(9.5, 0)) == (
-        "shop needs no reload after 9.5 s: none of its workers is stranded, "
-        "though none was seen to reach MongoDB anew yet."
+        "shop needs no reload after 9.5 s: it is well again by itself, what does its tasks reached MongoDB anew."
+    )
+    assert told(Unproven(nobody=True, workers=0)) == "MongoDB serves; nobody of shop has used it yet."
+    assert told(Unproven(nobody=False, workers=1)) == (
+        "MongoDB serves; not all of shop was seen to reach it yet: 1 worker without a connection."
     )
     assert told(MemberUp("main", 8.04, restarted=False)) == "MongoDB 127.0.0.1:27017 answers again after 8 s."
 

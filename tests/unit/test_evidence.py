@@ -267,10 +267,20 @@ def test_an_incident_is_not_healed_while_a_worker_works_that_was_not_seen_to_rea
     assert ticks.see(it, after=30, members=back) == []
     assert ticks.phase() is Phase.SETTLING
     assert ticks.see(instance(well(2), well(3)), members=back) == [Event.HEALED]
-    ticks = Ticks()
+
+
+def test_after_a_minute_it_is_said_that_it_was_not_seen_to_be_well_and_healed_is_told_when_it_was() -> None:
+    ticks, it = Ticks(), instance(worker(2, used=BACK + 1), well(3))
     ticks.see(it, members=[down()])
+    back = [member(served_since=exactly(AT))]
     ticks.see(it, after=30, members=back)
-    assert ticks.see(it, after=31, members=back) == [Event.HEALED]  # no stuck worker was ever seen later
+    assert ticks.see(it, after=31, members=back) == [Event.UNPROVEN]
+    assert ticks.tells[0].fields == {"nobody": False, "workers": 1}
+    assert ticks.phase() is Phase.WATCHING
+    assert ticks.see(it, after=3600, members=back) == []
+    assert ticks.shop.incident
+    assert ticks.see(instance(well(2), well(3)), members=back) == [Event.HEALED]
+    assert ticks.shop.incident is None
 
 
 # ---- what hangs

@@ -337,6 +337,11 @@ class Stories(RuleBasedStateMachine):
         ]
         assert not healed, "a sibling proved that this app heals"
 
+    @staticmethod
+    def _was_seen_to_be_well(app: App) -> None:
+        own = [one for worker in app.ready for one in app.held(worker) if one.holders == {worker.id}]
+        assert [one for one in own if not one.closed_at], "nobody reaches MongoDB"
+
     def _alternates(self, tell: Tell) -> None:
         """Every event that begins something is followed by the one that ends it."""
         scope, name = str(tell.fields.get("scope")), str(tell.instance)
@@ -363,6 +368,7 @@ class Stories(RuleBasedStateMachine):
                 self.leftovers_told.add(tell.incident)
             case Event.HEALED:
                 assert tell.incident
+                self._was_seen_to_be_well(next(app for app in self.world.apps if app.name == name))
             case _:
                 pass
 

@@ -253,8 +253,13 @@ def test_1_while_an_instance_is_in_any_trouble(phase: Phase) -> None:
     assert exit_code(shown(seen(SHOP), decided(Outlook(phase)))) == 1
 
 
-def test_1_for_an_incident_whatever_the_state() -> None:
-    assert exit_code(shown(seen(SHOP), decided(QUIET, INCIDENT))) == 1
+def test_an_incident_that_only_waits_for_somebody_to_use_the_app_is_shown_and_no_trouble() -> None:
+    document = shown(seen(SHOP), decided(QUIET, INCIDENT))
+    assert exit_code(document) == 0
+    (first, *_) = [line for line in render(document).split("\n") if line.startswith("shop: ")]
+    assert first == "shop: watching (MongoDB serves; that it is well was not seen yet)"
+    assert "incident shop-i1" in render(document)
+    assert line(seen(SHOP), decided(QUIET, INCIDENT)) == "watching 1 instance: shop unproven"
 
 
 def test_1_when_nothing_is_watched() -> None:

@@ -70,7 +70,7 @@ SHOP = InstanceState(
     spent=(Spent(4000.0, proven=True), Spent(4990.0)),
     tried=frozenset({Incarnation("65f0")}),
     retry_at=5100.0,
-    incident=Incident("shop-i1", since=4900.0, leftovers_told=True),
+    incident=Incident("shop-i1", since=4900.0, leftovers_told=True, unproven_told=True),
     last=LastReload("shop-1", WORKERS, 4990.0, WALL - 10, ReloadOutcome.RELOADING),
     held=("budget",),
 )
@@ -196,7 +196,7 @@ def test_on_another_boot_every_time_is_as_long_ago_as_before(folder: Path) -> No
     shop = found.state.instances[SHOP_ID]
     assert shop.spent == (Spent(4000.0 + moved, proven=True), Spent(4990.0 + moved))
     assert shop.retry_at == 5100.0 + moved
-    assert shop.incident == Incident("shop-i1", 4900.0 + moved, leftovers_told=True)
+    assert shop.incident == Incident("shop-i1", 4900.0 + moved, leftovers_told=True, unproven_told=True)
     assert found.state.paused == Pause(6000.0 + moved, Outside("release"))  # 400 s of it are left
     assert found.access == (dataclasses.replace(ACCESS, turned_on=4000.0 + moved),)
     assert found.problem is None

@@ -116,13 +116,21 @@ class Endings:
 
     @property
     def open(self) -> list[str]:
-        """What has had no ending. What waits for its user, who was told what to allow, goes on."""
+        """What has had no ending. What waits for its user, who was told what to allow, goes on.
+
+        So does what nobody can see to be stuck: it is told to be unproven, and never to be well.
+        """
         waits = [
             id_
             for id_, tell in self.incidents.items()
-            if not WAITS_FOR_ITS_USER & {*str(tell.fields.get("blocked_by")).split(",")}
+            if not WAITS_FOR_ITS_USER & {*str(tell.fields.get("blocked_by")).split(",")} and not self._is_stuck(tell)
         ]
         return [*waits, *self.reloads.values()]
+
+    def _is_stuck(self, tell: Tell) -> bool:
+        """Whether that is true of an app that was told to be unproven."""
+        workers = [worker for app in self.world.apps if app.name == tell.instance for worker in app.ready]
+        return tell.event is Event.UNPROVEN and any(worker.stranded for worker in workers)
 
 
 @dataclass(eq=False)

@@ -305,9 +305,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--observe", action="store_true", help="everything but the write to the FIFO")
     check = verb("check", _check, "validates the configuration; ends with 78 for a bad one")
     check.add_argument("--live", action="store_true", help="also asks the running service what would stop a cure")
-    status = verb(
-        "status", _status, "what is seen and what comes next; ends with 1 for an incident, 3 without a daemon"
-    )
+    status = verb("status", _status, "what is seen and what comes next; ends with 1 for trouble, 3 without a daemon")
     status.add_argument("instance", nargs="?", metavar="INSTANCE")
     connections = verb("connections", _connections, "one look without a daemon: each connection, what it means")
     verb(

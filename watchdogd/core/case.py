@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from watchdogd.config import Config, InstanceConfig
+from watchdogd.core.look import LOST_AT_MOST_S, lost, serving
 from watchdogd.model.base import Incarnation, Mono, ProcessId
 from watchdogd.model.found import Evidence, Finding, Kind
 from watchdogd.model.remembered import InstanceState, Spent, State
@@ -122,6 +124,16 @@ class Case:
         if since is None or self.at >= since + UNPROVEN_FOR_S:
             return False
         return any(one.used and not self.reaches(one, self.finding.incarnations) for one in self.ready)
+
+    @property
+    def resumes_by(self) -> Mono:
+        """When requests that outlived a network loss have gone on at the latest: TCP backs off for as long as that was.
+
+        So they fail, or wait, while the monitor beside them reaches MongoDB again: for up to 23 s after 25 s without.
+        """
+        own = [one for one in self.snapshot.members.values() if one.id.deployment in self.instance.deployments]
+        losses = lost(serving(own), perhaps=True)
+        return max([one.hi + min(one.hi - one.lo, LOST_AT_MOST_S) for one in losses], default=-math.inf)
 
     @property
     def well(self) -> bool:

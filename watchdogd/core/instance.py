@@ -22,8 +22,10 @@ rules hold over every restart:
   1 144 writes, where two writers met); then it is sent once more.
 - An effect names the world that it was decided on (master, workers). act compares right before the write and never
   judges.
-- What was not seen is not claimed: `reloaded` says that the processes are new; `recovered` that every worker that was
-  used since has a connection of its own. Where a reload of ours ended without that proof, the standing is a doubt.
+- What was not seen is not claimed: `reloaded` says that the processes are new; `recovered` and `healed` that every
+  worker that was used since has a connection of its own. Where nobody has used it yet, `unproven` says so and the
+  incident goes on, at rest; another outage goes on with it. Where a reload of ours ended without that proof, the
+  standing is a doubt.
 
 Pure: no I/O, no clock, no logging.
 """
@@ -69,6 +71,7 @@ from watchdogd.model.told import (
     Replaced,
     Tell,
     ThreadsOff,
+    Unproven,
     What,
 )
 
@@ -216,6 +219,10 @@ class Tick:
         if new is not old:
             self._tell_way(old, new)
         self._keep(phase=new)
+        if new is Phase.WATCHING:
+            self._tell_whether_it_is_well()
+        elif self.case.finding.outage:
+            self._begin_anew()
 
     def _tell_way(self, old: Phase, new: Phase) -> None:
         c = self.case
@@ -224,8 +231,6 @@ class Tick:
         if new is Phase.ABSENT:
             self._close(Replaced("uWSGI was stopped"))
             self._tell(InstanceAbsent(c.instance.fifo, c.instance.meant or None))
-        elif new is Phase.WATCHING:
-            self._tell_healed()
         elif new in _IN_TROUBLE:
             self._open()
             if new is not Phase.OUTAGE:
@@ -238,6 +243,11 @@ class Tick:
             c = self.case
             self._keep(incident=Incident(self._id(), c.at, master=c.instance.master))
 
+    def _begin_anew(self) -> None:
+        """Go on with an incident of which nobody has seen the end, with another outage."""
+        if self.state.incident and self.state.incident.unproven_told:
+            self._keep(incident=replace(self.state.incident, unproven_told=False))
+
     def _close(self, what: What) -> None:
         """End the incident, if there is one: what it was about is gone, and nobody will see how it went on."""
         if self.state.incident:
@@ -248,11 +258,19 @@ class Tick:
         """Say whether this only takes back that a reload was begun."""
         return old is Phase.RELOADING and self.state.last is not None and self.state.last.outcome in _TAKEN_BACK
 
-    def _tell_healed(self) -> None:
+    def _tell_whether_it_is_well(self) -> None:
+        """End the incident once it was seen to be well; before that, say once that it was not seen yet."""
         c, incident = self.case, self.state.incident
-        if incident:
-            reconnected = sum(c.reaches(worker, c.finding.incarnations) for worker in c.ready)
-            self._close(Healed(round(c.at - incident.since, 1), reconnected))
+        if incident is None or c.blind is not None:
+            return
+        own = [one for one in (*c.ready, *c.instance.mules) if c.reaches(one, c.finding.incarnations)]
+        if c.well:
+            self._close(Healed(round(c.at - incident.since, 1), sum(worker in own for worker in c.ready)))
+        elif not incident.unproven_told and not c.not_ready:
+            used = [one for one in c.ready if one.used and not c.instance.is_bystander(one)]
+            without = sum(one not in own for one in used)
+            self._keep(incident=replace(incident, unproven_told=True))
+            self._tell(Unproven(not (own or used), without))
 
     def _tell_leftovers(self) -> None:
         c, incident, found = self.case, self.state.incident, self.case.evidence(Kind.LEFTOVER)

@@ -11,9 +11,12 @@ import math
 from collections.abc import Iterable
 
 from watchdogd.config import Cause, Config
-from watchdogd.model.base import Endpoint, Incarnation, Mono, ProcessId
+from watchdogd.model.base import Endpoint, Incarnation, Interval, Mono, ProcessId
 from watchdogd.model.found import Left, Verdict
 from watchdogd.model.seen import OUT, Backend, Connection, Instance, Member, MemberState, Snapshot, Tcp, Worker
+
+LOST_AT_MOST_S = 120.0
+"""The longest that TCP waits before it sends again (TCP_RTO_MAX of the kernel)."""
 
 USED_SETTLED_S = 2.0
 """Sockets are read before processes: in the look that first sees a worker work, its new connection may be missing."""
@@ -39,6 +42,19 @@ def endpoint_map(members: Iterable[Member]) -> dict[Endpoint, Member]:
             if known is None or (known.state is not MemberState.UP and member.state is MemberState.UP):
                 mapped[endpoint] = member
     return mapped
+
+
+def lost(members: Iterable[Member], *, perhaps: bool = False) -> list[Interval]:
+    """Return the last outage of each of these members that the same process outlived: the network was away.
+
+    `perhaps`: those as well of which nobody knows whether another process answers now (mongod 4.2).
+    """
+    last = [(one, outage) for one in members for outage in one.outages[-1:] if -math.inf < outage.lo]
+    return [
+        outage
+        for one, outage in last
+        if outage.hi < math.inf and (perhaps if one.born is None else one.born.hi < outage.lo)
+    ]
 
 
 def ended_by_outage(connection: Connection, member: Member) -> bool:

@@ -108,7 +108,8 @@ def waiting_for(c: Case) -> str:
         return "idle workers to be used"
     if any(c.finding.verdicts.get(mule.id) is Verdict.IDLE for mule in c.instance.mules):
         return "idle mules to have a task"
-    return ""
+    unproven = c.state.incident is not None and c.state.phase is Phase.WATCHING
+    return "a request to show whether it reaches MongoDB" if unproven else ""
 
 
 def wake_times(c: Case, shown: Outlook) -> Iterator[Mono]:
@@ -126,4 +127,5 @@ def wake_times(c: Case, shown: Outlook) -> Iterator[Mono]:
         times += [worker.used.hi + USED_UNPROVEN_S for worker in c.ready if worker.used]
     if c.unproven and c.finding.served_since is not None:
         times.append(c.finding.served_since + UNPROVEN_FOR_S)
-    return (time for time in times if time is not None and time != math.inf)
+    times += [c.resumes_by] if state.incident else []
+    return (time for time in times if time is not None and math.isfinite(time))

@@ -29,7 +29,7 @@ def _is_settling(c: Case) -> bool:
         return True
     if open_ and c.settled_at is not None and c.settled_at > c.at:
         return True
-    if c.state.incident is not None and at is None and c.unproven:
+    if c.state.incident is not None and at is None and (c.unproven or c.resumes_by > c.at):
         return True
     return (standing.stand is Stand.DOUBTFUL or bool(c.state.mules.ended)) and at is None
 
@@ -82,7 +82,7 @@ def _told_of(*but: ReloadOutcome) -> str:
 
 ARROWS: tuple[tuple[str, str, str], ...] = (
     ("at_rest", "in_trouble", "an outage, or a worker that is stuck"),
-    ("in_trouble", "at_rest", "healed"),
+    ("in_trouble", "at_rest", "healed, or nobody has used it yet"),
     ("suspected", "due", "the evidence is ripe"),
     ("due", "suspected", "MongoDB went away, or came back just now"),
     ("due", "gave_up", "nothing that is allowed would help"),
@@ -92,7 +92,7 @@ ARROWS: tuple[tuple[str, str, str], ...] = (
     ("at_rest", "curing", "an operator asks"),
     ("curing", "proving", "all processes are new"),
     ("curing", "in_trouble", _told_of(*_AT_WORK, ReloadOutcome.UNPROVEN)),
-    ("curing", "at_rest", "healed before its byte was written"),
+    ("curing", "at_rest", "nothing is stuck any more, before its byte was written"),
     ("proving", "at_rest", "RECOVERED"),
     ("proving", "in_trouble", "FAILED, OVERTAKEN"),
     ("proving", "curing", "UNPROVEN: an operator asks"),

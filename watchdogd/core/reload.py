@@ -24,7 +24,7 @@ CHECK_INTERVAL_S = 1.0  # uWSGI's default --check-interval: dead workers are rea
 LOAD_S = 30.0  # an app's import, which nobody tells us beforehand
 FIFO_TRIES_S = 5.0  # the master makes its FIFO anew after every write; longer absences are not that
 TRY_EVERY_S = 0.25
-HEALED = "the app has healed by itself"
+NOT_NEEDED = "what it was for is gone"
 STRICT = frozenset({Kind.WAITING, Kind.ORPHANED})
 CHEAPER_SETTLED_S = 3.0  # with --cheaper fewer come back: no news for 3 check intervals is all of them
 
@@ -148,7 +148,7 @@ def _taken(c: Case, reload: Reload, outcome: Outcome) -> Going | Ended:
 def _tried_again(c: Case, reload: Reload) -> Going | Ended:
     """Send what could not be written, if it still is to be sent."""
     if not wanted(c, reload):
-        return Ended(reload, ReloadOutcome.DROPPED, HEALED, reload.resent)
+        return Ended(reload, ReloadOutcome.DROPPED, NOT_NEEDED, reload.resent)
     if blocked := blocked_anew(c, reload.command):
         return Ended(reload, ReloadOutcome.UNSENT if reload.resent else ReloadOutcome.DROPPED, blocked, reload.resent)
     return _sent(c, reload)
@@ -157,7 +157,7 @@ def _tried_again(c: Case, reload: Reload) -> Going | Ended:
 def _resent(c: Case, reload: Reload) -> Going | Ended:
     """Send a command that was lost once more, to the workers that are there now."""
     if not wanted(c, reload):
-        return Ended(reload, ReloadOutcome.DROPPED, HEALED, written=True)
+        return Ended(reload, ReloadOutcome.DROPPED, NOT_NEEDED, written=True)
     if blocked := blocked_anew(c, reload.command):
         why = f"the command was lost, and cannot be sent again now: {blocked}"
         return Ended(reload, ReloadOutcome.UNSENT, why, written=True)

@@ -75,12 +75,16 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """From the first sign of an outage to its told end. `master`: whose, where that is known."""
+    """From the first sign of an outage to its told end. `master`: whose, where that is known.
+
+    `unproven_told`: that nobody was seen to reach MongoDB yet, since its last return.
+    """
 
     id: str
     since: Mono
     leftovers_told: bool = False
     master: ProcessId | None = None
+    unproven_told: bool = False
 
 
 class Ending(enum.Enum):

@@ -24,6 +24,7 @@ class Event(enum.Enum):
     MEMBER_RESTARTED = "member_restarted"
     ACCESS_CONTROL_ON = "access_control_on"
     LEFTOVERS_FOUND = "leftovers_found"
+    UNPROVEN = "unproven"
     HEALED = "healed"
     RELOAD_DUE = "reload_due"
     RELOAD_HELD = "reload_held"
@@ -139,8 +140,23 @@ class LeftoversFound(What):
 
 
 @dataclass(frozen=True, slots=True)
+class Unproven(What):
+    """MongoDB serves and nothing is due, but that all of it works was not seen yet: the incident goes on.
+
+    `nobody`: no process of it was seen to use MongoDB since. `workers`: how many were used without having reached it.
+    """
+
+    event: ClassVar = Event.UNPROVEN
+    nobody: bool
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Healed(What):
-    """Nothing is due any more, and we did nothing. `reconnected`: how many workers were seen to reach MongoDB anew."""
+    """It was seen to be well, and we did nothing. `reconnected`: how many workers were seen to reach MongoDB anew.
+
+    None of them where it is mules alone that use it.
+    """
 
     event: ClassVar = Event.HEALED
     seconds: float

@@ -100,14 +100,22 @@ CATALOG: Mapping[Event, Entry] = {
         "closes them and connects anew by itself within some seconds. The daemon waits for that; "
         "`mongo-watchdog connections` shows each of them.",
     ),
+    Event.UNPROVEN: Entry(
+        "c015d74e5b9344d2a0fdb8473af0fe32",
+        Priority.NOTICE,
+        "MongoDB serves; [nobody?nobody of {instance} has used it yet][nobody=False?not all of {instance} was seen to "
+        "reach it yet][workers?: {workers:worker} without a connection].",
+        "No worker is seen to be stuck, and none was seen to be well either. The next requests that use MongoDB show "
+        "it: then the incident ends with `healed`, or the daemon says what is wrong. Workers that never use it are "
+        "never seen to reach it. Nothing is to be done.",
+    ),
     Event.HEALED: Entry(
         "2194870b9d8e44abbeacbe7a7500a21d",
         Priority.NOTICE,
-        "{instance} needs no reload after {seconds}[reconnected?: it is well again by itself, {reconnected:worker} "
-        "reached MongoDB anew][reconnected=0?: none of its workers is stranded, though none was seen to reach MongoDB "
-        "anew yet].",
-        "The workers closed their dead connections, or use new ones. The daemon did nothing, and nothing "
-        "is to be done.",
+        "{instance} needs no reload after {seconds}: it is well again by itself, [reconnected?{reconnected:worker} "
+        "reached MongoDB anew][reconnected=0?what does its tasks reached MongoDB anew].",
+        "This was seen: all that was used since MongoDB serves again has fresh connections to it. The daemon did "
+        "nothing, and nothing is to be done.",
     ),
     Event.RELOAD_DUE: Entry(
         "7db66547e3c74cc0b6ba9ea19058d317",

@@ -49,6 +49,9 @@ _MEANING: Mapping[str, str] = {
     Phase.WATCHING.value: "nothing to do",
 }
 
+UNPROVEN = "MongoDB serves; that it is well was not seen yet"
+"""What is shown of an instance at rest whose incident goes on."""
+
 _ENDINGS: Mapping[str, str] = {
     Ending.HEALED.value: "needed no reload",
     Ending.RECOVERED.value: "reached MongoDB again by a reload",
@@ -107,14 +110,13 @@ def answer(document: Document) -> Document:
 
 
 def exit_code(document: Document, instance: str | None = None) -> int:
-    """Return 0 when all is well, 1 for an incident, blindness, or nothing to watch; for a FIFO that takes no byte, a
+    """Return 0 when all is well, 1 for trouble, blindness, or nothing to watch; for a FIFO that takes no byte, a
     worker that hangs, and an instance whose deployment is not known.
     """
     instances = _chosen(document, instance)
     watched = any(one["state"] != Phase.ABSENT.value for one in instances)
     troubled = any(
-        one["incident"]
-        or one["blind"]
+        one["blind"]
         or one["blocked_by"]
         or one["state"] not in _QUIET
         or not one.get("deployments", True)  # a daemon of before does not say
@@ -168,6 +170,9 @@ def _wrong(
     yield "runs without Python threads: ", [one.name for one in snapshot.instances if one.threads_off]
     unknown = [one.name for one in snapshot.instances if one.master and not one.deployments]
     yield "deployment not known, so only shown: ", unknown
+    incidents = {id_ for id_, one in decision.state.instances.items() if one.incident}
+    at_rest = [id_ for id_, one in decision.outlooks.items() if one.phase is Phase.WATCHING and id_ in incidents]
+    yield "", [f"{names.get(id_, id_)} unproven" for id_ in at_rest]
     yield "only shown: ", [name for name, one in outlooks if one.only_shown and name not in unknown]
     yield "does not run: ", [name for name, one in outlooks if one.phase is Phase.ABSENT]
     yield "", [] if snapshot.instances or config.instances is not None else [NO_INSTANCE]
@@ -436,6 +441,8 @@ def _meaning(one: Document) -> str:
         return "not all of it is seen"
     if one["blocked_by"]:
         return "no reload can be sent to it"
+    if one["incident"]:
+        return UNPROVEN
     if one.get("only_shown"):
         return "only shown"
     return "only a restart would help it" if one.get("threads_off") else _MEANING[one["state"]]

@@ -10,16 +10,13 @@ where the master is single: a new worker of gevent can do without what it inheri
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from watchdogd.config import Idle
-from watchdogd.core.look import USED_SETTLED_S, Look
+from watchdogd.core.look import LOST_AT_MOST_S, USED_SETTLED_S, Look, lost
 from watchdogd.model.base import Mono
 from watchdogd.model.found import Cure, Evidence, Kind, Verdict
 from watchdogd.model.seen import Worker
-
-LOST_AT_MOST_S = 120.0
 
 
 def evidence(look: Look) -> Iterator[Evidence]:
@@ -72,14 +69,8 @@ def linger_s(look: Look, worker: Worker) -> float:
     With the path back after 40 s, requests went on after 14.5 to 15.1 s (9 of 9 apps).
     """
     names = {left.deployment for left in look.held[worker.id]}
-    lost = [
-        outage.hi - outage.lo
-        for name in names
-        for one in look.serving[name]
-        for outage in one.outages[-1:]
-        if one.born and one.born.hi < outage.lo < outage.hi < math.inf  # the same process as before
-    ]
-    return max([look.policy.linger_s, *[min(length, LOST_AT_MOST_S) for length in lost]])
+    lengths = [outage.hi - outage.lo for name in names for outage in lost(look.serving[name])]
+    return max([look.policy.linger_s, *[min(length, LOST_AT_MOST_S) for length in lengths]])
 
 
 def _heals(look: Look, worker: Worker) -> bool:
