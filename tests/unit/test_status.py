@@ -259,7 +259,7 @@ def test_an_incident_that_only_waits_for_somebody_to_use_the_app_is_shown_and_no
     (first, *_) = [line for line in render(document).split("\n") if line.startswith("shop: ")]
     assert first == "shop: watching (MongoDB serves; that it is well was not seen yet)"
     assert "incident shop-i1" in render(document)
-    assert line(seen(SHOP), decided(QUIET, INCIDENT)) == "watching 1 instance: shop unproven"
+    assert in_one_line(seen(SHOP), decided(QUIET, INCIDENT)) == "watching 1 instance: shop unproven"
 
 
 def test_1_when_nothing_is_watched() -> None:

@@ -435,17 +435,16 @@ def _evidence_lines(one: Document) -> Iterator[str]:
 def _meaning(one: Document) -> str:
     if one["state"] != Phase.WATCHING.value:
         return _MEANING[one["state"]]
-    if any(evidence["kind"] == Kind.HUNG.value for evidence in one.get("evidence", ())):
-        return "a process of it hangs"
-    if one["blind"]:
-        return "not all of it is seen"
-    if one["blocked_by"]:
-        return "no reload can be sent to it"
-    if one["incident"]:
-        return UNPROVEN
-    if one.get("only_shown"):
-        return "only shown"
-    return "only a restart would help it" if one.get("threads_off") else _MEANING[one["state"]]
+    hangs = any(evidence["kind"] == Kind.HUNG.value for evidence in one.get("evidence", ()))
+    meanings = (
+        ("a process of it hangs", hangs),
+        ("not all of it is seen", one["blind"]),
+        ("no reload can be sent to it", one["blocked_by"]),
+        (UNPROVEN, one["incident"]),
+        ("only shown", one.get("only_shown")),
+        ("only a restart would help it", one.get("threads_off")),
+    )
+    return next((meaning for meaning, is_so in meanings if is_so), _MEANING[one["state"]])
 
 
 def _socket_lines(sockets: Document | None) -> list[str]:
