@@ -13,7 +13,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from rig import RigError, apps
 from rig.processes import wait_for
@@ -24,6 +24,16 @@ BESIDE = (f"shared-py-import = {HANG}",)
 WITHIN_S = 20.0
 TRIES = 20
 LOADED_S = 2.0  # a fork is ready within milliseconds
+
+
+class HasWorkers(Protocol):
+    """A uWSGI that runs: Uwsgi, or one in a box."""
+
+    def workers(self) -> list[int]:
+        """The pids of its workers, loading ones too, in ascending order."""
+
+    def ready_workers(self) -> list[int]:
+        """The pids of the workers that have loaded the app and serve."""
 
 
 class Hang:
@@ -62,7 +72,7 @@ class Hang:
         self._turn()
         wait_for(lambda: not self._holds.exists(), "the app has let go of the GIL", within=WITHIN_S)
 
-    def worker_of(self, app: Uwsgi) -> int:
+    def worker_of(self, app: HasWorkers) -> int:
         """Kills the youngest ready worker; the one that the master makes in its place hangs. Gives its pid."""
         before = app.workers()
         with self.on():

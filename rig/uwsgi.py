@@ -181,11 +181,11 @@ class Uwsgi:
 
     def workers(self) -> list[int]:
         """The pids of its workers, loading ones too, in ascending order."""
-        return [pid for pid in self.children() if _caught(pid) & _CATCHES_WINCH]
+        return workers_of(self.master)
 
     def ready_workers(self) -> list[int]:
         """The pids of the workers that have loaded the app and serve."""
-        return [pid for pid in self.children() if _is_ready(pid)]
+        return ready_of(self.master)
 
     def hung_workers(self) -> list[int]:
         """The pids of those that hang since their fork; of lazy apps none can be told from one that loads its app."""
@@ -339,6 +339,16 @@ def by_greenlets(count: int, *, early: bool = True) -> list[str]:
     """
     patch = "gevent-early-monkey-patch" if early else "gevent-monkey-patch"
     return [f"gevent = {count}", f"{patch} = true", f"pythonpath = {fetch.gevent()}"]
+
+
+def workers_of(master: int) -> list[int]:
+    """The pids of this master's workers, loading ones too, in ascending order."""
+    return [pid for pid in _children(master) if _caught(pid) & _CATCHES_WINCH]
+
+
+def ready_of(master: int) -> list[int]:
+    """The pids of those that have loaded the app and serve."""
+    return [pid for pid in _children(master) if _is_ready(pid)]
 
 
 def hung_by_fork(master: int) -> list[int]:

@@ -5,8 +5,6 @@ the app are the rig's.
 """
 
 import enum
-import os
-import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -16,13 +14,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-import psutil
-
 from rig import fetch, wire
-from rig.hang import HANG
 from rig.processes import DeadlineError, wait_for
 from rig.traffic import Request, Traffic, get
-from rig.uwsgi import IMPORT_PAUSE_S, PROBE_HOLD_S, STARTS, end, hung_by_fork
+from rig.uwsgi import IMPORT_PAUSE_S, PROBE_HOLD_S, STARTS, end, hung_by_fork, ready_of, workers_of
 from tests.once import ROOT
 from tests.system.box import Box
 
@@ -31,6 +26,7 @@ ADDRESS = ("127.0.0.1", 8000)
 MONGOD = ("127.0.0.1", 27017)
 FOLDER = "/run/uwsgi/app/shop"
 FIFO = f"{FOLDER}/fifo"
+BESIDE = f"shared-py-import = {CHECKOUT_INSIDE}/rig/apps/hang.py"
 WORKERS = 3
 MERCY_S = 4
 WITHIN_S = 60.0
@@ -54,9 +50,9 @@ ExecStart={mongod} --dbpath /var/lib/mongodb --bind_ip_all --wiredTigerCacheSize
 _UWSGI_UNIT = """
 [Service]
 {user}
+WorkingDirectory={folder}
 Environment=MONGO_URI=mongodb://127.0.0.1:27017/ MONGO_SELECTION_MS=1000 MONGO_HEARTBEAT_MS=1000
 Environment=RIG_CLIENT=import RIG_IMPORT_PAUSE_S={pause}
-WorkingDirectory={folder}
 ExecStart=/usr/bin/uwsgi --ini /etc/shop.ini
 KillSignal=SIGQUIT
 TimeoutStopSec=10
@@ -74,7 +70,7 @@ worker-reload-mercy = {mercy}
 enable-threads = {threads}
 wsgi-file = {checkout}/rig/apps/web.py
 {uid}
-{beside}
+{extra}
 """
 
 
@@ -93,7 +89,25 @@ class Site:
     threads: bool = (
         True  # without (the default of Debian 12) the master holds its dead connection too, and only `r` helps
     )
-    may_hang: bool = False  # its forks do when rig.hang says so, in FOLDER
+    extra: str = ""  # one more line of its ini
+
+    @property
+    def folder(self) -> Path:
+        """Where uWSGI was started in, as it is reached from outside."""
+        return self.box.path(FOLDER)
+
+    @property
+    def master(self) -> int:
+        """The pid of uWSGI's master outside; 0 while there is none."""
+        return self.box.outside(int(self.box.show("uwsgi.service", "MainPID")))
+
+    def workers(self) -> list[int]:
+        """The pids outside of its workers, loading ones too, in ascending order."""
+        return workers_of(self.master)
+
+    def ready_workers(self) -> list[int]:
+        """The pids outside of the workers that have loaded the app and serve."""
+        return ready_of(self.master)
 
     def start(self) -> None:
         """Writes the units and starts both; ends who hangs since its fork, and begins anew where the app is stuck from
@@ -172,19 +186,6 @@ class Site:
         finally:
             traffic.stop()
 
-    def kill_a_worker(self) -> None:
-        """Kills one that serves; returns once another one is in its place."""
-        master = psutil.Process(self.box.outside(int(self.box.show("uwsgi.service", "MainPID"))))
-        before = {one.pid for one in master.children()}
-        (answer,) = self.get_many(1)
-        os.kill(self.box.outside(answer.worker or 0), signal.SIGKILL)
-
-        def another() -> bool:
-            now = {one.pid for one in master.children()}
-            return len(now) == len(before) and now != before
-
-        wait_for(another, "a worker in the place of the one that was killed", within=WITHIN_S)
-
     def respawned(self) -> int:
         """How many workers uWSGI made anew, by its own log: what reached it, whatever the watchdog says.
 
@@ -212,8 +213,8 @@ class Site:
         by_systemd = self.way is Way.SYSTEMD_USER
         uwsgi_unit = _UWSGI_UNIT.format(
             user="User=www-data\nGroup=www-data" if by_systemd else "",
-            pause=IMPORT_PAUSE_S,
             folder=FOLDER,
+            pause=IMPORT_PAUSE_S,
         )
         ini = _INI.format(
             host=ADDRESS[0],
@@ -224,7 +225,7 @@ class Site:
             threads=str(self.threads).lower(),
             checkout=CHECKOUT_INSIDE,
             uid="" if by_systemd else "uid = www-data\ngid = www-data",
-            beside=f"shared-py-import = {_inside_checkout(HANG)}" if self.may_hang else "",
+            extra=self.extra,
         )
         self.box.write("/etc/systemd/system/uwsgi.service", uwsgi_unit)
         self.box.write("/etc/shop.ini", ini)
@@ -248,13 +249,8 @@ class Site:
 
 def hung_workers(box: Box) -> list[int]:
     """The pids, outside, of the app's workers that hang since their fork."""
-    master = box.outside(int(box.show("uwsgi.service", "MainPID")))
+    master = Site(box).master
     return hung_by_fork(master) if master else []
-
-
-def _inside_checkout(path: Path) -> str:
-    """Where a file of the project is inside."""
-    return str(CHECKOUT_INSIDE / path.relative_to(ROOT))
 
 
 def _inside(path: Path) -> str:

@@ -9,10 +9,13 @@ from rig.processes import wait_for
 from tests.once import ROOT
 from tests.system.box import Box
 from tests.system.in_flight import CURED_WITHIN_S, reload_in_flight
+from tests.system.machines import ON_EACH
 from tests.system.service import ENDER, HELPER, UNIT, Service
-from tests.system.site import FOLDER, WORKERS, Site, Way
+from tests.system.site import BESIDE, WORKERS, Site, Way
+from watchdogd.core.ends import AGAIN_S
 
 RIGHTS = ROOT / "docs/rights.md"
+ENDER_LISTENS = "mongo-watchdog-end.socket"
 STEPS = ("leftovers_found", "reload_due", "reload_sent", "reloaded", "recovered")
 
 
@@ -40,6 +43,35 @@ def test_the_stuck_app_is_cured_by_the_shipped_units(service: Service, site: Sit
     assert (service.pid, service.restarts) == (pid, 0)
 
 
+@ON_EACH
+def test_a_hung_worker_is_ended_by_the_shipped_ender_which_alone_may(service: Service, site: Site, box: Box) -> None:
+    site.extra = BESIDE
+    uid = box.run("id", "-u", "www-data").stdout.strip()
+    box.systemctl("stop", ENDER_LISTENS)
+    box.systemctl("mask", "--runtime", ENDER_LISTENS)  # the service wants it
+    with Hang(site.folder) as hang:
+        site.start()
+        service.start()
+        hung = hang.worker_of(site)
+    # Where there is no ender it is told, and not ended: the daemon itself may not.
+    found = service.wait_event("hung_found", within=CURED_WITHIN_S)
+    left = service.wait_event("hung_left", within=CURED_WITHIN_S)
+    pid = int(found["MW_PID"])
+    assert box.outside(pid) == hung
+    assert f"`kill -9 {pid}` is safe" in left["MESSAGE"]
+    assert ENDER_LISTENS in left["MESSAGE"]
+    assert not service.events("hung_ended")
+    box.systemctl("unmask", "--runtime", ENDER_LISTENS)
+    box.systemctl("start", ENDER_LISTENS)
+    with site.traffic():
+        service.wait_event("hung_ended", within=CURED_WITHIN_S + AGAIN_S)
+        assert f"process {pid} of user id {uid} was ended" in service.log(ENDER)
+    wait_for(lambda: len(site.ready_workers()) == WORKERS, "a new worker in its place", within=CURED_WITHIN_S)
+    assert hung not in site.workers()
+    assert site.all_good()
+    assert not service.events("reload_sent")
+
+
 def test_where_the_master_holds_the_connection_too_the_whole_stack_is_restarted(service: Service, site: Site) -> None:
     """Without threads, the default of Debian 12, only `r` helps, where it is allowed; the helper sends it."""
     site.threads = False
@@ -53,21 +85,6 @@ def test_where_the_master_holds_the_connection_too_the_whole_stack_is_restarted(
     assert service.order(*STEPS, "reload_failed", "gave_up") == list(STEPS)
     assert service.log(HELPER).count("asked `r ") == 1
     assert site.all_good()
-
-
-def test_a_worker_that_hangs_since_its_fork_is_ended_by_the_installed_ender(
-    service: Service, site: Site, box: Box
-) -> None:
-    site.may_hang = True
-    with Hang(box.path(FOLDER)) as hang:
-        site.start()
-        service.start()
-        with hang.on():
-            site.kill_a_worker()
-        service.wait_event("hung_ended", within=CURED_WITHIN_S)
-    assert re.search(r"ended process \d+ of user id", service.log(ENDER))  # which alone has the right
-    assert service.order("hung_found", "hung_ended", "hung_left", "reload_due") == ["hung_found", "hung_ended"]
-    wait_for(site.all_good, "a good request on every worker", within=CURED_WITHIN_S)
 
 
 def test_instances_that_are_found_are_cured_too(service: Service, site: Site) -> None:
