@@ -28,7 +28,7 @@ from tests.world.ticks import Ticks
 from watchdogd.config import Config, Idle, Mode
 from watchdogd.core.detect import detect
 from watchdogd.core.due import due, to_end
-from watchdogd.core.ends import ROUNDS, who_ends
+from watchdogd.core.ends import AGAIN_S, ROUNDS, SOON_S, who_ends
 from watchdogd.core.gates import blocked_by
 from watchdogd.model.base import RESTART, WORKERS, Interval, Mono
 from watchdogd.model.done import EndProcess, Outcome, Result
@@ -308,10 +308,24 @@ def test_who_hangs_is_told_and_ended_in_calm() -> None:
     ticks, it = Ticks(), instance(well(2), hung(3))
     assert ticks.see(it) == [Event.HUNG_FOUND]
     assert [one.process for one in ends(ticks)] == [pid(3)]
-    assert ended(ticks, it, Result.TRY_AGAIN) == []  # it was just running
-    assert [one.process for one in ends(ticks)] == [pid(3)]
-    assert ended(ticks, it, Result.CHANGED) == []
     assert len(ticks.shop.ends.rounds) == 0
+
+
+@pytest.mark.parametrize("result", [Result.TRY_AGAIN, Result.CHANGED])
+def test_who_could_not_be_ended_is_tried_again_a_second_later_and_told_if_it_lasts(result: Result) -> None:
+    ticks, it = Ticks(), instance(well(2), hung(3))
+    ticks.see(it)
+    assert ended(ticks, it, result, "the helper did not answer") == []
+    assert ends(ticks) == []  # a tick follows an outcome at once
+    assert ticks.see(it, after=SOON_S) == []
+    assert [one.process for one in ends(ticks)] == [pid(3)]
+    assert ended(ticks, it, result, "the helper did not answer") == [Event.HUNG_LEFT]
+    assert ticks.tells[0].fields["reason"] == "the helper did not answer"
+    assert ticks.see(it, after=AGAIN_S - 1) == []
+    assert ends(ticks) == []
+    assert ticks.see(it) == []
+    assert [one.process for one in ends(ticks)] == [pid(3)]
+    assert ticks.shop.ends.rounds == ()
 
 
 def test_an_end_of_which_nobody_knows_is_asked_for_again() -> None:

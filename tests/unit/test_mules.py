@@ -369,11 +369,19 @@ def test_one_that_may_not_be_ended_is_told_once_and_asked_again_later() -> None:
 
 @pytest.mark.parametrize("result", [Result.CHANGED, Result.TRY_AGAIN])
 def test_what_has_changed_at_the_last_look_is_looked_at_again(result: Result) -> None:
-    s = shop(outcome=result)
+    s = shop(outcome=result, detail="it was just running")
     assert s.tick() == [Event.MULE_STUCK]
+    assert s.tick(0) == []
+    assert len(s.ended) == 1  # not at once: a tick follows each outcome
     assert s.tick() == []
     assert len(s.ended) == 2
     assert s.shop.mules.rounds == ()
+    assert s.tick(0) == [Event.MULE_LEFT]  # twice running: it lasts
+    assert s.fields(Event.MULE_LEFT)["reason"] == "it was just running"
+    s.tick()
+    assert len(s.ended) == 2
+    s.tick(AGAIN_S)
+    assert len(s.ended) == 3
 
 
 def test_a_daemon_that_was_killed_before_the_outcome_came_sees_by_its_absence_that_it_ended() -> None:

@@ -8,13 +8,14 @@ nobody.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from watchdogd.core.case import Case
 from watchdogd.core.due import to_end
 from watchdogd.core.gates import may_not_end
-from watchdogd.model.base import ProcessId
-from watchdogd.model.done import Result
+from watchdogd.model.base import Mono, ProcessId
+from watchdogd.model.done import Outcome, Result
 from watchdogd.model.found import Evidence, Kind
 from watchdogd.model.remembered import Ends
 from watchdogd.model.seen import Instance
@@ -24,6 +25,14 @@ ROUNDS, ROUNDS_IN_S = 3, 600.0
 """So often what hangs is ended within so many seconds: without threads (uWSGI < 2.0.27) every later fork hangs."""
 
 AGAIN_S = 60.0  # who may not end a process today may tomorrow, and asking costs little
+
+SOON_S = 1.0
+"""What was not ended for another reason is asked for again after this. Not at once, as a tick follows each outcome:
+where the unit of the helper could not start, that was 0.2 of a core for ever."""
+
+RUNNING_S = 10.0
+"""Twice within this it lasts, and is told. Once it is nothing: a helper that is just being started is slow (2.5 s at
+most), or the FIFO is made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +56,7 @@ def end_hung(c: Case) -> Step:
     why = _why_left(c, hung, ends)
     if why and why != ends.left:
         told.append(HungLeft(why))
-    end = () if why or may_not_end(c) else tuple([one.worker for one in to_end(c)])
+    end = () if why or c.at < ends.again_at or may_not_end(c) else tuple([one.worker for one in to_end(c)])
     left = why or (ends.left if hung else "")
     return Step(replace(ends, left=left, asked=frozenset(end)), tuple(told), end)
 
@@ -64,11 +73,23 @@ def _taken(c: Case, told: list[What]) -> Ends:
     told += [HungEnded(pid) for pid in gone]
     if gone:
         ends = replace(ends, rounds=(*ends.rounds, c.at), left="")
-    for why in {one.detail for one in taken if one.result is Result.REFUSED}:
-        if why != ends.left:
-            told.append(HungLeft(why))
-        ends = replace(ends, left=why, again_at=c.at + AGAIN_S)
-    return ends
+    why, again_at = not_ended(c, taken, ends.again_at)
+    if why and why != ends.left:
+        told.append(HungLeft(why))
+    return replace(ends, left=why or ends.left, again_at=again_at)
+
+
+def not_ended(c: Case, outcomes: Iterable[Outcome], again_at: Mono) -> tuple[str, Mono]:
+    """Say why somebody was not ended, if that lasts, and from when on it may be asked for again.
+
+    `again_at`: from when on these were asked for.
+    """
+    failed = [one for one in outcomes if one.result is not Result.ENDED]
+    running = c.at <= again_at + RUNNING_S
+    lasting = [one.detail for one in failed if running or one.result is Result.REFUSED]
+    if lasting:
+        return lasting[0], c.at + AGAIN_S
+    return "", c.at + SOON_S if failed else again_at
 
 
 def in_vain(hung: Evidence, instance: Instance) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from watchdogd.core.case import RENEWED_WITHIN_S, Case
 from watchdogd.core.due import mules_to_end
-from watchdogd.core.ends import AGAIN_S, ROUNDS, ROUNDS_IN_S
+from watchdogd.core.ends import ROUNDS, ROUNDS_IN_S, not_ended
 from watchdogd.core.gates import may_not_end_mules
 from watchdogd.model.base import ProcessId
 from watchdogd.model.decided import Blocked
@@ -48,11 +48,9 @@ def follow_mules(c: Case) -> Step:
     if gone:
         before = here | {one.process for one in gone}
         ends = replace(ends, rounds=(*ends.rounds, c.at), left="", ended=gone, before=frozenset(before), ended_at=c.at)
-    for one in ends.asked:
-        outcome = done.get(one.process)
-        if outcome and outcome.result is Result.REFUSED:
-            told += [MuleLeft(outcome.detail)] if outcome.detail != ends.left else []
-            ends = replace(ends, left=outcome.detail, again_at=c.at + AGAIN_S)
+    why, again_at = not_ended(c, [done[one.process] for one in ends.asked if one.process in done], ends.again_at)
+    told += [MuleLeft(why)] if why and why != ends.left else []
+    ends = replace(ends, left=why or ends.left, again_at=again_at)
     rounds = tuple([at for at in ends.rounds if at + ROUNDS_IN_S > c.at])
     ends = replace(ends, asked=(), told=ends.told & here, rounds=rounds)
     return _renewed(c, ends, told) if ends.ended else Step(ends, tuple(told))
@@ -108,7 +106,7 @@ def held(c: Case) -> tuple[Blocked, ...]:
     if len(ends.rounds) >= ROUNDS:
         why = f"{ROUNDS} rounds in {ROUNDS_IN_S / 60:.0f} min have not helped: each new one gets stuck too"
         blocked = (*blocked, Blocked("rounds", why, ends.rounds[-ROUNDS] + ROUNDS_IN_S))
-    if c.at < ends.again_at:
+    if ends.left and c.at < ends.again_at:
         blocked = (*blocked, Blocked("refused", ends.left, ends.again_at))
     return blocked
 
@@ -117,7 +115,9 @@ def to_be_ended(c: Case) -> tuple[AskedMule, ...]:
     """Return the mules that are to be ended in this tick."""
     mules = {mule.id: mule for mule in c.instance.mules}
     ripe = mules_to_end(c)
-    return () if not ripe or held(c) else tuple([AskedMule(one.worker, mules[one.worker].role.value) for one in ripe])
+    if not ripe or held(c) or c.at < c.state.mules.again_at:
+        return ()
+    return tuple([AskedMule(one.worker, mules[one.worker].role.value) for one in ripe])
 
 
 def effect(c: Case, id_: str, master: ProcessId, asked: AskedMule) -> EndProcess:
