@@ -3,12 +3,14 @@
 It runs inside uWSGI (`wsgi-file`, and `pyargv = FILES PORT CONNECTIONS [PORT CONNECTIONS ...]`; with lazy-apps, so that
 nothing is shared), without the rig, and must not import it. Neither Flask nor pymongo, which cost each of the hundreds
 of workers that are started 0.2 s of CPU (8 of them on a loaded machine more than 20 s). X-Worker as in web.py.
+A request to /wait waits as one does that finds no server: in a futex, which it looks up from twice a second.
 """
 
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 
 files, *pairs = map(int, sys.argv[1:])
 HELD = (
@@ -21,7 +23,14 @@ HELD = (
 )
 
 
-def application(_: object, start_response: Callable[[str, list[tuple[str, str]]], object]) -> Iterator[bytes]:
+def application(
+    environ: Mapping[str, str], start_response: Callable[[str, list[tuple[str, str]]], object]
+) -> Iterator[bytes]:
     """Answers that it is there."""
     start_response("200 OK", [("Content-Type", "text/plain"), ("X-Worker", str(os.getpid()))])
+    if environ["PATH_INFO"] == "/wait":
+        yield b"waits\n"
+        for_ever = threading.Event()
+        while not for_ever.wait(0.5):
+            pass
     yield b"ok\n"

@@ -47,6 +47,11 @@ def _daemons(page: Page, *, quick: bool, picture: Path | None) -> None:  # noqa:
     report_daemons.tell(daemons.measure(effort, _progress), effort, page)
 
 
+def _suspicion(page: Page, *, quick: bool, picture: Path | None) -> None:  # noqa: ARG001
+    workers, over_s = ((8,), 3.0) if quick else (daemons.SUSPECTED_WORKERS, daemons.OVER_S)
+    report_daemons.tell_suspicion(daemons.suspicion(_progress, workers=workers, over_s=over_s), over_s, page)
+
+
 def _memory(page: Page, *, quick: bool, picture: Path | None) -> None:  # noqa: ARG001
     report_daemons.tell_memory(daemons.memory(_progress, over_s=1.0 if quick else 20.0), page)
 
@@ -65,6 +70,7 @@ def _growth(page: Page, *, quick: bool, picture: Path | None) -> None:  # noqa: 
 PARTS: Mapping[str, _Part] = {
     "looks": _looks,
     "daemons": _daemons,
+    "suspicion": _suspicion,
     "memory": _memory,
     "moments": _moments,
     "growth": _growth,

@@ -23,6 +23,9 @@ from rig.bench.sites import WITHIN_S, WORKERS, Load, Site, a_mongod, a_site, wri
 from rig.processes import Process, last_lines, wait_for
 from rig.strangers import strangers
 from watchdogd.core.detect import SUSPECTED_FOR_S
+from watchdogd.core.evidence.waiting import SINGLE_S
+from watchdogd.model.found import Kind
+from watchdogd.service.control import Status, ask
 
 UNRELATED = 1_000
 HELD = Load(closing=64)
@@ -32,6 +35,10 @@ SETTLED_S = 5.0
 """A daemon has then had its first full looks and its garbage collections, and monit its first cycle."""
 AT_REST_S = SUSPECTED_FOR_S + SETTLED_S
 """It looks more closely until then, since it does not know what came before its start."""
+
+SUSPECTED_WORKERS = (8, 64)
+SUSPECTED_DESCRIPTORS = 100
+"""Of other files, in each of them; and each has two connections."""
 
 REST, INCIDENT = "at rest", "in an incident"
 MONIT, SHELL = "monit, every second, with `ss`", "a shell loop, `ss` every second"
@@ -204,6 +211,51 @@ def measure(effort: Effort, say: Callable[[str], None]) -> Iterator[Taken | str]
             yield from _minute(programs, INCIDENT, count, over_s)
 
 
+class Suspicion(NamedTuple):
+    """What a daemon took, in percent of one core: at rest, and while it suspected an instance of so many workers."""
+
+    workers: int
+    at_rest: float
+    suspecting: float
+
+
+def suspicion(say: Callable[[str], None], *, workers: Sequence[int], over_s: float) -> Iterator[Suspicion]:
+    """What a look every second costs that also reads what is read of a suspected instance alone.
+
+    Each worker has a request that waits as for a server: so its descriptors are read, which those of one that waits for
+    a request are not. That is the most that suspecting can cost.
+    """
+    for count in workers:
+        say(f"an instance of {count} workers, {over_s:g} s at rest and {over_s:g} s suspected")
+        yield _suspected(count, over_s)
+
+
+def _suspected(count: int, over_s: float) -> Suspicion:
+    load = Load(established=2 * count, descriptors=SUSPECTED_DESCRIPTORS, workers=count)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mwd-")))
+        stack.enter_context(strangers(UNRELATED))
+        site = stack.enter_context(a_site(stack.enter_context(a_mongod(folder / "mongod")), load))
+        config = write_config(folder / "daemon.yaml", site)
+        program, _ = stack.enter_context(daemon(config))
+        programs = {("mongo-watchdog", 1): program}
+        (rest,) = _minute(programs, REST, 1, over_s)
+        site.mongod.restart()
+        log = program.process.log
+        wait_for(partial(_told, log, "member_up"), "member_up", within=WITHIN_S, log=log)
+        time.sleep(SINGLE_S)  # what was seen to wait before does not count
+        stack.enter_context(site.waiting())
+        control = config.with_suffix("") / "control.sock"
+        # In every look of that time it is read what they wait for: that is seen to the end.
+        wait_for(
+            lambda: _seen_to_wait(control) == count, "all are seen to wait", within=WITHIN_S, log=program.process.log
+        )
+        (more,) = _minute(programs, INCIDENT, 1, over_s)
+        if (seen := _seen_to_wait(control)) < count:
+            raise RigError(f"{seen} of {count} workers are seen to wait at the end")
+    return Suspicion(count, rest.cpu_percent, more.cpu_percent)
+
+
 def memory(say: Callable[[str], None], *, over_s: float) -> Iterator[tuple[str, Memory] | str]:
     """What a daemon with one member and one instance has after some time, on each pymongo that can be had here."""
     with contextlib.ExitStack() as stack:
@@ -246,6 +298,12 @@ def _begin_incident(site: Site, logs: Sequence[Path]) -> None:
     site.mongod.start()
     for log in logs:
         wait_for(partial(_told, log, "leftovers_found"), "leftovers_found", within=WITHIN_S, log=log)
+
+
+def _seen_to_wait(control: Path) -> int:
+    """Of how many workers the daemon has the evidence that their requests find no server."""
+    (one,) = ask(control, Status())["status"]["instances"]
+    return sum(evidence["kind"] == Kind.WAITING.value for evidence in one["evidence"])
 
 
 def _told(log: Path, event: str) -> bool:

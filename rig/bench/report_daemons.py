@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from rig.bench import daemons, moments
 from rig.bench.claims import Claim, worst
-from rig.bench.daemons import INCIDENT, REST, Effort, Memory, Taken
+from rig.bench.daemons import INCIDENT, REST, Effort, Memory, Suspicion, Taken
 from rig.bench.growth import Grown
 from rig.bench.page import Page
 from rig.bench.samples import Sample
@@ -57,6 +57,32 @@ def _at_rest(taken: Iterable[Taken]) -> Iterator[Claim]:
     yield Claim(
         "the daemon at rest: 50 instances of 8 workers", 2, "% of a core", at.get((1, 50)), why_not="not asked for"
     )
+
+
+SUSPECTING = {8: 1.0, 64: 4.0}
+"""Percent of a core more than at rest, by the number of workers."""
+
+
+def tell_suspicion(measured: Iterable[Suspicion], over_s: float, page: Page) -> None:
+    """Adds what suspecting takes."""
+    taken = {one.workers: one for one in measured}
+    page.say(
+        f"CPU in percent of one core over {over_s:g} s while one instance is suspected, with {daemons.UNRELATED} "
+        f"unrelated sockets: a look every second; each worker has {daemons.SUSPECTED_DESCRIPTORS} descriptors, two "
+        "connections, and a request that finds no server"
+    )
+    page.table(
+        ["workers", REST, "suspecting", "more"],
+        [
+            [str(one.workers), *(f"{x:.2f} %" for x in (one.at_rest, one.suspecting, one.suspecting - one.at_rest))]
+            for one in taken.values()
+        ],
+    )
+    for workers, limit in SUSPECTING.items():
+        one = taken.get(workers)
+        more = one.suspecting - one.at_rest if one else None
+        what = f"suspecting {workers} workers, more than at rest"
+        page.claims.append(Claim(what, limit, "% of a core", more, why_not="not asked for"))
 
 
 def tell_memory(measured: Iterable[tuple[str, Memory] | str], page: Page) -> None:

@@ -133,6 +133,7 @@ class Load:
     closing: int = 0
     established: int = 0
     descriptors: int = 20
+    workers: int = WORKERS
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,17 @@ class Site:
     def connections(self) -> int:
         """How many connections the workers hold."""
         return len(self.uwsgi) * (self.load.closing + self.load.established)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Every worker has a request meanwhile that waits as for a server that it does not find."""
+        with contextlib.ExitStack() as stack:
+            for one in self.uwsgi:
+                for _ in range(self.load.workers):
+                    client = stack.enter_context(socket.create_connection(one.address, timeout=WITHIN_S))
+                    client.sendall(b"GET /wait HTTP/1.0\r\n\r\n")
+                    assert client.recv(1), "uWSGI closed the connection"
+            yield
 
 
 class _Mongod(Mongod):
@@ -183,22 +195,23 @@ def a_site(mongod: Mongod, load: Load, instances: int = 1) -> Iterator[Site]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mwd-")))
         closing, steady = stack.enter_context(FarSide()), stack.enter_context(FarSide())
-        held = (load.descriptors, closing.port, load.closing // WORKERS, steady.port, load.established // WORKERS)
-        uwsgi = [_holding(folder / str(number), held) for number in range(instances)]
+        each = load.workers
+        held = (load.descriptors, closing.port, load.closing // each, steady.port, load.established // each)
+        uwsgi = [_holding(folder / str(number), held, each) for number in range(instances)]
         for one in uwsgi:
             stack.callback(one.kill)
         with ThreadPoolExecutor(STARTING_AT_ONCE) as pool:
             list(pool.map(Uwsgi.start, uwsgi))
         # Whole connections for each worker: 500 over 8 of them are 62 each.
-        whole = Load(held[2] * WORKERS, held[4] * WORKERS, load.descriptors)
+        whole = Load(held[2] * each, held[4] * each, load.descriptors, each)
         closing.wait_accepted(whole.closing * instances)
         steady.wait_accepted(whole.established * instances)
         yield Site(mongod, uwsgi, closing, steady, whole)
 
 
-def _holding(folder: Path, held: Sequence[int]) -> Uwsgi:
+def _holding(folder: Path, held: Sequence[int], workers: int) -> Uwsgi:
     extra = [f"pyargv = {' '.join(map(str, held))}"]
-    return Uwsgi(folder, wsgi_file=HOLD, app=App.NO_CLIENT, processes=WORKERS, lazy_apps=True, warm=False, extra=extra)
+    return Uwsgi(folder, wsgi_file=HOLD, app=App.NO_CLIENT, processes=workers, lazy_apps=True, warm=False, extra=extra)
 
 
 def write_config(  # noqa: PLR0913 - what a daemon is told
