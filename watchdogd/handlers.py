@@ -1,4 +1,4 @@
-"""What a process of uWSGI is, by the signals that it has handlers for (SigCgt of /proc/PID/status).
+"""What a process of uWSGI is, by the signals that it has handlers for (SigCgt of /proc/PID/status), and its flags.
 
 Never by its name or command line, which uWSGI's options change at will. What observes and a privileged helper must mean
 the same by it, so it is neither's: it imports nothing of watchdogd, and must never read anything.
@@ -16,7 +16,7 @@ def mask(*signals: signal.Signals) -> int:
 
 _HUP_QUIT_USR1_TERM_TSTP = mask(signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTERM, signal.SIGTSTP)
 _UWSGI = mask(signal.SIGINT, signal.SIGFPE, signal.SIGSEGV, signal.SIGTERM)  # all that it forks has these
-_OF_OTHERS = mask(signal.SIGABRT, signal.SIGBUS)  # a program with Python's faulthandler, say
+_FORKNOEXEC = 0x40  # PF_FORKNOEXEC of include/linux/sched.h
 _HUP, _USR1, _TSTP = mask(signal.SIGHUP), mask(signal.SIGUSR1), mask(signal.SIGTSTP)
 _USR2, _WINCH, _URG = mask(signal.SIGUSR2), mask(signal.SIGWINCH), mask(signal.SIGURG)
 
@@ -36,15 +36,24 @@ def is_ready(caught: int) -> bool:
     return bool(caught & _USR2)
 
 
+def is_forked(flags: int) -> bool:
+    """Say by the flags of /proc/PID/stat (proc_pid_stat(5)) whether it has executed nothing since its fork.
+
+    So is all that uWSGI itself forks, and no program that it attaches, which may have a mule's handlers: a Python with
+    `faulthandler` that handles HUP, QUIT and TERM has those of a mule with `faulthandler` (0x44ef).
+    """
+    return bool(flags & _FORKNOEXEC)
+
+
 def is_mule(caught: int) -> bool:
-    """Say whether a master's child with these is a mule (0x4487); routers (0x4486) have no HUP."""
+    """Say whether a forked child of a master with these is a mule (0x4487); routers (0x4486) have no HUP."""
     return _does_tasks(caught) and bool(caught & _HUP)
 
 
 def is_spooler(caught: int) -> bool:
-    """Say whether a master's child with these is a spooler: 0x4682, and 0x4686 from its first task on."""
+    """Say whether a forked child of a master with these is a spooler: 0x4682, and 0x4686 from its first task on."""
     return _does_tasks(caught) and bool(caught & _USR1) and not caught & _HUP
 
 
 def _does_tasks(caught: int) -> bool:
-    return caught & (_UWSGI | _TSTP | _WINCH | _URG | _OF_OTHERS) == _UWSGI
+    return caught & (_UWSGI | _TSTP | _WINCH | _URG) == _UWSGI

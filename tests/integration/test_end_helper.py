@@ -44,10 +44,12 @@ def handles(*names):
         signal.signal(getattr(signal, "SIG" + name), lambda *_: None)
 
 user = int(sys.argv[1])
+if "attached" in sys.argv and os.fork() == 0:
+    os.execv(sys.executable, [one.replace("attached", "executed") for one in sys.orig_argv])
 os.setresuid(user, user, user)
 if "no master" not in sys.argv:
     handles("HUP", "QUIT", "USR1", "TERM", "TSTP")
-if os.fork() == 0:
+if "executed" in sys.argv or ("attached" not in sys.argv and os.fork() == 0):
     if "mule" in sys.argv or "spooler" in sys.argv:
         handles("INT", "FPE", "SEGV")
         for name in ("TSTP", "HUP" if "spooler" in sys.argv else "USR1"):
@@ -186,6 +188,13 @@ def test_a_mule_is_ended_where_reloads_has_mules_and_nowhere_else(place: Ending,
     assert mule.ask() == f"ended process {mule.pid} of user id {BERT} was ended"
     worker = place.worker("ready")  # `mules` allows nothing else
     assert refused(worker.ask(), "is no worker of uWSGI that is still to become ready")
+
+
+def test_a_program_that_uwsgi_has_attached_is_no_mule(place: Ending) -> None:
+    place.configure(f"uwsgi: [{{master_fifo: {place.fifo.path}, reloads: [workers, mules]}}]")
+    attached = place.worker("mule", "attached")
+    assert refused(attached.ask(), "is no worker of uWSGI that is still to become ready")
+    assert attached.alive
 
 
 def test_one_that_is_in_a_debugger_is_not_ended(place: Ending) -> None:

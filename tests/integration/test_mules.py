@@ -1,5 +1,6 @@
 """A real mule and a real spooler: what the observer says of each, in calm and while its instance is suspected."""
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,4 +84,51 @@ def test_a_spooler_is_one_before_its_first_task_and_after_it(app: Uwsgi) -> None
 
 
 def _role(pid: int) -> Role:
-    return role(procfs.caught(procfs.status(pid)))
+    known = procfs.stat(pid)
+    assert known
+    return role(procfs.caught(procfs.status(pid)), forked=known.forked)
+
+
+# Has the very handlers of a mule with faulthandler.
+ATTACHED = """
+import faulthandler, pathlib, signal, sys, time
+faulthandler.enable()
+for name in ("SIGHUP", "SIGQUIT", "SIGTERM"):
+    signal.signal(getattr(signal, name), lambda *_: None)
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(3600)
+"""
+WITH_FAULTHANDLER = "import faulthandler; faulthandler.enable()\n"
+
+
+def test_with_pythons_faulthandler_they_are_told_from_a_program_that_has_it_too(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    (folder / "spool").mkdir(parents=True)
+    files = {
+        "waits": f"{WITH_FAULTHANDLER}{WAITS}",
+        "dumps": f"{WITH_FAULTHANDLER}faulthandler.dump_traceback_later(3600)\n{WAITS}",
+        "master": WITH_FAULTHANDLER,
+        "attached": ATTACHED,
+    }
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    ready = folder / "ready"
+    extra = (
+        f"mule = {folder}/waits.py",
+        f"mule = {folder}/dumps.py",
+        f"shared-py-import = {folder}/master.py",
+        "spooler = spool",
+        f"attach-daemon = exec {sys.executable} {folder}/attached.py {ready}",
+    )
+    options = {"app": App.NO_CLIENT, "processes": 1, "warm": False, "front": Front.HTTP_ROUTER}
+    with Uwsgi(folder, wsgi_file=TASKS, extra=extra, **options) as app:  # type: ignore[arg-type]
+        wait_for(ready.exists, "the attached program handles its signals", within=WITHIN_S, log=app.log)
+        watch = Watch((entry("shop", app.fifo),))
+        wait_for(lambda: roles(seen(watch)) == ["mule", "mule", "spooler"], "all are seen", within=WITHIN_S)
+        one = seen(watch)
+        (attached,) = [pid for pid in app.children() if b"attached.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        handlers = {mule.id.pid: procfs.caught(procfs.status(mule.id.pid)) for mule in one.mules}
+        assert procfs.caught(procfs.status(attached)) in handlers.values()
+        assert attached not in handlers
+        assert {pid.pid for pid in one.others} >= {attached}
+        assert len(one.others) == 2  # and the router

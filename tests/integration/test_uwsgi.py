@@ -513,7 +513,9 @@ def found_two(workers: set[int]) -> set[int] | None:
 
 
 def workers_of(master: int) -> set[int]:
-    return {pid for pid in procfs.children(master) if role(procfs.caught(procfs.status(pid))) is Role.READY}
+    return {
+        pid for pid in procfs.children(master) if role(procfs.caught(procfs.status(pid)), forked=True) is Role.READY
+    }
 
 
 def test_of_two_masters_the_one_that_hears_the_byte_is_found_and_the_other_one_is_told(

@@ -69,19 +69,30 @@ SAFE = connection(1)  # of the master: its monitor runs
         (0x4686, Role.SPOOLER),
         (0x4486, Role.OTHER),  # the routers http, fast and raw
         (0x10002, Role.OTHER),  # the shell of an attached daemon, or of cron
-        (0x4487 | 1 << 5 | 1 << 6, Role.OTHER),  # an attached Python with faulthandler (ABRT, BUS)
+        (0x44EF, Role.MULE),  # with Python's faulthandler: ABRT, BUS and ILL too
+        (0x46EA, Role.SPOOLER),
+        (0x44EE, Role.OTHER),  # the http router where the app has it in the master
         (0x4002, Role.OTHER),
         (0, Role.OTHER),
     ],
 )
 def test_what_a_child_of_a_master_is_shows_by_its_handlers(caught: int, what: Role) -> None:
-    assert role(caught) is what
+    assert role(caught, forked=True) is what
     assert not is_master(caught)
+
+
+@pytest.mark.parametrize("caught", [0x4487, 0x4682, 0x44EF])
+def test_a_program_that_uwsgi_has_attached_is_no_mule_whatever_it_handles(caught: int) -> None:
+    assert role(caught, forked=False) is Role.OTHER
+
+
+def test_a_worker_that_has_executed_uwsgi_anew_is_one() -> None:
+    assert role(0x08085E83, forked=False) is Role.READY
 
 
 def test_a_master_is_no_mule_and_no_spooler() -> None:
     assert is_master(0x84687)
-    assert role(0x84687) is Role.OTHER
+    assert role(0x84687, forked=True) is Role.OTHER
 
 
 # -- who is stuck

@@ -18,7 +18,7 @@ TAIL = b"S 7 4242 4242 0 -1 %d 1 2 3 4 5 6 7 8 20 0 4 0 345427 1000 200 18446744
 @pytest.mark.parametrize("name", [b"uwsgi", b"a b", b"a) S 1 (b", b")", b"(", b"uWSGI worker 1)"])
 def test_the_name_of_a_process_does_not_disturb_its_stat(name: bytes) -> None:
     line = b"4242 (%s) " % name + TAIL % 0x400000 + b"\n"
-    assert parse_stat(line) == Stat(ended=False, ppid=7, start_ticks=345427)
+    assert parse_stat(line) == Stat(ended=False, ppid=7, start_ticks=345427, forked=False)
 
 
 @pytest.mark.parametrize("state", [b"Z", b"X"])
@@ -29,6 +29,10 @@ def test_a_zombie_has_ended(state: bytes) -> None:
 @pytest.mark.parametrize("state", [b"R", b"S", b"D", b"T", b"t", b"I"])
 def test_a_stopped_or_waiting_process_has_not_ended(state: bytes) -> None:
     assert not parse_stat(b"4242 (uwsgi) " + state + (TAIL % 0x400000)[1:]).ended
+
+
+def test_who_has_executed_nothing_since_its_fork_shows() -> None:
+    assert parse_stat(b"4242 (uwsgi) " + TAIL % 0x400040).forked
 
 
 def test_a_process_on_its_way_out_has_ended() -> None:
@@ -63,7 +67,7 @@ def test_a_field_that_is_not_there_is_empty() -> None:
     ids=["ready worker", "loading worker", "mule", "emperor", "master", "foreign program"],
 )
 def test_a_child_is_what_it_has_handlers_for(mask: int, expected: Role) -> None:
-    assert role(mask) is expected
+    assert role(mask, forked=True) is expected
 
 
 @pytest.mark.parametrize(

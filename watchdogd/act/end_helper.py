@@ -31,7 +31,7 @@ from watchdogd.act.privileged import (
     serve,
     texts,
 )
-from watchdogd.handlers import is_master, is_mule, is_ready, is_spooler, is_worker
+from watchdogd.handlers import is_forked, is_master, is_mule, is_ready, is_spooler, is_worker
 from watchdogd.model.base import MULES
 from watchdogd.model.done import Result
 from watchdogd.model.text import Outside
@@ -83,7 +83,7 @@ def _objection(worker: Status, master: Status, instance: dict[str, Any] | None) 
     As far as everybody may see. `instance`: what the configuration says of it, None where it names none.
     """
     caught = int(worker["SigCgt"], 16)
-    mule = is_mule(caught) or is_spooler(caught)
+    mule = is_forked(int(worker["Flags"])) and (is_mule(caught) or is_spooler(caught))
     if mule and MULES.word not in texts((instance or {}).get("reloads")):
         return f"is a mule or spooler, and `reloads` of its instance has no `{MULES.word}`"
     if not mule and (not is_worker(caught) or is_ready(caught)):
@@ -109,15 +109,18 @@ def _status(pid: int) -> Status:
     found = _fields(f"/proc/{pid}/status")
     if not found.keys() >= {"PPid", "Threads", "TracerPid", "Uid", "SigCgt"}:
         raise RefusedError(f"/proc/{pid}/status does not show what it is")
-    return found
+    return {**found, "Flags": _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[6]}
 
 
 def _fields(path: str) -> Status:
+    return dict(line.split(":\t", 1) for line in _read(path).split("\n") if ":\t" in line)
+
+
+def _read(path: str) -> str:
     try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
+        return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise RefusedError(f"{path}: {error.strerror}") from None
-    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
 if __name__ == "__main__":

@@ -173,5 +173,5 @@ def _process(pid: int, master: ProcessId) -> Process | None:
     newborn = is_master(caught) and procfs.age_s(known.start_ticks) < NEWBORN_S
     if is_master(caught) and not newborn:
         return process._replace(role=Role.MASTER)
-    its = Role.LOADING if newborn else role(caught)
+    its = Role.LOADING if newborn else role(caught, forked=known.forked)
     return process._replace(role=its, wait=locks.read(pid, status) if its in JUDGED else None)

@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from watchdogd.handlers import is_forked
+
 GONE = (FileNotFoundError, ProcessLookupError)
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -25,17 +27,22 @@ _FUTEX = FUTEX_NUMBERS.get(platform.machine())
 
 
 class Stat(NamedTuple):
-    """What is needed of /proc/PID/stat. `ended`: a zombie, or about to be one; it holds nothing any more."""
+    """What is needed of /proc/PID/stat. `ended`: a zombie, or about to be one; it holds nothing any more.
+
+    `forked`: it has executed nothing since its fork.
+    """
 
     ended: bool
     ppid: int
     start_ticks: int
+    forked: bool
 
 
 def parse_stat(line: bytes) -> Stat:
     """Read the text of /proc/PID/stat (proc_pid_stat(5)); the name in it may hold spaces and parentheses."""
     fields = line[line.rindex(b")") + 2 :].split(None, 20)
-    return Stat(fields[0] in b"ZX" or int(fields[6]) & _PF_EXITING != 0, int(fields[1]), int(fields[19]))
+    flags = int(fields[6])
+    return Stat(fields[0] in b"ZX" or flags & _PF_EXITING != 0, int(fields[1]), int(fields[19]), is_forked(flags))
 
 
 def stat(pid: int) -> Stat | None:

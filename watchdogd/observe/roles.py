@@ -13,10 +13,12 @@ NEWBORN_S = 2.0
 """A worker just forked has its master's handlers and FIFO until it comes to run; one that is older is no newborn."""
 
 
-def role(caught: int) -> Role:
-    """Return what a master's child is by its handlers."""
+def role(caught: int, *, forked: bool) -> Role:
+    """Return what a master's child is by its handlers. `forked`: it has executed nothing since its fork."""
     if is_worker(caught):
         return Role.READY if is_ready(caught) else Role.LOADING
+    if not forked:  # a program that uWSGI has attached
+        return Role.OTHER
     if is_mule(caught):
         return Role.MULE
     return Role.SPOOLER if is_spooler(caught) else Role.OTHER
