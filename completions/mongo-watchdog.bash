@@ -36,7 +36,7 @@ _mongo_watchdog() {
         install | uninstall) words='--root --dry-run' ;;
         status) words='--json' ;;
         reload) words='--wait' ;;
-        schema) words='connections control state status' ;;
+        schema) words='connections control record state status' ;;
     esac
     if [[ $verb == status || $verb == reload ]] && [[ $current != -* ]]; then
         words+=" $(_mongo_watchdog_instances)"

@@ -38,6 +38,6 @@ complete -c mongo-watchdog -n '__fish_seen_subcommand_from status reload' -a '(_
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from reload' -l wait -d 'Until its outcome is known'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from pause' -l for -x -a '15m 30m 1h 2h 8h' -d 'How long'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from pause' -l reason -x -d 'Shown in status and log'
-complete -c mongo-watchdog -n '__fish_seen_subcommand_from schema' -a 'connections control state status' -d Document
+complete -c mongo-watchdog -n '__fish_seen_subcommand_from schema' -a 'connections control record state status' -d Document
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from install uninstall' -l root -x -a '(__fish_complete_directories)' -d 'The system below this folder'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from install uninstall' -l dry-run -d 'Only show what would be done'

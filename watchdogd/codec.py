@@ -5,8 +5,8 @@ other is refused whole, and the refusal says whether it is from a newer mongo-wa
 rises when what is written would be wrong for who reads the version before.
 
 Fields that are not known: refused where something is done with the document, a saved state or a request, since to leave
-out what was remembered or asked is worse than to say no (`decode`). Ignored where it is only shown, an answer, a status
-or the connections: these may get a field within a version.
+out what was remembered or asked is worse than to say no (`decode`). Ignored where it is only shown, answers, a status,
+connections, what is kept of incidents: these may get a field within a version.
 
 It must never touch a file or a socket, nor let anything but CodecError come of any content. The privileged helper uses
 nothing of this: what it is asked is one line (act/fifo_helper.py).
@@ -96,8 +96,10 @@ ANSWER = Format("control", "the answer", 2)
 STATUS = Format("status", "the status", 1, names_it=True)
 # Version 1 of the connections called the time since the last data, or since the FIN, an age.
 CONNECTIONS = Format("connections", "the list of connections", 2, names_it=True)
+# What is kept of an incident: each line is a document.
+RECORD = Format("record", "a line of the record of an incident", 1)
 
-FORMATS = (STATE, REQUEST, ANSWER, STATUS, CONNECTIONS)
+FORMATS = (STATE, REQUEST, ANSWER, STATUS, CONNECTIONS, RECORD)
 
 
 def text(document: Mapping[str, object], *, indent: int | None = None) -> str:

@@ -28,6 +28,7 @@ from watchdogd.config import (
     ConfigError,
     ConfigUnreadable,
     DeploymentConfig,
+    HistoryConfig,
     Idle,
     InstanceConfig,
     Mode,
@@ -38,7 +39,7 @@ from watchdogd.config import (
     places,
 )
 from watchdogd.config.addresses import parse_endpoint, read_uri
-from watchdogd.config.keys import BUDGET, DEPLOYMENT, INSTANCE, POLICY, TOP
+from watchdogd.config.keys import BUDGET, DEPLOYMENT, HISTORY, INSTANCE, POLICY, TOP
 from watchdogd.config.strict_yaml import MAX_BYTES, Key
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command
 
@@ -251,7 +252,7 @@ def test_a_byte_order_mark_is_no_mistake() -> None:
         (ONE + "policy: {max_parallel: 4.0}", "`4.0` is read by YAML as a number with a fraction;"),
         (ONE + "policy: {max_parallel: 0}", "0 is out of range; expected a whole number from 1 to 1000"),
         (ONE + "policy: {budget: {total: 2}}", "2:18: policy.budget: has a `total` of 2, below `unproven`"),
-        (ONE + "policy: {budget: {per: 1d}}", "policy.budget.per: `1d` is not a duration; write `24h`"),
+        (ONE + "policy: {budget: {per: 0.5d}}", "policy.budget.per: `0.5d` is not a duration; write `12h`"),
         (ONE + "policy: {<<: 1}", "2:14: policy: `<<` merges something that is not a mapping"),
         (ONE + "state_dir: var/lib", "2:12: state_dir: is a relative path; write the whole path"),
         (ONE + "state_dir: [/var]", "2:12: state_dir: is a list; expected an absolute path"),
@@ -628,14 +629,14 @@ def test_a_duration_is_read_as_it_is_written(ms: int) -> None:
     assert parse_duration(format_duration(ms / 1000)) == ms / 1000
 
 
-@given(st.tuples(*[st.none() | st.integers(0, 999_999_999)] * 4).filter(any))
+@given(st.tuples(*[st.none() | st.integers(0, 999_999_999)] * 5).filter(any))
 def test_each_unit_counts(parts: tuple[int | None, ...]) -> None:
-    written = "".join(f"{n}{unit}" for n, unit in zip(parts, ("h", "m", "s", "ms"), strict=True) if n is not None)
-    ms = sum((n or 0) * size for n, size in zip(parts, (3_600_000, 60_000, 1000, 1), strict=True))
+    written = "".join(f"{n}{unit}" for n, unit in zip(parts, ("d", "h", "m", "s", "ms"), strict=True) if n is not None)
+    ms = sum((n or 0) * size for n, size in zip(parts, (86_400_000, 3_600_000, 60_000, 1000, 1), strict=True))
     assert parse_duration(written) == pytest.approx(ms / 1000)
 
 
-@given(st.text() | st.text(st.sampled_from("0123456789hms. -²"), max_size=12))
+@given(st.text() | st.text(st.sampled_from("0123456789dhms. -²"), max_size=12))
 @example("15m\n")
 def test_what_is_no_duration_is_told_with_one_that_is(text: str) -> None:
     try:
@@ -656,7 +657,8 @@ def test_what_is_no_duration_is_told_with_one_that_is(text: str) -> None:
         ("15sec", "15s"),
         ("2 Minutes", "2m"),
         ("0.5h", "30m"),
-        ("1d", "24h"),
+        ("1.5d", "1d12h"),
+        ("90 Days", "90d"),
         ("250 millis", "250ms"),
         ("300msec", "300ms"),
     ],
@@ -674,7 +676,7 @@ def test_what_only_looks_like_a_duration_is_refused(text: str) -> None:
 
 # ---- any file at all
 
-WORDS = [key.name for keys in (TOP, DEPLOYMENT, INSTANCE, POLICY, BUDGET) for key in keys]
+WORDS = [key.name for keys in (TOP, DEPLOYMENT, INSTANCE, POLICY, BUDGET, HISTORY) for key in keys]
 VALUES = [
     "on",
     "1:30",
@@ -778,6 +780,7 @@ SECTIONS: list[tuple[str, tuple[Key, ...], type]] = [
     ("uwsgi[].", INSTANCE, InstanceConfig),
     ("policy.", POLICY, PolicyConfig),
     ("policy.budget.", BUDGET, Budget),
+    ("history.", HISTORY, HistoryConfig),
 ]
 
 
@@ -808,7 +811,7 @@ def test_the_shipped_file_loads_and_has_nothing_but_defaults() -> None:
 def test_the_shipped_file_shows_every_key() -> None:
     tree = shipped_with_every_key()
     trees = {"": tree, "mongodb[].": tree["mongodb"][0], "uwsgi[].": tree["uwsgi"][0]}
-    trees |= {"policy.": tree["policy"], "policy.budget.": tree["policy"]["budget"]}
+    trees |= {"policy.": tree["policy"], "policy.budget.": tree["policy"]["budget"], "history.": tree["history"]}
     for prefix, keys, _ in SECTIONS:
         assert list(trees[prefix]) == [key.name for key in keys], prefix
 
@@ -819,7 +822,7 @@ def test_the_shipped_file_shows_the_defaults() -> None:
     config = load(yaml.safe_dump(tree))
     assert config.instances is not None
     shown: dict[str, Any] = {"": config, "uwsgi[].": config.instances[0]}
-    shown |= {"policy.": config.policy, "policy.budget.": config.policy.budget}
+    shown |= {"policy.": config.policy, "policy.budget.": config.policy.budget, "history.": config.history}
     for prefix, keys, values in SECTIONS:
         for key in keys:
             if prefix in shown and not key.absent and not key.required:

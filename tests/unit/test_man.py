@@ -14,8 +14,16 @@ import pytest
 from tests.world.command_line import arguments, verbs
 from watchdogd import config as configuration
 from watchdogd.cli.main import Exit
-from watchdogd.config import Budget, Config, DeploymentConfig, InstanceConfig, PolicyConfig, format_duration
-from watchdogd.config.keys import BUDGET, DEPLOYMENT, INSTANCE, POLICY, TOP
+from watchdogd.config import (
+    Budget,
+    Config,
+    DeploymentConfig,
+    HistoryConfig,
+    InstanceConfig,
+    PolicyConfig,
+    format_duration,
+)
+from watchdogd.config.keys import BUDGET, DEPLOYMENT, HISTORY, INSTANCE, POLICY, TOP
 from watchdogd.config.strict_yaml import Key
 from watchdogd.model.base import Command
 from watchdogd.service.start import EX_CONFIG, EX_TEMPFAIL
@@ -30,6 +38,7 @@ SECTIONS: tuple[tuple[str, tuple[Key, ...], type], ...] = (
     ("uwsgi[].", INSTANCE, InstanceConfig),
     ("policy.", POLICY, PolicyConfig),
     ("policy.budget.", BUDGET, Budget),
+    ("history.", HISTORY, HistoryConfig),
 )
 
 

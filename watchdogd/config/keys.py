@@ -13,13 +13,13 @@ from pathlib import Path
 from watchdogd.config.addresses import parse_endpoint, read_uri
 from watchdogd.config.readers import FLAG, absolute_path, choice, duration, list_of, not_empty, whole_number
 from watchdogd.config.strict_yaml import MAX_BYTES, Key, Reader, Spot, Wrong, quoted, section
-from watchdogd.config.values import Budget, Cause, Idle, Mode, PolicyConfig
+from watchdogd.config.values import Budget, Cause, HistoryConfig, Idle, Mode, PolicyConfig
 from watchdogd.model.base import Beside, Command, Way
 from watchdogd.model.found import Kind
 from watchdogd.paths import user_id
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
-_S, _HOUR, _WEEK = 1.0, 3600.0, 7 * 86400.0
+_S, _HOUR, _DAY, _WEEK = 1.0, 3600.0, 86400.0, 7 * 86400.0
 _MAX_SOCKET_PATH = 107  # sun_path of unix(7) has 108 bytes with the NUL
 
 
@@ -65,6 +65,10 @@ def _budget(spot: Spot) -> Budget:
 
 def _policy(spot: Spot) -> PolicyConfig:
     return PolicyConfig(**section(spot, POLICY).values)
+
+
+def _history(spot: Spot) -> HistoryConfig:
+    return HistoryConfig(**section(spot, HISTORY).values)
 
 
 def _uri(spot: Spot) -> str:
@@ -142,7 +146,8 @@ TOP = (
         absent="every uWSGI instance on the host that has a master FIFO",
     ),
     Key("policy", "policy", Reader("a mapping", _policy), "When a reload is due, and how many there may be."),
-    Key("state_dir", "state_dir", PATH, "Where the daemon remembers which reloads it made."),
+    Key("history", "history", Reader("a mapping", _history), "What is kept of incidents that are over."),
+    Key("state_dir", "state_dir", PATH, "Where the daemon remembers which reloads it made, and keeps its history."),
     Key(
         "control_socket",
         "control_socket",
@@ -285,4 +290,12 @@ BUDGET = (
     ),
     Key("total", "total", whole_number(1, 1000), "All reloads."),
     Key("per", "per_s", duration(_S, _WEEK), "The span of time in which both are counted."),
+)
+HISTORY = (
+    Key(
+        "keep",
+        "keep_s",
+        duration(0, 3650 * _DAY),
+        "How long the record of an incident is kept after its last line; `0s` keeps none.",
+    ),
 )

@@ -92,6 +92,13 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryConfig:
+    """`history:`; for how many seconds the record of an incident is kept. 0: none is made."""
+
+    keep_s: float = 90 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration. `instances` None: every uWSGI instance on the host that has a master FIFO."""
 
@@ -100,6 +107,7 @@ class Config:
     mode: Mode = Mode.ACT
     interval_s: float = 1.0
     policy: PolicyConfig = PolicyConfig()
+    history: HistoryConfig = HistoryConfig()
     state_dir: Path = DEFAULT_STATE_DIR
     control_socket: Path = DEFAULT_CONTROL_SOCKET
     path: Path = DEFAULT_PATH

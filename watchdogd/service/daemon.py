@@ -80,10 +80,12 @@ class Daemon:
                     self._error = ""
             except Exception as error:  # noqa: BLE001 - no ping for this tick: systemd ends a loop that goes on failing
                 self._fail(fault(error))
+            self.sinks.flush()
             self._incoming.clear()
             self._wait()
         self.notifier.stopping()
         self._tell(Stopping())
+        self.sinks.flush()
 
     def _take_signal(self, number: int, _: object) -> None:
         self._signals.add(number)
@@ -138,6 +140,7 @@ class Daemon:
         self.state, self._outlooks = decision.state, decision.outlooks
         if status.sees_all(snapshot, decision):
             self._whole_at = snapshot.at
+        self.sinks.look(snapshot, findings, decision, self.config)
         performed = map(self._perform, (*snapshot.news, *decision.effects))
         self._outcomes = tuple([outcome for outcome in performed if outcome])
         for news in self._coverage.news(snapshot, decision, self.config):

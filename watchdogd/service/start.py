@@ -20,6 +20,7 @@ from watchdogd.config import Config, ConfigError, Mode, load
 from watchdogd.model.text import AlreadyRunning
 from watchdogd.model.told import Started, Tell
 from watchdogd.observe.observer import Observer, open_edges
+from watchdogd.report.history import History
 from watchdogd.report.journal import Journal
 from watchdogd.report.notify import Notifier
 from watchdogd.report.say import say
@@ -61,7 +62,7 @@ def _run(read: Callable[[], Config]) -> None:
         loaded = store.load(edges.clock(), edges.wall())
         observer = Observer(config, edges)
         observer.restore(loaded.observed, loaded.access)
-        sinks = Sinks(Journal.of_this_process())
+        sinks = Sinks(Journal.of_this_process(), History(config.state_dir))
         sinks.tell(_started(config), edges.wall())
         Daemon(
             config=config,
