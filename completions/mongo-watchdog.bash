@@ -28,18 +28,21 @@ _mongo_watchdog() {
         --reason) return ;;
     esac
     case $verb in
-        '') words='run check status connections reconfigure reload pause resume schema install uninstall --version' ;;
+        '') words='run check status connections incidents reconfigure reload pause resume schema install uninstall --version' ;;
         run) words='--observe' ;;
         check) words='--live' ;;
-        connections) words='--json' ;;
+        connections | incidents) words='--json' ;;
         pause) words='--for --reason' ;;
         install | uninstall) words='--root --dry-run' ;;
         status) words='--json' ;;
         reload) words='--wait' ;;
-        schema) words='connections control record state status' ;;
+        schema) words='connections control incidents record state status' ;;
     esac
     if [[ $verb == status || $verb == reload ]] && [[ $current != -* ]]; then
         words+=" $(_mongo_watchdog_instances)"
+    fi
+    if [[ $verb == incidents && $current != -* ]]; then
+        words+=" $(_mongo_watchdog_incidents)"
     fi
     mapfile -t COMPREPLY < <(compgen -W "$words --config --help" -- "$current")
 }
@@ -48,6 +51,11 @@ _mongo_watchdog() {
 _mongo_watchdog_instances() {
     mongo-watchdog "${config[@]}" status --json 2>/dev/null |
         sed -n '/^  "instances"/,/^  ]/ s/^      "name": "\(.*\)",\{0,1\}$/\1/p'
+}
+
+# The incidents that are recorded; nothing where this user may not read them.
+_mongo_watchdog_incidents() {
+    mongo-watchdog "${config[@]}" incidents --json 2>/dev/null | sed -n 's/^      "id": "\(.*\)",\{0,1\}$/\1/p'
 }
 
 complete -F _mongo_watchdog mongo-watchdog

@@ -11,7 +11,17 @@ function __mongo_watchdog_instances
         sed -n '/^  "instances"/,/^  ]/ s/^      "name": "\(.*\)",\{0,1\}$/\1/p'
 end
 
-set -l verbs run check status connections reconfigure reload pause resume schema install uninstall
+# The incidents that are recorded; nothing where this user may not read them.
+function __mongo_watchdog_incidents
+    set -l config
+    set -l typed (commandline -opc)
+    if set -l at (contains -i -- --config $typed); and test (count $typed) -gt $at
+        set config --config $typed[(math $at + 1)]
+    end
+    mongo-watchdog $config incidents --json 2>/dev/null | sed -n 's/^      "id": "\(.*\)",\{0,1\}$/\1/p'
+end
+
+set -l verbs run check status connections incidents reconfigure reload pause resume schema install uninstall
 set -l no_verb "not __fish_seen_subcommand_from $verbs"
 
 complete -c mongo-watchdog -f
@@ -23,6 +33,7 @@ complete -c mongo-watchdog -n $no_verb -a run -d 'The daemon in the foreground'
 complete -c mongo-watchdog -n $no_verb -a check -d 'Validate the configuration'
 complete -c mongo-watchdog -n $no_verb -a status -d 'What is seen and what comes next'
 complete -c mongo-watchdog -n $no_verb -a connections -d 'One look without a daemon'
+complete -c mongo-watchdog -n $no_verb -a incidents -d 'What happened'
 complete -c mongo-watchdog -n $no_verb -a reconfigure -d 'The daemon reads its configuration'
 complete -c mongo-watchdog -n $no_verb -a reload -d 'Reload an instance'
 complete -c mongo-watchdog -n $no_verb -a pause -d 'No reloads for some time'
@@ -33,11 +44,12 @@ complete -c mongo-watchdog -n $no_verb -a uninstall -d 'Remove what install made
 
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from run' -l observe -d 'Everything but the write to the FIFO'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from check' -l live -d 'Also ask the running service what would stop a cure'
-complete -c mongo-watchdog -n '__fish_seen_subcommand_from status connections' -l json -d 'For programs'
+complete -c mongo-watchdog -n '__fish_seen_subcommand_from status connections incidents' -l json -d 'For programs'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from status reload' -a '(__mongo_watchdog_instances)' -d Instance
+complete -c mongo-watchdog -n '__fish_seen_subcommand_from incidents' -a '(__mongo_watchdog_incidents)' -d Incident
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from reload' -l wait -d 'Until its outcome is known'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from pause' -l for -x -a '15m 30m 1h 2h 8h' -d 'How long'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from pause' -l reason -x -d 'Shown in status and log'
-complete -c mongo-watchdog -n '__fish_seen_subcommand_from schema' -a 'connections control record state status' -d Document
+complete -c mongo-watchdog -n '__fish_seen_subcommand_from schema' -a 'connections control incidents record state status' -d Document
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from install uninstall' -l root -x -a '(__fish_complete_directories)' -d 'The system below this folder'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from install uninstall' -l dry-run -d 'Only show what would be done'

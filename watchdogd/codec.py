@@ -96,10 +96,11 @@ ANSWER = Format("control", "the answer", 2)
 STATUS = Format("status", "the status", 1, names_it=True)
 # Version 1 of the connections called the time since the last data, or since the FIN, an age.
 CONNECTIONS = Format("connections", "the list of connections", 2, names_it=True)
-# What is kept of an incident: each line is a document.
+# What is kept of an incident: each line is a document. And what `incidents --json` prints.
 RECORD = Format("record", "a line of the record of an incident", 1)
+INCIDENTS = Format("incidents", "the list of incidents", 1, names_it=True)
 
-FORMATS = (STATE, REQUEST, ANSWER, STATUS, CONNECTIONS, RECORD)
+FORMATS = (STATE, REQUEST, ANSWER, STATUS, CONNECTIONS, RECORD, INCIDENTS)
 
 
 def text(document: Mapping[str, object], *, indent: int | None = None) -> str:

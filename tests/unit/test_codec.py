@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.world.schemas import schema, strict
 from tests.world.values import ANY_JSON
 from watchdogd import codec
-from watchdogd.codec import CONNECTIONS, FORMATS, STATUS, CodecError, Format, VersionError, decode, encode
+from watchdogd.codec import CONNECTIONS, FORMATS, INCIDENTS, STATUS, CodecError, Format, VersionError, decode, encode
 from watchdogd.model.base import Interval
 from watchdogd.model.remembered import Phase, Spent, State
 from watchdogd.model.seen import Connection
@@ -175,10 +175,10 @@ def test_every_schema_is_of_a_format_and_stands_in_the_documents() -> None:
 def test_a_document_for_everybody_names_its_schema() -> None:
     for one in FORMATS:
         told = one.document(at=1).get("$schema")
-        assert told == (one.id if one in (STATUS, CONNECTIONS) else None)
+        assert told == (one.id if one in (STATUS, CONNECTIONS, INCIDENTS) else None)
 
 
-@pytest.mark.parametrize("name", ["status", "connections", "record"])
+@pytest.mark.parametrize("name", ["status", "connections", "record", "incidents"])
 def test_a_schema_of_what_is_only_shown_lets_fields_be_added(name: str) -> None:
     assert '"additionalProperties": false' not in json.dumps(schema(name))
 

@@ -22,6 +22,8 @@ STATUS = {
     "not_covered": [{"name": "no"}],
 }
 
+LISTED = {"incidents": [{"id": "shop-17-2", "instance": "shop"}, {"id": "blog@1-17-1", "instance": "blog@1"}]}
+
 NAMES = {one.schema for one in FORMATS}
 
 
@@ -40,7 +42,9 @@ def path(tmp_path: Path) -> str:
     """A PATH with a mongo-watchdog that has the status of a daemon with two instances, and notes how it was called."""
     (tmp_path / "status.json").write_text(json.dumps(STATUS, indent=2) + "\n")
     program = tmp_path / "mongo-watchdog"
-    program.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/called\ncat {tmp_path}/status.json\n')
+    (tmp_path / "incidents.json").write_text(json.dumps(LISTED, indent=2) + "\n")
+    which = f"case $* in *incidents*) cat {tmp_path}/incidents.json;; *) cat {tmp_path}/status.json;; esac"
+    program.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/called\n{which}\n')
     program.chmod(0o755)
     return f"{tmp_path}:{os.environ['PATH']}"
 
@@ -96,6 +100,13 @@ def test_the_daemons_instances_are_offered(offered: Offered, path: str, tmp_path
     called = (tmp_path / "called").read_text().splitlines()
     assert {called[0], called[-1]} == {"status --json", "--config my.yaml status --json"}
     assert not {one for one in offered("mongo-watchdog pause ", path, tmp_path) if not one.startswith("-")}
+
+
+@SHELLS
+def test_the_recorded_incidents_are_offered(offered: Offered, path: str, tmp_path: Path) -> None:
+    found = offered("mongo-watchdog --config my.yaml incidents ", path, tmp_path)
+    assert {one for one in found if not one.startswith("-")} == {"shop-17-2", "blog@1-17-1"}
+    assert (tmp_path / "called").read_text().splitlines() == ["--config my.yaml incidents --json"]
 
 
 @SHELLS

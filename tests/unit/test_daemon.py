@@ -10,7 +10,7 @@ import signal
 import socket
 import struct
 import termios
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 from tests.world.host import MAIN, Host, config_of, work
 from tests.world.processes import FakeProcess
 from tests.world.schemas import strict
-from tests.world.sinks import FakeSink
+from tests.world.sinks import FakeKeeper, FakeSink
 from watchdogd.config import Config, ConfigError, InstanceConfig, Mode, PolicyConfig
 from watchdogd.core.instance import Tick
 from watchdogd.model.base import WORKERS, Mono
@@ -29,6 +29,7 @@ from watchdogd.model.remembered import InstanceState, Phase, ReloadOutcome, Stat
 from watchdogd.model.seen import Access, Connection
 from watchdogd.model.told import Event, Tell
 from watchdogd.observe.observer import Observer
+from watchdogd.report.history import History
 from watchdogd.report.journal import Journal
 from watchdogd.report.notify import Notifier
 from watchdogd.report.sinks import Sinks
@@ -106,7 +107,7 @@ class Stage:
     folder: Path
     host: Host
     output: Output = field(default_factory=Output)
-    beside: list[FakeSink] = field(default_factory=list)  # the journal
+    beside: Sequence[FakeSink | History] = field(default_factory=list)  # the journal
     saved: list[tuple[State, int]] = field(default_factory=list)
     loaded: list[Config | ConfigError] = field(default_factory=list)  # what the configuration file is, from now on
     at_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -424,14 +425,14 @@ class Spy:
 
 
 def test_every_sink_is_told_everything_with_its_time(stage: Stage) -> None:
-    stage.beside = [FakeSink("one"), FakeSink("other")]
+    one, other = FakeSink("one"), FakeSink("other")
+    stage.beside = [one, other]
 
     def steps() -> Iterator[object]:
         yield from stage.break_the_app()
         yield from stage.until(lambda: Event.RELOAD_SENT.value in stage.events())
 
     stage.play(steps())
-    one, other = stage.beside
     assert [tell for tell, _ in one.told] == stage.output.told
     assert one.told == other.told
     assert [wall for _, wall in one.told] == sorted(wall for _, wall in one.told)
@@ -439,7 +440,8 @@ def test_every_sink_is_told_everything_with_its_time(stage: Stage) -> None:
 
 def test_a_sink_that_raises_is_told_once_keeps_no_other_from_it_and_holds_no_reload(stage: Stage) -> None:
     broken = FakeSink("broken", broken=True)
-    stage.beside = [broken, FakeSink("whole")]
+    whole = FakeSink("whole")
+    stage.beside = [broken, whole]
     answers: list[dict[str, Any]] = []
 
     def steps() -> Iterator[object]:
@@ -455,12 +457,75 @@ def test_a_sink_that_raises_is_told_once_keeps_no_other_from_it_and_holds_no_rel
 
     stage.play(steps())
     assert stage.written() == "w"
-    assert [tell for tell, _ in stage.beside[1].told] == stage.output.told
+    assert [tell for tell, _ in whole.told] == stage.output.told
     assert stage.scopes(Event.BLIND) == stage.scopes(Event.SEEING_AGAIN) == ["sink broken"]
     (blind,) = answers[0]["status"]["blind"]
     assert blind["scope"] == "sink broken"
     assert blind["why"].startswith("it did not take ")
     assert "RuntimeError('a bug in broken')" in blind["why"]
+
+
+@dataclass
+class Noting(FakeKeeper):
+    """Notes how many bytes were in the FIFO when it was shown a tick, and when it could write."""
+
+    in_fifo: Callable[[], int] = int
+    at_look: list[int] = field(default_factory=list)
+    at_flush: list[tuple[int, int]] = field(default_factory=list)  # and how much it had been told by then
+
+    def look(self, *seen: Any) -> None:  # noqa: ANN401 - what a Keeper takes
+        FakeKeeper.look(self, *seen)
+        self.at_look.append(self.in_fifo())
+
+    def flush(self) -> None:
+        FakeKeeper.flush(self)
+        self.at_flush.append((self.in_fifo(), len(self.told)))
+
+
+def test_who_keeps_what_was_found_writes_after_the_byte_and_at_the_end(stage: Stage) -> None:
+    keeper = Noting("keeper", in_fifo=stage.in_fifo)
+    stage.beside = [keeper]
+
+    def steps() -> Iterator[object]:
+        yield from stage.break_the_app()
+        yield from stage.until(stage.in_fifo)
+        yield None
+
+    stage.play(steps())
+    first = keeper.at_look.index(1)  # the tick after that which wrote it
+    assert keeper.at_look[:first] == [0] * first
+    assert [in_fifo for in_fifo, _ in keeper.at_flush[: first - 1]] == [0] * (first - 1)
+    assert keeper.at_flush[first - 1][0] == 1
+    assert keeper.at_flush[-1][1] == len(keeper.told)
+    assert keeper.told[-1][0].event is Event.STOPPING
+
+
+def test_what_a_sink_cannot_write_is_told_and_shown_and_holds_no_reload(stage: Stage) -> None:
+    history = History(stage.folder / "nowhere")
+    stage.beside = [history]
+    answers: list[dict[str, Any]] = []
+
+    def steps() -> Iterator[object]:
+        yield from stage.break_the_app()
+        yield from stage.until(stage.in_fifo)
+        asked = stage.ask("status")
+        yield from asked.wait()
+        answers.append(asked.answer)
+        (stage.folder / "nowhere").mkdir()
+        yield from seconds(3)
+
+    stage.play(steps())
+    assert stage.written() == "w"
+    assert stage.scopes(Event.BLIND) == stage.scopes(Event.SEEING_AGAIN) == ["sink history"]
+    (blind,) = answers[0]["status"]["blind"]
+    assert blind["scope"] == "sink history"
+    assert "No such file or directory" in blind["why"]
+    (record,) = (stage.folder / "nowhere/incidents").iterdir()
+    told = [json.loads(line).get("told", {}).get("event") for line in record.read_bytes().splitlines()]
+    kept = [one for one in told if one]
+    assert kept[-1] == "stopping"
+    told_of_it = stage.events()[stage.events().index("member_down") :]
+    assert kept[: kept.index("reload_sent")] == told_of_it[: told_of_it.index("reload_sent")]
 
 
 def test_a_tick_that_fails_is_told_once_and_has_no_ping_and_the_loop_goes_on(stage: Stage) -> None:

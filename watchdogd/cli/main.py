@@ -169,6 +169,35 @@ def _document(arguments: argparse.Namespace) -> dict[str, Any]:
         raise _Trouble(Exit.PROBLEM, f"{error}: {control.SAME}") from None
 
 
+def _incidents(arguments: argparse.Namespace) -> int:
+    from watchdogd.report import incidents
+
+    _, state_dir, why = _places(arguments)
+    note = (f"that is the default folder, since {why}",) if why else ()
+    try:
+        found = incidents.read(state_dir, store.open_incidents(state_dir))
+    except PermissionError:
+        text = f"{state_dir}: no permission; use sudo, or become a member of its group:"
+        raise _Trouble(Exit.NO_PERMISSION, f"{text} `ls -ld {state_dir}` names it", *note) from None
+    except OSError as error:
+        text = f"{state_dir}: {error.strerror or error}; it is the `state_dir` of a daemon that has run"
+        raise _Trouble(Exit.PROBLEM, text, *note) from None
+    chosen = found.incidents
+    if arguments.incident is not None:
+        chosen = tuple([one for one in chosen if shown(one.id) == shown(arguments.incident)])
+        if not chosen:
+            text = f"there is no incident {Outside(arguments.incident)}"
+            near = ", ".join(f"{Outside(one)}" for one in incidents.nearest(arguments.incident, found.incidents))
+            raise _Trouble(Exit.WRONG_USE, f"{text}; the nearest: {near}" if near else f"{text}; none is recorded")
+    whole = arguments.incident is not None
+    if arguments.json:
+        say_json(incidents.document(chosen, found.problems, whole=whole))
+    else:
+        say(*(incidents.story(chosen[0]) if whole else incidents.overview(chosen, state_dir)))
+        say(*[f"problem: {one}" for one in found.problems], file=sys.stderr)
+    return Exit.PROBLEM if found.problems else Exit.OK
+
+
 def _reconfigure(arguments: argparse.Namespace) -> int:
     return _say(_ask(arguments, control.Reconfigure()))
 
@@ -250,13 +279,8 @@ def _say(answer: dict[str, Any]) -> int:
 
 def _ask(arguments: argparse.Namespace, wish: control.Wish, timeout_s: float = 10) -> dict[str, Any]:
     """Return the daemon's answer; raises _Trouble where there is none."""
-    note: tuple[str, ...] = ()
-    try:
-        socket, state_dir = places(arguments.config)
-    except ConfigError as error:
-        # Who may not read the configuration may still ask: the default is right on most hosts.
-        socket, state_dir = DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR
-        note = (f"that is the default socket, since {error.mistakes[0]}",)
+    socket, state_dir, why = _places(arguments)
+    note = (f"that is the default socket, since {why}",) if why else ()
     try:
         return control.ask(socket, wish, timeout_s)
     except control.NotRunning:
@@ -272,6 +296,17 @@ def _ask(arguments: argparse.Namespace, wish: control.Wish, timeout_s: float = 1
     except OSError as error:
         text = f"mongo-watchdog gave no answer on {socket}: {error}; look at"
         raise _Trouble(Exit.NOT_RUNNING, f"{text} `systemctl status mongo-watchdog`", *note) from None
+
+
+def _places(arguments: argparse.Namespace) -> tuple[Path, Path, str]:
+    """Return the daemon's socket, its state folder, and why those are only the default ones; empty where they are not.
+
+    Who may not read the configuration may still ask: the default is right on most hosts.
+    """
+    try:
+        return (*places(arguments.config), "")
+    except ConfigError as error:
+        return DEFAULT_CONTROL_SOCKET, DEFAULT_STATE_DIR, error.mistakes[0]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -308,6 +343,8 @@ def _parser() -> argparse.ArgumentParser:
     status = verb("status", _status, "what is seen and what comes next; ends with 1 for trouble, 3 without a daemon")
     status.add_argument("instance", nargs="?", metavar="INSTANCE")
     connections = verb("connections", _connections, "one look without a daemon: each connection, what it means")
+    incidents = verb("incidents", _incidents, "what happened, without a daemon: a table, or one incident as a timeline")
+    incidents.add_argument("incident", nargs="?", metavar="ID")
     verb(
         "reconfigure",
         _reconfigure,
@@ -330,7 +367,7 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(undo=name == "uninstall")
         one.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="the system below this folder")
         one.add_argument("--dry-run", action="store_true", help="only show what would be done")
-    for one in (status, connections):
+    for one in (status, connections, incidents):
         one.add_argument("--json", action="store_true", help="for programs")
     return parser
 

@@ -42,7 +42,8 @@ MAX_WAITING = 500
 BEFORE_S = 30.0
 """What was told of MongoDB so shortly before an incident belongs to it."""
 SWEEP_EVERY_S = 60.0
-_CALMER = 20  # what is seen is kept at most every 1/20 of the incident's age: 190 lines in a day of endless change
+_CHANGES = 60  # that are kept however fast they come
+_CALMER = 20  # then at most every 1/20 of the incident's age: some 190 lines in a day of endless change
 
 _ENDINGS = frozenset(
     {
@@ -60,7 +61,7 @@ _KEPT = _ENDINGS | {Event.RELOAD_SENT, Event.GAVE_UP, Event.HUNG_ENDED, Event.MU
 
 @dataclass(slots=True)
 class _Record:
-    """One that is open. `key`: what was seen last, as far as a change of it counts; `size`: with what waits."""
+    """One that is open. `key`: what counts of what was seen last; `changes`: how often. `size`: with what waits."""
 
     incident: str
     instance: str
@@ -70,6 +71,7 @@ class _Record:
     deployments: tuple[str, ...] = ()
     key: object = None
     seen_at: float = -math.inf
+    changes: int = 0
     left_out: int = 0
     ending: str | None = None
     told_at: float = 0.0
@@ -93,8 +95,6 @@ class History:
 
     def tell(self, tell: Tell, wall: float) -> None:
         """Take an event: to the record of its incident, or to all that are open where it concerns everybody."""
-        if tell.member:  # `look` has it, with whom it concerns
-            return
         if tell.incident:
             record = self._open.get(tell.incident) or self._begin(tell.incident, tell.instance or "")
             if record:
@@ -103,7 +103,7 @@ class History:
         if not tell.instance:
             self._lately.append((wall, tell))
         for record in self._open.values():
-            if tell.instance in {None, record.instance}:
+            if tell.instance in {None, record.instance} and _concerns(tell, record.deployments):
                 self._tell(record, tell, wall)
 
     def look(
@@ -116,12 +116,6 @@ class History:
         if not self._keep_s:
             self._open.clear()
             return
-        for tell in snapshot.news:
-            if tell.member:
-                self._lately.append((snapshot.wall, tell))
-                for record in self._open.values():
-                    if _concerns(tell, record.deployments):
-                        self._tell(record, tell, snapshot.wall)
         incidents = {id_: one.incident for id_, one in decision.state.instances.items() if one.incident}
         self._going_on = frozenset(one.id for one in incidents.values())
         for instance in snapshot.instances:
@@ -199,10 +193,10 @@ class History:
             self._tell_what_led_to_it(record, instance)
         record.deployments = instance.deployments
         key = _key(instance, finding, outlook)
-        calm = max(0.0, snapshot.wall - record.since) / _CALMER
+        calm = max(0.0, snapshot.wall - record.since) / _CALMER if record.changes >= _CHANGES else 0.0
         if key != record.key and snapshot.wall >= record.seen_at + calm:
             began = record.since if record.key is None else None
-            record.key, record.seen_at = key, snapshot.wall
+            record.key, record.seen_at, record.changes = key, snapshot.wall, record.changes + 1
             seen = _seen(snapshot, instance, finding, outlook)
             self._put(record, Line(snapshot.wall, record.incident, record.instance, seen=seen, began=began))
 
@@ -294,11 +288,16 @@ def _key(instance: Instance, finding: Finding, outlook: Outlook | None) -> objec
     """Return what is worth a line when it is another one."""
     return (
         outlook and (outlook.phase, tuple([one.gate for one in outlook.blocked_by])),
-        finding.is_serving,
+        _serving(finding),
         _verdicts(instance, finding),
         len(finding.leftovers),
         frozenset((one.kind, one.worker, one.ripe_at is None) for one in finding.evidence),
     )
+
+
+def _serving(finding: Finding) -> bool | None:
+    """Say whether MongoDB serves; None where that was not seen yet."""
+    return True if finding.is_serving else False if finding.outage else None
 
 
 def _verdicts(instance: Instance, finding: Finding) -> dict[str, int]:
@@ -314,7 +313,7 @@ def _seen(snapshot: Snapshot, instance: Instance, finding: Finding, outlook: Out
     states = [one.tcp.value for one in snapshot.connections if not one.holders.isdisjoint(own)]
     return Seen(
         phase=outlook.phase.value if outlook else "",
-        serving=finding.is_serving,
+        serving=_serving(finding),
         workers=_verdicts(instance, finding),
         sockets={state: states.count(state) for state in sorted(set(states))},
         leftovers=len(finding.leftovers),

@@ -62,13 +62,13 @@ class Gate:
 class Seen:
     """What was found and decided when one of these had changed.
 
-    `phase`: where it stands. `serving`: whether MongoDB serves. `workers`: how many there are of each verdict.
-    `sockets`: how many connections to MongoDB its processes hold, by state. `leftovers`: how many an outage ended.
-    `next`: what comes next.
+    `phase`: where it stands. `serving`: whether MongoDB serves, None where that is not known. `workers`: how many there
+    are of each verdict. `sockets`: how many connections to MongoDB its processes hold, by state. `leftovers`: how many
+    an outage ended. `next`: what comes next.
     """
 
     phase: str
-    serving: bool
+    serving: bool | None
     workers: Mapping[str, int]
     sockets: Mapping[str, int]
     leftovers: int

@@ -262,6 +262,28 @@ def holder(state_dir: Path) -> int | None:
     return next((int(words[4]) for words in held if words[1] == "FLOCK"), None)
 
 
+def open_incidents(state_dir: Path) -> frozenset[str] | None:
+    """Return the ids of the incidents that the saved state has, as ids go; None where it cannot be read."""
+    try:
+        document = STATE.read((state_dir / "state.json").read_bytes())
+    except FileNotFoundError:
+        return frozenset()
+    except (OSError, CodecError):
+        return None
+    found = list(_incidents_in(document.get("state")))
+    return frozenset(found)
+
+
+def _incidents_in(state: object) -> typing.Iterator[str]:
+    """Yield each; nothing of it is acted on, so nothing else in the state matters."""
+    instances = state.get("instances") if isinstance(state, dict) else None
+    for one in instances.values() if isinstance(instances, dict) else ():
+        incident = one.get("incident") if isinstance(one, dict) else None
+        id_ = incident.get("id") if isinstance(incident, dict) else None
+        if isinstance(id_, str):
+            yield id_
+
+
 def _lock(path: Path) -> int:
     """Take the lock and write our pid into it; gives the descriptor that holds it."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
