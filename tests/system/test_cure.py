@@ -1,5 +1,6 @@
 """The story of the stuck app, with everything as it is installed."""
 
+import json
 import re
 
 import pytest
@@ -28,6 +29,25 @@ def cured(service: Service, site: Site) -> None:
     assert site.all_good()
 
 
+def recorded(service: Service, box: Box) -> None:
+    """Claims that the incident is in the history, and that who is in the group of the service may read it."""
+    (recovered,) = service.events("recovered")
+    asked = "mongo-watchdog", "incidents", "--json"
+    own = wait_for(
+        lambda: [one for one in json.loads(box.run(*asked).stdout)["incidents"] if one["ending"]],
+        "the incident's record",
+        within=10,
+    )
+    assert [(one["id"], one["ending"]) for one in own] == [(recovered["MW_INCIDENT"], "recovered")]
+    assert [one["seconds"] for one in own] == [float(recovered["MW_SECONDS"])]
+    for group, code in (("mongo-watchdog", 0), ("nogroup", 77)):
+        by = box.run("setpriv", "--reuid=nobody", f"--regid={group}", "--clear-groups", *asked, check=False)
+        assert by.returncode == code, by.stderr
+        assert code or json.loads(by.stdout)["incidents"] == own
+    (file,) = box.path("/var/lib/mongo-watchdog/incidents").iterdir()
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o640, 0o750)
+
+
 @pytest.mark.parametrize("way", Way, ids=lambda way: way.name.lower())
 def test_the_stuck_app_is_cured_by_the_shipped_units(service: Service, site: Site, box: Box, way: Way) -> None:
     site.way = way
@@ -41,6 +61,7 @@ def test_the_stuck_app_is_cured_by_the_shipped_units(service: Service, site: Sit
     assert "Subject: reload sent: shop\n" in explained
     assert "One byte was written into the master FIFO of the instance" in explained
     assert (service.pid, service.restarts) == (pid, 0)
+    recorded(service, box)
 
 
 @ON_EACH

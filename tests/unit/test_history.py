@@ -320,6 +320,42 @@ def test_the_oldest_go_where_there_is_too_much(records: Records, world: World, m
     assert [one.exists() for one in kept[:3]] == [True, False, False]
 
 
+def test_before_the_first_look_nothing_goes(records: Records) -> None:
+    """A first tick that fails must cost no record: what is to be kept is not known yet."""
+    old = aged(records, "old-1-1.jsonl", 1000)
+    records.sinks.flush()
+    assert old.exists()
+
+
+def test_a_folder_among_them_stays_and_is_no_trouble(records: Records, world: World) -> None:
+    (records.folder / FOLDER / "x.jsonl").mkdir(parents=True)
+    old = aged(records, "old-1-1.jsonl", 1000)
+    world.run(1)
+    assert not old.exists()
+    assert records.sinks.blind() == ()
+
+
+def test_one_of_an_instance_that_cannot_be_seen_after_a_restart_stays(records: Records, world: World) -> None:
+    world.ask(Verb.PAUSE)
+    world.outage(10)
+    records.restart()
+    world.daemon.watch.blind.add("processes")  # with which nobody forgets an instance
+    world.daemon.watch.taken_out.add("prefork")
+    os.utime(records.files[0], (1, 1))
+    world.run(1)
+    assert len(records.files) == 1
+
+
+def test_a_clock_that_is_set_back_makes_no_record_dumb(records: Records, world: World) -> None:
+    world.ask(Verb.PAUSE)
+    world.outage(10)
+    before = len(records.lines())
+    world.clock.wall_at_zero -= 3600
+    world.run(60)
+    assert records.lines()[before]["at"] < records.lines()[0]["at"]
+    assert records.told()[-1] == "reload_held"
+
+
 def test_an_open_one_stays_however_old_it_is(records: Records, world: World) -> None:
     world.ask(Verb.PAUSE)
     world.outage(10)

@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from watchdogd.config import Config
 from watchdogd.model.base import InstanceId, Mono
@@ -67,10 +66,9 @@ class _Record:
     instance: str
     path: Path
     size: int
-    since: float = math.inf
     deployments: tuple[str, ...] = ()
     key: object = None
-    seen_at: float = -math.inf
+    seen_at: Mono = -math.inf
     changes: int = 0
     left_out: int = 0
     ending: str | None = None
@@ -84,14 +82,14 @@ class History:
     state_dir: Path
     name: str = "history"
     deaf: str | None = None
-    _keep_s: float = 0.0  # until a configuration was seen
+    _keep_s: float | None = None  # until a configuration was seen
     _open: dict[str, _Record] = field(default_factory=dict)
     _going_on: frozenset[str] = frozenset()
     _lately: deque[tuple[float, Tell]] = field(default_factory=lambda: deque(maxlen=32))
     _waiting: deque[tuple[_Record, bytes]] = field(default_factory=deque)
     _wall: float = 0.0
     _swept_at: float = -math.inf
-    _sweep: bool = True
+    _sweep: bool = False
 
     def tell(self, tell: Tell, wall: float) -> None:
         """Take an event: to the record of its incident, or to all that are open where it concerns everybody."""
@@ -130,12 +128,9 @@ class History:
             del self._open[record.incident]
         errors = self._write_what_waits()
         if self._sweep and abs(self._wall - self._swept_at) >= SWEEP_EVERY_S:
-            try:
+            self._sweep, self._swept_at = False, self._wall
+            with contextlib.suppress(OSError):  # that nothing can be done there, writing tells
                 self._let_go()
-            except OSError as error:
-                errors.append(error)
-            else:
-                self._sweep, self._swept_at = False, self._wall
         self.deaf = self._why(errors[0]) if errors else None
 
     def _write_what_waits(self) -> list[OSError]:
@@ -186,25 +181,25 @@ class History:
         self, snapshot: Snapshot, instance: Instance, incident: Incident, finding: Finding, outlook: Outlook | None
     ) -> None:
         record = self._open.get(incident.id)
+        began = snapshot.wall - (snapshot.at - incident.since)
         if record is None:
             if (record := self._begin(incident.id, instance.name)) is None:
                 return
-            record.since = snapshot.wall - (snapshot.at - incident.since)
-            self._tell_what_led_to_it(record, instance)
+            self._tell_what_led_to_it(record, instance, began)
         record.deployments = instance.deployments
         key = _key(instance, finding, outlook)
-        calm = max(0.0, snapshot.wall - record.since) / _CALMER if record.changes >= _CHANGES else 0.0
-        if key != record.key and snapshot.wall >= record.seen_at + calm:
-            began = record.since if record.key is None else None
-            record.key, record.seen_at, record.changes = key, snapshot.wall, record.changes + 1
+        calm = (snapshot.at - incident.since) / _CALMER if record.changes >= _CHANGES else 0.0
+        if key != record.key and snapshot.at >= record.seen_at + calm:
+            since = None if record.changes else began  # in its first line
+            record.key, record.seen_at, record.changes = key, snapshot.at, record.changes + 1
             seen = _seen(snapshot, instance, finding, outlook)
-            self._put(record, Line(snapshot.wall, record.incident, record.instance, seen=seen, began=began))
+            self._put(record, Line(snapshot.wall, record.incident, record.instance, seen=seen, began=since))
 
-    def _tell_what_led_to_it(self, record: _Record, instance: Instance) -> None:
+    def _tell_what_led_to_it(self, record: _Record, instance: Instance, began: float) -> None:
         """Of a new one what was told of its members right before; of one that an earlier daemon began, all since."""
         known = record.size > 0
         for wall, tell in self._lately:
-            if record.since - BEFORE_S <= wall and (tell.member or known) and _concerns(tell, instance.deployments):
+            if began - BEFORE_S <= wall and (tell.member or known) and _concerns(tell, instance.deployments):
                 self._tell(record, tell, wall)
 
     def _put(self, record: _Record, line: Line, *, kept: bool = False) -> None:
@@ -226,16 +221,14 @@ class History:
 
     def _let_go(self) -> None:
         """Remove what is too old, and the oldest of what is too much; an open one stays."""
-        opened = {one.path.name for one in self._open.values()}
-        try:
-            with os.scandir(self.state_dir / FOLDER) as found:
-                files = [(one.stat(follow_symlinks=False), one) for one in found if one.name.endswith(SUFFIX)]
-        except FileNotFoundError:
-            return
+        opened = {file_name(one) for one in (*self._open, *self._going_on)}
+        with os.scandir(self.state_dir / FOLDER) as found:
+            records = [one for one in found if one.name.endswith(SUFFIX) and one.is_file(follow_symlinks=False)]
+        files = [(one.stat(follow_symlinks=False), one) for one in records]
         size, count = sum(stat.st_size for stat, _ in files), len(files)
         for stat, one in sorted(files, key=lambda file: file[0].st_mtime):
-            old = self._wall - stat.st_mtime > self._keep_s
-            if one.name not in opened and (old or not self._keep_s or size > MAX_TOTAL or count > MAX_RECORDS):
+            old = not self._keep_s or self._wall - stat.st_mtime > self._keep_s
+            if one.name not in opened and (old or size > MAX_TOTAL or count > MAX_RECORDS):
                 Path(one.path).unlink(missing_ok=True)
                 size, count = size - stat.st_size, count - 1
 
@@ -327,7 +320,7 @@ _SIGNS = 20  # of one line; a host may have hundreds of workers
 
 
 def _signs(snapshot: Snapshot, finding: Finding) -> Iterator[Sign]:
-    def wall(at: Mono | None) -> Any:  # noqa: ANN401 - a float or None
+    def wall(at: Mono | None) -> float | None:
         return None if at is None or not math.isfinite(at) else round(snapshot.wall + at - snapshot.at, 3)
 
     for one in finding.evidence[:_SIGNS]:
