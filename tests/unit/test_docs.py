@@ -17,6 +17,7 @@ from watchdogd.model.told import Event
 from watchdogd.observe import observer
 from watchdogd.observe.mongod import heartbeats
 from watchdogd.observe.tcp import sock_diag
+from watchdogd.report import history
 from watchdogd.report.events import CATALOG
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,6 +145,9 @@ NUMBERS = [
     (RIGHTS, f"and the moment, {helper.WITHIN_S:g} s ahead, after which nobody may be ended"),
     (RIGHTS, f"whose user's instances are named, {end_helper.MOST} in {end_helper.WITHIN_S:g} s"),
     (DESIGN, f"a process that was sent SIGKILL, {end.DEAD_WITHIN_MS / 1000:g} s"),
+    (CONFIGURATION, f"One record takes {history.MAX_RECORD >> 10} KB at most"),
+    (CONFIGURATION, f"all together {history.MAX_TOTAL >> 20} MB and {history.MAX_RECORDS} files"),
+    (DESIGN, f"kept in full {history.CHANGES} times, then at most every 1/{history.CALMER} of the incident's age"),
     (RIGHTS, f"policy tries again for {reload.FIFO_TRIES_S:g} s"),
 ]  # fmt: skip
 

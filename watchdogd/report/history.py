@@ -41,8 +41,10 @@ MAX_WAITING = 500
 BEFORE_S = 30.0
 """What was told of MongoDB so shortly before an incident belongs to it."""
 SWEEP_EVERY_S = 60.0
-_CHANGES = 60  # that are kept however fast they come
-_CALMER = 20  # then at most every 1/20 of the incident's age: some 190 lines in a day of endless change
+CHANGES = 60
+"""So often what is seen is kept, however fast it changes."""
+CALMER = 20
+"""Then at most every 20th part of the incident's age: some 190 lines in a day of endless change."""
 
 _ENDINGS = frozenset(
     {
@@ -188,7 +190,7 @@ class History:
             self._tell_what_led_to_it(record, instance, began)
         record.deployments = instance.deployments
         key = _key(instance, finding, outlook)
-        calm = (snapshot.at - incident.since) / _CALMER if record.changes >= _CHANGES else 0.0
+        calm = (snapshot.at - incident.since) / CALMER if record.changes >= CHANGES else 0.0
         if key != record.key and snapshot.at >= record.seen_at + calm:
             since = None if record.changes else began  # in its first line
             record.key, record.seen_at, record.changes = key, snapshot.at, record.changes + 1
