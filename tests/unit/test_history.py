@@ -15,7 +15,7 @@ from tests.world.records import Records
 from tests.world.world import World, busy_app
 from watchdogd.config import Idle, PolicyConfig
 from watchdogd.model.seen import Area, Scope, Verb
-from watchdogd.model.told import Event, MemberDown, MemberUp, Paused, Resumed, Started, Tell, WentBlind
+from watchdogd.model.told import Event, MemberDown, MemberUp, NotCovered, Paused, Resumed, Started, Tell, WentBlind
 from watchdogd.report import history
 from watchdogd.report.record import FOLDER, LONGEST_LINE, decoded, file_name
 
@@ -137,7 +137,9 @@ def test_what_operators_do_and_what_cannot_be_seen_stands_in_all_that_go_on(reco
     records.tell(Tell(Paused("deploy", 60.0, "alice")))
     records.tell(Tell(Resumed("alice")))
     records.tell(Tell(WentBlind("member m", "refused")))
+    records.tell(Tell(NotCovered("uWSGI master 17 has no FIFO")))
     world.run(1)
+    assert "not_covered" not in records.told()
     assert [one for one in records.told() if one in {"paused", "resumed", "blind"}] == ["paused", "resumed", "blind"]
     (paused,) = [one["told"] for one in records.lines() if one.get("told", {}).get("event") == "paused"]
     assert (paused["fields"]["by"], paused["fields"]["reason"]) == ("alice", "deploy")

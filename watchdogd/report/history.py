@@ -58,6 +58,19 @@ _ENDINGS = frozenset(
 )
 _KEPT = _ENDINGS | {Event.RELOAD_SENT, Event.GAVE_UP, Event.HUNG_ENDED, Event.MULE_ENDED, Event.RELOAD_FAILED}
 """What a record has room for when it is full."""
+_EVERYBODYS = frozenset(
+    {
+        Event.STARTED,
+        Event.STOPPING,
+        Event.PAUSED,
+        Event.RESUMED,
+        Event.CONFIG_RELOADED,
+        Event.CONFIG_REJECTED,
+        Event.BLIND,
+        Event.SEEING_AGAIN,
+    }
+)
+"""What is told of nobody, and concerns every incident that goes on."""
 
 
 @dataclass(slots=True)
@@ -99,6 +112,8 @@ class History:
             record = self._open.get(tell.incident) or self._begin(tell.incident, tell.instance or "")
             if record:
                 self._tell(record, tell, wall)
+            return
+        if not (tell.instance or tell.member or tell.event in _EVERYBODYS):
             return
         if not tell.instance:
             self._lately.append((wall, tell))
