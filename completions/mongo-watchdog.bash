@@ -26,6 +26,10 @@ _mongo_watchdog() {
             return
             ;;
         --reason) return ;;
+        --with)
+            mapfile -t COMPREPLY < <(compgen -W 'restart' -- "$current")
+            return
+            ;;
     esac
     case $verb in
         '') words='run check status connections incidents reconfigure reload pause resume schema install uninstall --version' ;;
@@ -35,7 +39,7 @@ _mongo_watchdog() {
         pause) words='--for --reason' ;;
         install | uninstall) words='--root --dry-run' ;;
         status) words='--json' ;;
-        reload) words='--wait' ;;
+        reload) words='--now --with --wait' ;;
         schema) words='connections control incidents record state status' ;;
     esac
     if [[ $verb == status || $verb == reload ]] && [[ $current != -* ]]; then

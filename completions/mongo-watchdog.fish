@@ -48,6 +48,8 @@ complete -c mongo-watchdog -n '__fish_seen_subcommand_from status connections in
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from status reload' -a '(__mongo_watchdog_instances)' -d Instance
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from incidents' -a '(__mongo_watchdog_incidents)' -d Incident
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from reload' -l wait -d 'Until its outcome is known'
+complete -c mongo-watchdog -n '__fish_seen_subcommand_from reload' -l now -d 'Past linger, cooldown, budget and a giving up'
+complete -c mongo-watchdog -n '__fish_seen_subcommand_from reload' -l with -x -a restart -d 'Of the whole stack'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from pause' -l for -x -a '15m 30m 1h 2h 8h' -d 'How long'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from pause' -l reason -x -d 'Shown in status and log'
 complete -c mongo-watchdog -n '__fish_seen_subcommand_from schema' -a 'connections control incidents record state status' -d Document

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import pwd
 import selectors
 import socket
 import stat
@@ -23,7 +24,7 @@ from tests.world.schemas import strict
 from watchdogd import codec
 from watchdogd.codec import CodecError
 from watchdogd.model.base import InstanceId
-from watchdogd.model.seen import Request, Verb
+from watchdogd.model.seen import Operator, Request, Verb
 from watchdogd.model.text import AlreadyRunning, Outside
 from watchdogd.service.control import (
     DECIDE_S,
@@ -224,17 +225,42 @@ def test_requests_become_inputs_of_the_decision() -> None:
     def request(wish: Wish) -> Request | None:
         return Incoming("request-7", wish, uid=0, pid=1).request(100.0)
 
-    fifo = Outside("/run/uwsgi/fifo")
-    assert request(Reload(fifo)) == Request("request-7", Verb.RELOAD, instance=InstanceId(fifo))
-    pause, root = Pause(60, Outside("release")), Outside("root")
+    fifo, root = InstanceId(Outside("/run/uwsgi/fifo")), Operator(Outside("root"), 0, 1)
+    assert request(Reload(Outside(fifo))) == Request("request-7", Verb.RELOAD, fifo, by=root)
+    now = Reload(Outside(fifo), now=True, restart=True)
+    assert request(now) == Request("request-7", Verb.RELOAD, fifo, by=root, now=True, restart=True)
+    pause = Pause(60, Outside("release"))
     assert request(pause) == Request("request-7", Verb.PAUSE, until=160.0, reason=Outside("release"), by=root)
     assert request(Pause()) == Request("request-7", Verb.PAUSE, by=root)
     assert request(Resume()) == Request("request-7", Verb.RESUME, by=root)
     stranger = Incoming("request-7", Resume(), uid=4_000_000, pid=1).request(0.0)
-    assert stranger == Request("request-7", Verb.RESUME, by=Outside("user 4000000"))
+    assert stranger == Request("request-7", Verb.RESUME, by=Operator(Outside("user 4000000"), 4_000_000, 1))
     assert request(Status()) is None
     assert request(Reconfigure()) is None
     assert request(Check()) is None
+
+
+@needs_root
+def test_who_asks_is_who_the_kernel_says_whatever_he_writes(loop: Loop, path: Path) -> None:
+    path.parent.chmod(0o711)
+    path.chmod(0o666)
+    line = request(verb="reload", instance="shop", now=True)
+    asks = (
+        "import os, socket, sys; os.setgroups([]); os.setuid(int(sys.argv[1])); one = socket.socket(socket.AF_UNIX)\n"
+    )
+    asks += "one.connect(sys.argv[2]); one.sendall(sys.argv[3].encode()); one.recv(9999)"
+    asking = subprocess.Popen([sys.executable, "-c", asks, str(NOBODY), str(path), line])
+    try:
+        wait_for(lambda: loop.held, "the request", within=20)
+        asked = loop.held[0].request(1.0)
+        loop.call(lambda: loop.server.answer(loop.held[0], loop.document))
+        assert asking.wait(20) == 0
+    finally:
+        asking.kill()
+        asking.wait()
+    name = Outside(pwd.getpwuid(NOBODY).pw_name)
+    by = Operator(name, NOBODY, asking.pid)
+    assert asked == Request(loop.held[0].id, Verb.RELOAD, InstanceId("shop"), by=by, now=True)
 
 
 OUTSIDE = st.text().map(Outside)
@@ -242,7 +268,7 @@ WISHES: st.SearchStrategy[Wish] = st.one_of(
     st.builds(Status),
     st.builds(Reconfigure),
     st.builds(Check),
-    st.builds(Reload, st.text(min_size=1).map(Outside)),
+    st.builds(Reload, st.text(min_size=1).map(Outside), st.booleans(), st.booleans()),
     st.builds(
         Pause,
         st.none() | st.floats(0, LONGEST_PAUSE_S, exclude_min=True),

@@ -1,3 +1,8 @@
+import os
+import pwd
+import re
+
+from rig.ports import free_port
 from rig.processes import wait_for
 from rig.traffic import Traffic
 from rig.uwsgi import WEB
@@ -114,6 +119,42 @@ def test_a_reload_that_an_operator_asks_for_is_verified_like_every_other(stage: 
         ]
     assert respawned(app) == len(old)
     assert set(app.ready_workers()).isdisjoint(old)
+
+
+def test_an_instance_that_was_given_up_is_mended_and_reloaded_now(stage: Stage) -> None:
+    mongod = stage.mongod()
+    code, wrong = stage.folder / "code.py", stage.folder / "wrong"
+    # Whoever is forked while that file is there asks a MongoDB that does not exist: no reload helps.
+    code.write_text(
+        f"{WEB.read_text()}\nimport uwsgi\n\ndef forked():\n    if Path({str(wrong)!r}).exists():\n"
+        f"        os.environ['MONGO_URI'] = 'mongodb://127.0.0.1:{free_port()}/'\n\nuwsgi.post_fork_hook = forked\n"
+    )
+    app = stage.app(mongod.uri, wsgi_file=code)
+    watchdog = stage.watchdog(mongod.uri, app, policy={"cooldown": "10m"})
+    wrong.touch()
+    strand(mongod, app)
+    with Traffic(app.address):
+        gave_up = watchdog.wait_event("gave_up", within=LINGER_S + 90)
+        assert all_good(app)
+        wrong.unlink()  # somebody mends it
+        refused = watchdog.run("reload", "shop")
+        assert refused.returncode == 1
+        assert re.match(r"held by cooldown: .*, until 20\S+Z .*; `reload --now` goes past that$", refused.stderr)
+        begun = watchdog.run("reload", "shop", "--now", "--wait")
+        assert begun.returncode == 0, begun.stderr
+        who = f"{pwd.getpwuid(os.geteuid()).pw_name} (uid {os.geteuid()}, pid "
+        assert begun.stdout.startswith(f"reload begun for {who}")
+        assert ", past cooldown, gave_up\n" in begun.stdout
+        recovered = watchdog.wait_event("recovered", within=60)
+    assert recovered.fields["incident"] == gave_up.fields["incident"]
+    (asked,) = watchdog.events("reload_asked")
+    assert f": {who}{asked.fields['pid']}) asked for it." in asked.sentence
+    last = watchdog.instance()["last_reload"]
+    assert (last["outcome"], last["by"]["pid"], last["now"]) == ("recovered", int(asked.fields["pid"]), True)
+    assert watchdog.order("gave_up", "reload_asked", "reload_sent", "recovered") == [
+        "reload_sent", "gave_up", "reload_asked", "reload_sent", "recovered",
+    ]  # fmt: skip
+    assert not all_good(app)
 
 
 def test_a_reload_that_ends_uwsgi_since_its_app_does_not_load_any_more_is_told_as_what_it_is(stage: Stage) -> None:

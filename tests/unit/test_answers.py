@@ -1,5 +1,6 @@
 """What an operator is answered: by whom, until when, and in whose place."""
 
+from tests.world.pieces import ALICE
 from watchdogd.model.decided import Answer, Blocked
 from watchdogd.model.remembered import Pause
 from watchdogd.model.text import Outside
@@ -26,6 +27,19 @@ def test_whose_pause_ends_with_it_is_said() -> None:
         f"by bob: move; that takes the place of the pause {until}"
     )
     assert said("resumed", before=BACKUP) == f"resumed; that ends the pause {until}"
+
+
+def test_for_whom_a_reload_is_begun_is_said_and_what_it_went_past() -> None:
+    assert said("reload begun", by=ALICE) == "reload begun for alice (uid 1000, pid 4711)"
+    assert said("reload begun", by=ALICE, past=("cooldown", "gave_up")) == (
+        "reload begun for alice (uid 1000, pid 4711), past cooldown, gave_up"
+    )
+
+
+def test_where_now_would_help_that_is_said() -> None:
+    assert said("held by", ok=False, blocked_by=(Blocked("budget", "2 of 2"),), now_helps=True) == (
+        "held by budget: 2 of 2; `reload --now` goes past that"
+    )
 
 
 def test_every_gate_says_until_when_where_that_is_known() -> None:

@@ -339,6 +339,31 @@ def test_a_reload_that_is_not_begun_is_not_waited_for(
     assert capsys.readouterr() == ("", "shop: held: paused\n")
 
 
+@pytest.mark.parametrize(
+    ("options", "now", "restart"),
+    [([], False, False), (["--now"], True, False), (["--now", "--with", "restart"], True, True)],
+)
+def test_reload_asks_for_just_what_was_typed(
+    config: Path, serve: Serve, *, options: list[str], now: bool, restart: bool
+) -> None:
+    asked: list[Wish] = []
+
+    def answer(one: Incoming) -> Answer:
+        asked.append(one.wish)
+        return done("reload begun", reload="r1") if isinstance(one.wish, Reload) else done(status=document())
+
+    serve(answer)
+    assert cli.main(["reload", "shop", *options, "--config", str(config)]) == 0
+    assert asked[-1] == Reload(Outside("/run/shop/fifo"), now=now, restart=restart)
+
+
+@pytest.mark.parametrize("what", ["workers", "mules", ""])
+def test_reload_knows_no_other_way_than_a_restart(config: Path, what: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["reload", "shop", "--now", "--with", what, "--config", str(config)])
+    assert ended.value.code == 2
+
+
 # ---- no answer
 
 

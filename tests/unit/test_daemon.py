@@ -23,11 +23,11 @@ from tests.world.schemas import strict
 from tests.world.sinks import FakeKeeper, FakeSink
 from watchdogd.config import Config, ConfigError, InstanceConfig, Mode, PolicyConfig
 from watchdogd.core.instance import Tick
-from watchdogd.model.base import WORKERS, Mono
+from watchdogd.model.base import CHAIN, WORKERS, Mono
 from watchdogd.model.done import Result, SendFifo
 from watchdogd.model.remembered import InstanceState, Phase, ReloadOutcome, State
 from watchdogd.model.seen import Access, Connection
-from watchdogd.model.told import Event, Tell
+from watchdogd.model.told import Event, ReloadAsked, Tell
 from watchdogd.observe.observer import Observer
 from watchdogd.report.history import History
 from watchdogd.report.journal import Journal
@@ -37,6 +37,7 @@ from watchdogd.service.control import Server
 from watchdogd.service.daemon import Daemon
 from watchdogd.service.store import Store, StoreError
 
+ME = pwd.getpwuid(os.getuid()).pw_name
 ANSWER, STATUS, SAVED = strict("control", "answer"), strict("status"), strict("state")
 
 
@@ -642,8 +643,35 @@ def test_an_operators_reload_is_sent_and_its_id_is_the_answer(stage: Stage) -> N
     daemon = stage.play(steps())
     reload = remembered(daemon.state).reload
     assert reload is not None
-    assert answers == [{"version": 2, "ok": True, "text": "reload begun", "exit": 0, "reload": reload.id}]
+    text = f"reload begun for {ME} (uid {os.getuid()}, pid {os.getpid()})"
+    assert answers == [{"version": 2, "ok": True, "text": text, "exit": 0, "reload": reload.id}]
     assert stage.written() == "c"  # nobody is in need of it, so the others go on serving
+
+
+def test_now_is_sent_while_mongodb_is_only_just_back_and_told_with_who_asked(stage: Stage) -> None:
+    answers: list[dict[str, Any]] = []
+
+    def steps() -> Iterator[object]:
+        for worker in stage.workers:
+            stage.host.connect(worker)
+        yield from seconds(3)  # less than linger
+        for now in (False, True):
+            asked = stage.ask("reload", instance=str(stage.fifo), now=now)
+            yield from asked.wait()
+            answers.append(asked.answer)
+        asked = stage.ask("status")
+        yield from asked.wait()
+        answers.append(asked.answer)
+
+    stage.play(steps())
+    refused, begun, status = answers
+    assert refused["text"].endswith("; `reload --now` goes past that")
+    assert begun["text"] == f"reload begun for {ME} (uid {os.getuid()}, pid {os.getpid()}), past linger"
+    assert stage.written() == "c"
+    (told,) = [one for one in stage.output.told if one.event is Event.RELOAD_ASKED]
+    assert told.what == ReloadAsked(CHAIN, ME, os.getuid(), os.getpid(), now=True, past="linger")
+    last = status["status"]["instances"][0]["last_reload"]
+    assert last["by"] == {"name": ME, "uid": os.getuid(), "pid": os.getpid()}
 
 
 def test_an_operators_reload_that_is_held_says_by_what(stage: Stage) -> None:
@@ -682,8 +710,7 @@ def test_a_pause_holds_reloads_until_resume_and_over_a_restart(stage: Stage) -> 
         yield from seconds(3)
         asked = stage.ask("pause", for_s=None, reason="deploy")
         yield from asked.wait()
-        me = pwd.getpwuid(os.getuid()).pw_name
-        assert asked.answer["text"] == f"paused until `mongo-watchdog resume`, by {me}: deploy"
+        assert asked.answer["text"] == f"paused until `mongo-watchdog resume`, by {ME}: deploy"
 
     def second() -> Iterator[object]:
         yield from stage.break_the_app()

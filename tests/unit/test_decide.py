@@ -6,6 +6,7 @@ import pytest
 
 from tests.world.apps import Kind
 from tests.world.pieces import (
+    ALICE,
     AT,
     BACK,
     BLOG_FIFO,
@@ -33,10 +34,10 @@ from watchdogd.core.tick import decide
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, InstanceId, Interval, Mono
 from watchdogd.model.decided import Answer
 from watchdogd.model.done import Result, SendFifo
-from watchdogd.model.remembered import InstanceState, Pause, Phase, Spent, State
-from watchdogd.model.seen import Area, Blindness, Instance, Member, Request, Scope, Snapshot, Verb
+from watchdogd.model.remembered import InstanceState, Pause, Phase, Spent, Stand, State
+from watchdogd.model.seen import Area, Blindness, Instance, Member, Operator, Request, Scope, Snapshot, Verb
 from watchdogd.model.text import Outside, shown
-from watchdogd.model.told import Event, Paused, Resumed, Tell, WentBlind
+from watchdogd.model.told import Event, Paused, ReloadAsked, Resumed, Tell, WentBlind
 
 STUCK = instance(stranded(2), stranded(3))
 HELD = (leftover(2, 3), connection(1))
@@ -55,7 +56,7 @@ def asked(*requests: Request, at: float = AT, state: State | None = None) -> tup
 
 def test_an_operators_reload_is_begun_by_the_same_checks_and_can_be_watched() -> None:
     ticks = Ticks()
-    assert ticks.see(FINE, ask=Verb.RELOAD) == []
+    assert ticks.see(FINE, ask=Verb.RELOAD) == [Event.RELOAD_ASKED]
     assert ticks.sent
     assert ticks.sent.command == CHAIN
     assert (ticks.answer.ok, ticks.answer.reload) == (True, ticks.sent.id)
@@ -172,15 +173,111 @@ def test_an_operator_may_reload_what_the_daemon_leaves_alone(phase: Phase) -> No
     assert ticks.phase() is Phase.RELOADING
 
 
+# ---- now
+
+
+JUST_BACK = member(served_since=exactly(AT - 5))
+SENT_SINCE = connection(1, since=exactly(AT - 4))
+
+
+def test_now_passes_linger_cooldown_and_budget_and_says_so() -> None:
+    spent = tuple(Spent(AT - 100 * n) for n in (3, 2, 1))
+    ticks = Ticks(state=State({SHOP_ID: InstanceState(spent=spent, retry_at=AT + 60)}))
+    ticks.see(STUCK, *HELD, ask=Verb.RELOAD)
+    assert ticks.sent is None
+    assert re.match(r"held by cooldown: .*; budget: .*; `reload --now` goes past that$", ticks.answered)
+    assert ticks.see(STUCK, *HELD, ask=Verb.RELOAD, now=True) == [Event.RELOAD_ASKED]
+    assert ticks.sent
+    assert ticks.answered == "reload begun for alice (uid 1000, pid 4711), past cooldown, budget"
+    (told,) = ticks.tells
+    assert told.what == ReloadAsked(WORKERS, "alice", 1000, 4711, now=True, past="cooldown, budget")
+    assert len(ticks.shop.spent) == len(spent) + 1
+
+
+def test_now_is_not_offered_where_it_would_be_held_too() -> None:
+    ticks = Ticks(state=State({SHOP_ID: InstanceState(retry_at=AT + 60)}))
+    ticks.see(replace(STUCK, fifo_problem="deleted: it is gone"), *HELD, ask=Verb.RELOAD)
+    assert "cooldown" in ticks.answered
+    assert "--now" not in ticks.answered
+    ticks.see(replace(STUCK, fifo_problem="deleted: it is gone"), *HELD, ask=Verb.RELOAD, now=True)
+    assert ticks.answered == "held by fifo: deleted: it is gone"
+
+
+def test_now_is_for_an_app_that_somebody_has_mended_while_mongodb_is_only_just_back() -> None:
+    ticks = Ticks()
+    ticks.see(FINE, SENT_SINCE, members=[JUST_BACK], ask=Verb.RELOAD, now=True)
+    assert ticks.sent
+    assert ticks.answer.past == ("linger",)
+
+
+def test_a_reload_now_that_waits_for_its_moment_is_not_held_by_what_it_went_past() -> None:
+    ticks = Ticks()
+    fine = replace(FINE, master_threads=3)
+    ticks.see(fine, SENT_SINCE, members=[JUST_BACK], ask=Verb.RELOAD, now=True)
+    assert (ticks.answer.ok, ticks.sent) == (True, None)
+    ticks.see(fine, SENT_SINCE, members=[JUST_BACK], after=2)
+    assert ticks.sent
+
+
+def test_now_goes_never_past_an_unsafe_fork_but_a_restart_that_is_allowed_does() -> None:
+    ticks = Ticks(config([WORKERS, RESTART]))
+    stuck = replace(STUCK, held_by_master=frozenset({"main"}))
+    just_sent = connection(1, since=exactly(AT - 0.5))
+    ticks.see(stuck, leftover(2, 3), just_sent, ask=Verb.RELOAD, now=True)
+    assert re.match(r"held by fork_unsafe: .*, until 20\S+Z", ticks.answered)
+    ticks.see(stuck, leftover(2, 3), just_sent, after=0.1, ask=Verb.RELOAD, now=True, restart=True)
+    assert ticks.sent
+    assert ticks.sent.command is RESTART
+
+
+def test_a_restart_that_the_configuration_does_not_allow_is_refused_with_the_line_to_add() -> None:
+    ticks = Ticks()
+    ticks.see(FINE, ask=Verb.RELOAD, now=True, restart=True)
+    assert ticks.sent is None
+    assert ticks.answered == (
+        "held by not_allowed: a restart was asked for; add `restart` to `reloads` of shop to allow it"
+    )
+
+
+def test_now_is_the_way_back_after_a_giving_up_and_what_it_leads_to_is_told_of_the_same_incident() -> None:
+    ticks = Ticks()
+    ticks.see(STUCK, *HELD)
+    ticks.see(STUCK, *HELD)
+    ticks.see(instance(worker(4, ready=AT), worker(5, ready=AT)))
+    again = instance(worker(4, ready=AT, used=AT), worker(5, ready=AT, used=AT))
+    assert Event.GAVE_UP in ticks.see(again, after=20)
+    incident = ticks.shop.incident
+    assert incident
+    assert ticks.see(again, ask=Verb.RELOAD, now=True) == [Event.RELOAD_ASKED]
+    assert ticks.answer.past == ("cooldown", "gave_up")
+    assert ticks.see(again) == [Event.RELOAD_SENT]
+    ticks.see(instance(worker(6, ready=ticks.at), worker(7, ready=ticks.at)))
+    used = [worker(one, ready=ticks.at, used=ticks.at + 1, reached=["10.0.0.1"]) for one in (6, 7)]
+    assert ticks.see(instance(*used)) == [Event.RECOVERED]
+    assert ticks.tells[0].incident == incident.id
+    assert (ticks.phase(), ticks.shop.standing.stand) == (Phase.WATCHING, Stand.FINE)
+
+
+def test_who_asked_is_remembered_with_the_last_reload() -> None:
+    ticks = Ticks()
+    ticks.see(FINE, ask=Verb.RELOAD, now=True)
+    assert ticks.shop.last
+    assert (ticks.shop.last.by, ticks.shop.last.now) == (ALICE, True)
+    ours = Ticks()
+    ours.see(STUCK, *HELD)
+    assert ours.shop.last
+    assert (ours.shop.last.by, ours.shop.last.now) == (None, False)
+
+
 # ---- pause
 
 
 def test_a_pause_is_told_kept_and_ended_by_an_operator() -> None:
-    state, effects = asked(Request("1", Verb.PAUSE, reason=Outside("backup"), by=Outside("alice")))
+    state, effects = asked(Request("1", Verb.PAUSE, reason=Outside("backup"), by=ALICE))
     pause = Pause(None, Outside("backup"), Outside("alice"))
     assert effects == [Tell(Paused("backup", None, "alice")), Answer("1", ok=True, text="paused", pause=pause)]
     assert state.paused == pause
-    state, effects = asked(Request("2", Verb.RESUME, by=Outside("bob")), state=state)
+    state, effects = asked(Request("2", Verb.RESUME, by=Operator(Outside("bob"), 1001, 4712)), state=state)
     assert effects == [Tell(Resumed("bob")), Answer("2", ok=True, text="resumed", before=pause)]
     assert state.paused is None
 
@@ -203,7 +300,7 @@ def test_a_pause_never_shortens_the_one_of_somebody_else(
     stands: Mono | None, asked_for: Mono | None, stays: bool
 ) -> None:
     before = Pause(stands, Outside("move"), Outside("bob"))
-    ask = Request("1", Verb.PAUSE, until=asked_for, reason=Outside("backup"), by=Outside("alice"))
+    ask = Request("1", Verb.PAUSE, until=asked_for, reason=Outside("backup"), by=ALICE)
     state, effects = asked(ask, state=State(paused=before))
     (answer,) = [one for one in effects if isinstance(one, Answer)]
     assert answer.ok
@@ -219,7 +316,7 @@ def test_a_pause_never_shortens_the_one_of_somebody_else(
 def test_what_cannot_be_saved_changes_no_pause(verb: Verb) -> None:
     pause = Pause(None, Outside("move"), Outside("bob"))
     for before in (None, pause):
-        seen = replace(snapshot(FINE), requests=(Request("1", verb, by=Outside("alice")),), unsaved="no room")
+        seen = replace(snapshot(FINE), requests=(Request("1", verb, by=ALICE),), unsaved="no room")
         decision = decide(State(paused=before), detect(seen, config()), seen, config())
         assert decision.state.paused == before
         assert list(decision.effects) == [

@@ -39,6 +39,7 @@ from watchdogd.model.told import (
     Overtaken,
     Paused,
     Recovered,
+    ReloadAsked,
     ReloadDue,
     Reloaded,
     ReloadFailed,
@@ -72,6 +73,7 @@ WHATS: tuple[What, ...] = (
     LeftoversFound(4, 3, 15.0),
     Unproven(nobody=False, workers=2),
     Healed(9.5, 2),
+    ReloadAsked(WORKERS, "alice", 1000, 4711, now=True, past="cooldown, gave_up"),
     ReloadDue(WORKERS, "2 of 3 workers are stranded", 2, 1, 4),
     ReloadHeld(WORKERS, "budget", "3 unproven reloads, of 3 allowed", 1800.0),
     ReloadSent(WORKERS, 3, resent=False, fifo="/run/uwsgi/app/shop/fifo"),
@@ -118,6 +120,7 @@ MESSAGE_IDS = {
     "leftovers_found": "7c26e14f1fa0456a9d87d48d001fbc5f",
     "unproven": "c015d74e5b9344d2a0fdb8473af0fe32",
     "healed": "2194870b9d8e44abbeacbe7a7500a21d",
+    "reload_asked": "f60622d00c334ad8866dd64c41547160",
     "reload_due": "7db66547e3c74cc0b6ba9ea19058d317",
     "reload_held": "332f2dd23ebd435986b3319ca275eb9d",
     "reload_sent": "6d28ba5cd20c4020af35862fe1265e85",
@@ -223,6 +226,12 @@ def test_the_sentences_people_will_see_most() -> None:
     assert told(FULL[Event.RELOAD_DUE]) == (
         "shop does not heal by itself and needs a workers reload: 2 of 3 workers are stranded "
         "(2 stranded workers, 1 idle worker, 4 dead connections)."
+    )
+    assert told(FULL[Event.RELOAD_ASKED]) == (
+        "shop is to get a workers reload now, past cooldown, gave_up: alice (uid 1000, pid 4711) asked for it."
+    )
+    assert told(ReloadAsked(WORKERS, "an operator", None, None, now=False, past=None)) == (
+        "shop is to get a workers reload: an operator asked for it."
     )
     assert told(FULL[Event.RELOAD_SENT]) == "Sent shop a workers reload for 3 workers."
     assert told(ReloadSent(WORKERS, 3, resent=True, fifo="/run/fifo")) == (

@@ -16,18 +16,20 @@ from tests.world.pieces import (
     member,
     snapshot,
     stranded,
+    well,
     worker,
 )
 from watchdogd.config import Budget, Mode
 from watchdogd.core.case import Case
-from watchdogd.core.due import due
-from watchdogd.core.gates import GATES, blocked_by
+from watchdogd.core.due import due, for_an_operator
+from watchdogd.core.gates import GATES, blocked_anew, blocked_by
 from watchdogd.core.phases import phase_of
-from watchdogd.model.base import CHAIN, RESTART, WORKERS, InstanceId
+from watchdogd.model.base import CHAIN, RESTART, WORKERS, InstanceId, Interval, Way
 from watchdogd.model.remembered import InstanceState, Outrun, Pause, Phase, Spent, State
 from watchdogd.model.seen import Area, Blindness, Scope
 from watchdogd.model.text import Outside
 
+FINE = instance(well(2), well(3))
 JUST_BACK = [member(served_since=exactly(AT - 5))]
 
 
@@ -83,6 +85,31 @@ def test_each_gate_blocks_alone_with_its_reason_and_until_when(name: str) -> Non
     (blocked,) = blocked_by(one, due(one).command)
     assert (blocked.gate, blocked.until) == (name, until)
     assert len(blocked.reason) > 10
+
+
+@pytest.mark.parametrize("name", ONE_GATE)
+def test_an_operators_now_passes_what_only_waits_and_nothing_else(name: str) -> None:
+    one, _ = ONE_GATE[name]
+    blocked = blocked_by(one, due(one).command, now=True)
+    assert [one.gate for one in blocked] == ([] if name in {"linger", "cooldown", "budget"} else [name])
+
+
+@pytest.mark.parametrize(("now", "gates"), [(False, "MongoDB has only just come back"), (True, "")])
+def test_what_is_asked_once_more_right_before_the_byte_is_asked_by_the_same_rule(*, now: bool, gates: str) -> None:
+    just_back = replace(JUST_BACK[0], outages=(Interval(AT - 9, AT - 5),))
+    one = case(snapshot(FINE, connection(1, since=exactly(AT - 4)), members=[just_back]))
+    assert blocked_anew(one, replace(RELOAD, now=now)) == gates
+
+
+@pytest.mark.parametrize(("reloads", "gates"), [([WORKERS], ["not_allowed"]), ([WORKERS, RESTART], [])])
+def test_a_restart_that_an_operator_wants_is_still_for_the_configuration_to_allow(
+    reloads: list[Way], gates: list[str]
+) -> None:
+    one = case(using=config(reloads))
+    blocked = blocked_by(one, for_an_operator(one, restart=True), now=True)
+    assert [one.gate for one in blocked] == gates
+    for gate in blocked:
+        assert gate.reason == "a restart was asked for; add `restart` to `reloads` of shop to allow it"
 
 
 @pytest.mark.parametrize(

@@ -230,8 +230,8 @@ def test_a_restart_that_would_end_uwsgi_is_none_for_a_mule() -> None:
 
 
 def test_an_operators_reload_is_of_the_workers_where_no_restart_is_allowed() -> None:
-    assert for_an_operator(due_of(WORKERS, CHAIN, workers=[well(2), well(3)])) is CHAIN
-    assert for_an_operator(due_of(WORKERS, RESTART)) is RESTART
+    assert for_an_operator(due_of(WORKERS, CHAIN, workers=[well(2), well(3)]), restart=False) is CHAIN
+    assert for_an_operator(due_of(WORKERS, RESTART), restart=False) is RESTART
 
 
 def test_a_second_restart_for_the_same_life_of_mongodb_is_hopeless() -> None:

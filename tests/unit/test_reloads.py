@@ -793,7 +793,7 @@ def test_who_stops_uwsgi_before_the_byte_or_after_all_processes_are_new_has_repl
 
 def test_a_reload_that_an_operator_asks_for_before_the_last_one_was_proven_ends_that_one_in_doubt() -> None:
     ticks = verifying()
-    assert ticks.see(new(4, 5), ask=Verb.RELOAD) == [Event.RELOAD_UNPROVEN]
+    assert ticks.see(new(4, 5), ask=Verb.RELOAD) == [Event.RELOAD_UNPROVEN, Event.RELOAD_ASKED]
     assert ticks.sent
     assert ticks.shop.standing.stand is Stand.DOUBTFUL
     assert [one.proven for one in ticks.shop.spent] == [False, False]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.world.pieces import ALICE
 from tests.world.schemas import strict
 from tests.world.values import values
 from watchdogd import __version__
@@ -178,6 +179,8 @@ def test_the_document_is_what_section_8_of_the_design_says() -> None:
                     "outcome": "failed",
                     "proven": False,
                     "detail": "2 old workers are still there",
+                    "by": None,
+                    "now": False,
                 },
                 "reloads_left": 0,
                 "sockets": None,
@@ -330,6 +333,18 @@ def test_where_nothing_can_be_read_the_blindness_says_it_to_people() -> None:
     made = shown(seen(SHOP, sockets=nothing, blind=(Blindness(Scope(Area.SOCKETS), nothing.why),)), decided())
     assert made["sockets"] == {"read_from": "none", "why": nothing.why}
     assert render(made).count(nothing.why) == 1
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [(False, "(5 min ago), for alice (uid 1000, pid 4711): failed"), (True, "pid 4711), now: failed")],
+)
+def test_who_asked_for_the_last_reload_is_shown(*, now: bool, told: str) -> None:
+    last = dataclasses.replace(LAST, by=ALICE, now=now)
+    made = shown(seen(SHOP), decided(state=InstanceState(last=last)))
+    one = made["instances"][0]["last_reload"]
+    assert (one["by"], one["now"]) == ({"name": "alice", "uid": 1000, "pid": 4711}, now)
+    assert told in render(made)
 
 
 # ----------------------------------------------------------------------------------------------------- threads off

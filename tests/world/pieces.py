@@ -33,6 +33,7 @@ from watchdogd.model.seen import (
     Member,
     MemberState,
     Mule,
+    Operator,
     Role,
     Scope,
     Sent,
@@ -40,6 +41,7 @@ from watchdogd.model.seen import (
     Tcp,
     Worker,
 )
+from watchdogd.model.text import Outside
 
 BACK: Mono = 900.0
 AT: Mono = 1000.0
@@ -50,6 +52,7 @@ BLOG_ID = InstanceId(BLOG_FIFO)
 MASTER = ProcessId(1, 1)
 LOCAL = Endpoint("10.0.0.9", 40000)
 FIRST = Incarnation("10.0.0.1#2")
+ALICE = Operator(Outside("alice"), 1000, 4711)
 
 
 def exactly(at: Mono) -> Interval:

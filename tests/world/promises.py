@@ -45,10 +45,13 @@ def tells(turn: Turn) -> list[Tell]:
 class Spending:
     """Within any `per` no more reloads are written than the budget allows: unproven ones, and all.
 
+    But an operator's `--now`, which counts for those after it. `now`: the ids of those.
+
     A byte that was lost is sent once more: two bytes, one reload, which counts as long as its last byte does.
     """
 
     world: World
+    now: set[str] = field(default_factory=set)
     _proven: set[str] = field(default_factory=set)
     _decided: dict[str, str] = field(default_factory=dict)  # the last reload of each instance, by its name
     _counted: int = 0
@@ -56,7 +59,12 @@ class Spending:
     def check(self, turn: Turn) -> None:
         written = self.world.daemon.written
         budget = self.world.daemon.config.policy.budget
+        asked = {one.id: one for one in turn.snapshot.requests}
+        answers = [one for one in turn.decision.effects if isinstance(one, Answer) and one.reload]
+        self.now |= {str(one.reload) for one in answers if asked[one.request].now}
         for now, effect in written[self._counted :]:
+            if effect.id in self.now:
+                continue
             ids = {one.id for at, one in written if one.instance == effect.instance and now - budget.per_s < at <= now}
             assert len(ids) <= budget.total, ids
             assert len(ids - self._proven) <= budget.unproven, ids - self._proven

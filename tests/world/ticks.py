@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from tests.world import pieces
-from tests.world.pieces import AT, SHOP_ID, config, snapshot
+from tests.world.pieces import ALICE, AT, SHOP_ID, config, snapshot
 from watchdogd.config import Config
 from watchdogd.core.detect import detect
 from watchdogd.core.tick import decide
@@ -38,17 +38,19 @@ class Ticks:
         after: float = 1.0,
         members: Iterable[Member] | None = None,
         ask: Verb | None = None,
+        now: bool = False,
+        restart: bool = False,
         blind: str | None = None,
     ) -> list[Event]:
         """Let `after` seconds pass, show this, and return what is told of it."""
         self.at += after
-        request = Request("request", ask, one.id, None, Outside("maintenance"), Outside("alice")) if ask else None
+        wish = Request("request", ask or Verb.RELOAD, one.id, None, Outside("maintenance"), ALICE, now, restart)
         seen = replace(
             snapshot(one, *connections, members=members),
             at=self.at,
             wall=1_790_000_000.0 + self.at,
             outcomes=(*self._outcomes, *self.outcomes),
-            requests=(request,) if request else (),
+            requests=(wish,) if ask else (),
             blind=(pieces.blind(blind),) if blind else (),
         )
         self.decision = decide(self.state, detect(seen, self.config), seen, self.config)

@@ -1,13 +1,14 @@
 """A whole world that a test scripts: MongoDB, apps, traffic and a watchdog, on a clock that moves only when told."""
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.world.apps import App, Kind, Process
 from tests.world.clock import Clock
 from tests.world.mongo import Mongod
+from tests.world.pieces import ALICE
 from tests.world.watch import Daemon, Turn, Watch
 from watchdogd.config import Config, DeploymentConfig, Idle, InstanceConfig, PolicyConfig
 from watchdogd.model.base import CHAIN, WORKERS, Command, Endpoint, InstanceId, MemberId
@@ -33,6 +34,7 @@ class World:
     mercy_s: float = 5.0
     clock: Clock = field(default_factory=Clock)
     check: Callable[[Turn], None] = lambda _: None
+    _requests: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
         numbers = itertools.count(100)
@@ -132,9 +134,18 @@ class World:
 
     # -- operators, and what is seen
 
-    def ask(self, verb: Verb, instance: InstanceId | None = None, seconds: float | None = None) -> None:
+    def ask(
+        self,
+        verb: Verb,
+        instance: InstanceId | None = None,
+        seconds: float | None = None,
+        *,
+        now: bool = False,
+        restart: bool = False,
+    ) -> None:
         until = None if seconds is None else self.clock.now + seconds
-        self.daemon.requests.append(Request("request", verb, instance, until))
+        id_ = f"request-{next(self._requests)}"
+        self.daemon.requests.append(Request(id_, verb, instance, until, by=ALICE, now=now, restart=restart))
 
     def change(self, **policy: object) -> None:
         """Change the policy's configuration between two ticks."""

@@ -25,6 +25,7 @@ from watchdogd.config import (
     parse_duration,
     places,
 )
+from watchdogd.model.base import RESTART
 from watchdogd.model.remembered import Phase, ReloadOutcome
 from watchdogd.model.text import LONGEST, Outside, shown
 from watchdogd.report.say import say, say_json
@@ -204,7 +205,7 @@ def _reconfigure(arguments: argparse.Namespace) -> int:
 
 def _reload(arguments: argparse.Namespace) -> int:
     fifo = _meant(_document(arguments), arguments.instance)["fifo"]
-    answer = _ask(arguments, control.Reload(Outside(fifo)))
+    answer = _ask(arguments, control.Reload(Outside(fifo), now=arguments.now, restart=arguments.with_ is not None))
     code = _say(answer)
     if not arguments.wait or not answer.get("reload"):
         return code
@@ -353,6 +354,13 @@ def _parser() -> argparse.ArgumentParser:
     reload = verb("reload", _reload, "reloads an instance, checked and verified like every reload")
     reload.add_argument("instance", metavar="INSTANCE")
     reload.add_argument("--wait", action="store_true", help="until its outcome is known; ends with 1 if it failed")
+    reload.add_argument("--now", action="store_true", help="past linger, cooldown, budget and a giving up")
+    reload.add_argument(
+        "--with",
+        dest="with_",
+        choices=[RESTART.word],
+        help="of the whole stack, where `reloads` allows it, and not of its workers alone",
+    )
     pause = verb("pause", _pause, "no reloads for some time, or until `resume`; kept over restarts")
     pause.add_argument("--for", dest="for_s", type=_duration, metavar="DURATION", help="like 30m or 1h30m")
     pause.add_argument("--reason", type=_reason, default="", metavar="TEXT", help="shown in the status and the log")

@@ -59,8 +59,13 @@ def due(c: Case) -> Due:
     return Due((*workers, *mules) if command is RESTART else workers, at, command, by_end)
 
 
-def for_an_operator(c: Case) -> Command:
-    """Return what an operator's reload is: of the workers, where only mules are stuck and no restart is allowed."""
+def for_an_operator(c: Case, *, restart: bool) -> Command:
+    """Return what an operator's reload is: a `restart` where he says so, else what the daemon would send.
+
+    That is of the workers, where only mules are stuck and no restart is allowed.
+    """
+    if restart:
+        return RESTART
     found = due(c)
     if found.evidence and found.only_mules and RESTART not in c.limits.reloads:
         return _command(c, ())

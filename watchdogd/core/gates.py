@@ -1,6 +1,7 @@
 """What may hold a reload that is due: one table. All of them are asked, and each that is shut is told and shown.
 
 A gate names what would open it, and the instant where that is known. Whether a reload is due at all stands in due.py.
+An operator who says `--now` knows better than those in PASSED_NOW, and than no other one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from watchdogd.core.case import Case
 from watchdogd.core.due import due, is_roots, why_restart
 from watchdogd.model.base import MULES, RESTART, WORKERS, Command
 from watchdogd.model.decided import Blocked
+from watchdogd.model.remembered import Reload
 from watchdogd.model.seen import Hang
 
 ROOTS = "root runs it, and what root runs is acted on only where `uwsgi:` of the configuration names it"
@@ -83,7 +85,12 @@ def _fork_unsafe(c: Case, command: Command) -> Blocked | None:
 def _no_restart(c: Case, command: Command) -> Blocked | None:
     if command is not RESTART or c.instance.no_restart is None:
         return None
-    return Blocked("no_restart", f"{why_restart(c)}, and a restart would end it: {c.instance.no_restart}{_mend(c)}")
+    return Blocked("no_restart", f"{_why(c)}, and a restart would end it: {c.instance.no_restart}{_mend(c)}")
+
+
+def _why(c: Case) -> str:
+    """Say why it is to be a restart: nothing else helps, or an operator wants one."""
+    return why_restart(c) if due(c).command is RESTART else "a restart was asked for"
 
 
 def _mend(c: Case) -> str:
@@ -96,10 +103,8 @@ def _not_allowed(c: Case, command: Command) -> Blocked | None:
     if command in c.limits.reloads or (command is RESTART and c.instance.no_restart):
         return None
     if mend := _mend(c):
-        return Blocked("not_allowed", f"{why_restart(c)}{mend}, or restart uWSGI yourself")
-    return Blocked(
-        "not_allowed", f"{why_restart(c)}; add `{command.word}` to `reloads` of {c.instance.name} to allow it"
-    )
+        return Blocked("not_allowed", f"{_why(c)}{mend}, or restart uWSGI yourself")
+    return Blocked("not_allowed", f"{_why(c)}; add `{command.word}` to `reloads` of {c.instance.name} to allow it")
 
 
 def _in_flight(c: Case, _: Command) -> Blocked | None:
@@ -166,16 +171,21 @@ GATES: tuple[tuple[str, Callable[[Case, Command], Blocked | None]], ...] = (
     ("parallel", _parallel),
 )
 
+PASSED_NOW = frozenset({"linger", "cooldown", "budget"})
+"""What gives an app and MongoDB time, which is over when somebody has mended it. All others say that a reload would do
+harm, or that somebody forbids it: the configuration, which is root's word, or a pause."""
 
-def blocked_by(case: Case, command: Command) -> tuple[Blocked, ...]:
-    """Return every gate that is shut, in the order of GATES."""
-    return tuple([blocked for _, why_not in GATES if (blocked := why_not(case, command))])
+
+def blocked_by(case: Case, command: Command, *, now: bool = False) -> tuple[Blocked, ...]:
+    """Return every gate that is shut, in the order of GATES. `now`: an operator passes those of PASSED_NOW."""
+    asked = [why_not for name, why_not in GATES if not (now and name in PASSED_NOW)]
+    return tuple([blocked for why_not in asked if (blocked := why_not(case, command))])
 
 
-def blocked_anew(case: Case, command: Command) -> str:
+def blocked_anew(case: Case, reload: Reload) -> str:
     """Return what would hold this reload if it were decided now; it has paid for cooldown and budget already."""
     as_new = replace(case, state=replace(case.state, reload=None, retry_at=None, spent=()))
-    return ", ".join(blocked.reason for blocked in blocked_by(as_new, command))
+    return ", ".join(blocked.reason for blocked in blocked_by(as_new, reload.command, now=reload.now))
 
 
 def may_not_end(case: Case) -> tuple[Blocked, ...]:

@@ -39,7 +39,7 @@ from watchdogd.core.after import after, given_up, reconsidered
 from watchdogd.core.case import Case
 from watchdogd.core.due import due, for_an_operator, hopeless
 from watchdogd.core.ends import end_hung
-from watchdogd.core.gates import blocked_by, foreseen
+from watchdogd.core.gates import PASSED_NOW, blocked_by, foreseen
 from watchdogd.core.outlook import outlook
 from watchdogd.core.phases import phase_of
 from watchdogd.core.reload import Ended, Going, begin, follow
@@ -65,6 +65,7 @@ from watchdogd.model.told import (
     InstanceBack,
     LeftoversFound,
     MuleLeft,
+    ReloadAsked,
     ReloadDue,
     ReloadHeld,
     ReloadSent,
@@ -108,19 +109,28 @@ class Tick:
         return outlook(self.case, blocked)
 
     def asked(self, request: Request, shown: Outlook) -> Outlook:
-        """Answer an operator who asks for a reload now: past linger of the evidence, never past a gate."""
+        """Answer an operator who asks for a reload: past linger of the evidence, past gates only as PASSED_NOW says."""
         c = self.case
+        command = for_an_operator(c, restart=request.restart)
         if c.instance.master is None:
             self.effects.append(Answer(request.id, ok=False, text="absent: nobody has its FIFO open"))
             return shown
-        if blocked := blocked_by(c, for_an_operator(c)):
-            self.effects.append(Answer(request.id, ok=False, text="held by", blocked_by=blocked))
+        if blocked := blocked_by(c, command, now=request.now):
+            passes = PASSED_NOW.issuperset(one.gate for one in blocked)
+            self.effects.append(Answer(request.id, ok=False, text="held by", blocked_by=blocked, now_helps=passes))
             return shown
+        past = tuple([one.gate for one in blocked_by(c, command)])
+        if self.state.standing.stand is Stand.GAVE_UP:
+            past = (*past, "gave_up")
         if self.state.reload:
             why = "another reload was asked for before anybody had used it"
             self._ended(Ended(self.state.reload, ReloadOutcome.UNPROVEN, why))
-        id_ = self._begin(c.instance.master, for_an_operator(self.case), request.id)
-        self.effects.append(Answer(request.id, ok=True, text="reload begun", reload=id_))
+        by = request.by
+        who = request.who or "an operator"
+        uid, pid = (by.uid, by.pid) if by else (None, None)
+        self._tell(ReloadAsked(command, who, uid, pid, request.now, ", ".join(past) or None))
+        id_ = self._begin(c.instance.master, command, request)
+        self.effects.append(Answer(request.id, ok=True, text="reload begun", reload=id_, by=by, past=past))
         return outlook(self.case, ())
 
     # ---- 1: what still holds of the memory
@@ -350,11 +360,11 @@ class Tick:
                 self._tell(MuleLeft(blocked[0].reason))
         self._keep(held=names)
 
-    def _begin(self, master: ProcessId, command: Command, operator: str | None = None) -> str:
+    def _begin(self, master: ProcessId, command: Command, request: Request | None = None) -> str:
         """Put the intent into the memory and the byte into the effects; return the reload's id."""
         c, standing = self.case, self.state.standing
         id_ = self._id()
-        then = begin(c, id_, master, command, operator)
+        then = begin(c, id_, master, command, request)
         if Kind.MULE in then.reload.because:
             self._keep(mules=replace(self.state.mules, restarted=then.reload.incarnations))
         if standing.stand is Stand.GAVE_UP:  # an operator's
@@ -365,7 +375,15 @@ class Tick:
             spent=(*c.spent, Spent(c.at)),
             outrun=None,
             held=(),
-            last=LastReload(id_, command, c.at, c.snapshot.wall, ReloadOutcome.RELOADING),
+            last=LastReload(
+                id_,
+                command,
+                c.at,
+                c.snapshot.wall,
+                ReloadOutcome.RELOADING,
+                by=request.by if request else None,
+                now=then.reload.now,
+            ),
             master=master,
         )
         self._going(then)

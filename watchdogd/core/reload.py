@@ -17,7 +17,7 @@ from watchdogd.model.base import CHAIN, Command, Mono, ProcessId
 from watchdogd.model.done import Outcome, Result, SendFifo
 from watchdogd.model.found import Kind
 from watchdogd.model.remembered import Reload, ReloadOutcome
-from watchdogd.model.seen import Tcp, Worker
+from watchdogd.model.seen import Request, Tcp, Worker
 from watchdogd.model.told import Reloaded, ReloadSent, What
 
 CHECK_INTERVAL_S = 1.0  # uWSGI's default --check-interval: dead workers are reaped and made anew once in it
@@ -59,8 +59,8 @@ def span_s(c: Case) -> float:
     return c.limits.mercy_s + 2 * CHECK_INTERVAL_S + LOAD_S
 
 
-def begin(c: Case, id_: str, master: ProcessId, command: Command, operator: str | None) -> Going:
-    """Decide a reload: the intent, and its byte."""
+def begin(c: Case, id_: str, master: ProcessId, command: Command, request: Request | None) -> Going:
+    """Decide a reload: the intent, and its byte. `request`: the operator's who asked for it."""
     evidence = due(c).evidence
     concerned = frozenset().union(*[one.deployments for one in evidence]) or c.finding.served.keys()
     old = frozenset(worker.id for worker in c.instance.workers)
@@ -75,8 +75,9 @@ def begin(c: Case, id_: str, master: ProcessId, command: Command, operator: str 
         progress_at=c.at,
         deadline=c.at + span_s(c),
         left=len(old),
-        operator=operator,
+        operator=request.id if request else None,
         because=frozenset(one.kind for one in evidence),
+        now=request is not None and request.now,
     )
     return _sent(c, reload)
 
@@ -149,7 +150,7 @@ def _tried_again(c: Case, reload: Reload) -> Going | Ended:
     """Send what could not be written, if it still is to be sent."""
     if not wanted(c, reload):
         return Ended(reload, ReloadOutcome.DROPPED, NOT_NEEDED, reload.resent)
-    if blocked := blocked_anew(c, reload.command):
+    if blocked := blocked_anew(c, reload):
         return Ended(reload, ReloadOutcome.UNSENT if reload.resent else ReloadOutcome.DROPPED, blocked, reload.resent)
     return _sent(c, reload)
 
@@ -158,7 +159,7 @@ def _resent(c: Case, reload: Reload) -> Going | Ended:
     """Send a command that was lost once more, to the workers that are there now."""
     if not wanted(c, reload):
         return Ended(reload, ReloadOutcome.DROPPED, NOT_NEEDED, written=True)
-    if blocked := blocked_anew(c, reload.command):
+    if blocked := blocked_anew(c, reload):
         why = f"the command was lost, and cannot be sent again now: {blocked}"
         return Ended(reload, ReloadOutcome.UNSENT, why, written=True)
     old = frozenset(worker.id for worker in c.instance.workers)

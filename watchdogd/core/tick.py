@@ -174,7 +174,7 @@ def _pause(state: State, snapshot: Snapshot, effects: list[Effect]) -> State:
             state = _paused(state, request, snapshot.at, effects)
         elif request.verb is Verb.RESUME:
             if state.paused:
-                effects.append(Tell(Resumed(request.by or "an operator")))
+                effects.append(Tell(Resumed(request.who or "an operator")))
             text = "resumed" if state.paused else "was not paused"
             effects.append(Answer(request.id, ok=True, text=text, before=state.paused))
             state = replace(state, paused=None)
@@ -187,7 +187,7 @@ def _end(pause: Pause) -> Mono:
 
 def _paused(state: State, request: Request, at: Mono, effects: list[Effect]) -> State:
     """Pause, where nobody has paused for longer: who did counts on it, and is not there to hear of it."""
-    before, pause = state.paused, Pause(request.until, request.reason, request.by)
+    before, pause = state.paused, Pause(request.until, request.reason, request.who)
     if before and _end(pause) < _end(before):
         text = "a longer pause stays, which `mongo-watchdog resume` ends: paused"
         effects.append(Answer(request.id, ok=True, text=text, pause=before))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from watchdogd.model.base import InstanceId, Mono, ProcessId
 from watchdogd.model.done import EndProcess, SendFifo
 from watchdogd.model.remembered import Pause, Phase, State
+from watchdogd.model.seen import Operator
 from watchdogd.model.told import Tell
 
 
@@ -24,7 +25,8 @@ class Blocked:
 class Answer:
     """The immediate answer to an operator's request; report/answers.py makes its sentence.
 
-    `reload`: the id to watch where one was begun. `blocked_by`: what holds it. `pause`: the one that stands now,
+    `reload`: the id to watch where one was begun, `by`: for whom, `past`: what would have held another one.
+    `blocked_by`: what holds it; `now_helps`: `--now` goes past all of that. `pause`: the one that stands now,
     `before`: the one that stood until now. `wrong_use`: what was asked for is not there.
     """
 
@@ -36,6 +38,9 @@ class Answer:
     pause: Pause | None = None
     before: Pause | None = None
     wrong_use: bool = False
+    by: Operator | None = None
+    past: tuple[str, ...] = ()
+    now_helps: bool = False
 
 
 Effect = Tell | SendFifo | EndProcess | Answer

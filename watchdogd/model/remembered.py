@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from watchdogd.model.base import Command, Incarnation, InstanceId, Mono, ProcessId
 from watchdogd.model.found import Kind
-from watchdogd.model.seen import Blindness
+from watchdogd.model.seen import Blindness, Operator
 from watchdogd.model.text import NOTHING_SAID, Outside
 from watchdogd.model.told import Event
 
@@ -35,7 +35,8 @@ class Reload:
     `old`: the workers to be gone. `cookies`: the leftovers that must not be held afterwards. `incarnations`: those that
     the new workers must reach. `sent_at` None: no outcome is known (the daemon ended between the save and the write).
     `try_at`: no byte was written, and this is when to try it. `complete_at`: when the last old worker was gone and
-    the new ones were ready. `operator`: the request that asked for it. `because`: the kinds of evidence that it is for.
+    the new ones were ready. `operator`: the request that asked for it; `now`: past what holds others for some time.
+    `because`: the kinds of evidence that it is for.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Reload:
     operator: str | None = None
     try_at: Mono | None = None
     because: frozenset[Kind] = frozenset()
+    now: bool = False
 
     @property
     def in_flight(self) -> bool:
@@ -124,7 +126,7 @@ class ReloadOutcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class LastReload:
-    """What the status shows of the last reload."""
+    """What the status shows of the last reload. `by`: who asked for it, where an operator did; `now`: as of Reload."""
 
     id: str
     command: Command
@@ -133,6 +135,8 @@ class LastReload:
     outcome: ReloadOutcome
     proven: bool = False
     detail: str = ""
+    by: Operator | None = None
+    now: bool = False
 
 
 class Stand(enum.Enum):

@@ -413,15 +413,40 @@ class Verb(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Operator:
+    """Who asked: the process at the other end of the socket, and its user, as the kernel says (SO_PEERCRED, unix(7)).
+
+    `name`: what the name service calls that user.
+    """
+
+    name: Outside
+    uid: int
+    pid: int
+
+    def __str__(self) -> str:
+        return f"{self.name} (uid {self.uid}, pid {self.pid})"
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """An operator's wish, an input of the decision like every other one. `until` None: without end. `by`: his name."""
+    """An operator's wish, an input of the decision like every other one. `until` None: without end.
+
+    Of a reload: `now`: past what holds it for some time only (core/gates.py); `restart`: of the whole stack.
+    """
 
     id: str
     verb: Verb
     instance: InstanceId | None = None
     until: Mono | None = None
     reason: Outside = NOTHING_SAID
-    by: Outside = NOTHING_SAID
+    by: Operator | None = None
+    now: bool = False
+    restart: bool = False
+
+    @property
+    def who(self) -> Outside:
+        """What the one who asked is called; empty where that is not known."""
+        return self.by.name if self.by else NOTHING_SAID
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ class Event(enum.Enum):
     LEFTOVERS_FOUND = "leftovers_found"
     UNPROVEN = "unproven"
     HEALED = "healed"
+    RELOAD_ASKED = "reload_asked"
     RELOAD_DUE = "reload_due"
     RELOAD_HELD = "reload_held"
     RELOAD_SENT = "reload_sent"
@@ -161,6 +162,22 @@ class Healed(What):
     event: ClassVar = Event.HEALED
     seconds: float
     reconnected: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadAsked(What):
+    """An operator has a reload begun. `by`, `uid`, `pid`: who; `past`: the gates that are passed, where some are shut.
+
+    `now`: he wants it past what holds others for some time only.
+    """
+
+    event: ClassVar = Event.RELOAD_ASKED
+    command: Command
+    by: str
+    uid: int | None
+    pid: int | None
+    now: bool
+    past: str | None
 
 
 @dataclass(frozen=True, slots=True)

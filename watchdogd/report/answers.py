@@ -1,6 +1,6 @@
 """The sentence with which the daemon answers an operator: what was done or what holds it, by whom, and until when.
 
-It must never leave out an end that is known.
+It must never leave out an end that is known, nor by whom a reload was asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ def _parts(answer: Answer, at: Mono, wall: float) -> Iterator[str]:
     if answer.blocked_by:
         gates = [f"{one.gate}: {one.reason}{_until(one.until, at, wall, ', ')}" for one in answer.blocked_by]
         text = f"{text} {'; '.join(gates)}"
+    text += f" for {answer.by}" if answer.by else ""
+    text += f", past {', '.join(answer.past)}" if answer.past else ""
     yield f"{text} {until_when(answer.pause, at, wall)}" if answer.pause else text
+    if answer.now_helps:
+        yield "`reload --now` goes past that"
     if answer.before:
         what = "that takes the place of" if answer.pause else "that ends"
         yield f"{what} the pause {until_when(answer.before, at, wall)}"

@@ -117,6 +117,14 @@ CATALOG: Mapping[Event, Entry] = {
         "This was seen: all that was used since MongoDB serves again has fresh connections to it. The daemon did "
         "nothing, and nothing is to be done.",
     ),
+    Event.RELOAD_ASKED: Entry(
+        "f60622d00c334ad8866dd64c41547160",
+        Priority.NOTICE,
+        "{instance} is to get a {command}[now? now][, past {past}]: {by}[ (uid {uid}, pid {pid})] asked for it.",
+        "Somebody who may use the control socket asked for it; the kernel says who. With `--now` it goes past linger, "
+        "cooldown, budget and a giving up, and past nothing else. It is verified like every other one. Nothing is to "
+        "be done.",
+    ),
     Event.RELOAD_DUE: Entry(
         "7db66547e3c74cc0b6ba9ea19058d317",
         Priority.WARNING,

@@ -300,6 +300,8 @@ def _last_reload(last: LastReload) -> Document:
         "outcome": last.outcome,
         "proven": last.proven,
         "detail": last.detail or None,
+        "by": last.by,
+        "now": last.now,
     }
 
 
@@ -418,11 +420,18 @@ def _instance_lines(document: Document, one: Document) -> Iterator[str]:
         held = "held by" if one["state"] == Phase.DUE.value else "a reload would be held by"
         yield f"  {held} {blocked['gate']}: {blocked['reason']}" + (f"; until {until}" if until else "")
     if last := one["last_reload"]:
-        proven = f"; {UNSEEN}" if last["proven"] else ""
-        detail = f": {last['detail']}" if last["detail"] else ""
-        command = COMMANDS[Command(last["command"])]
-        yield f"  last: {command} {_when(document, last['at'])}: {last['outcome']}{proven}{detail}"
+        yield _last_line(document, last)
     yield f"  {count(one['reloads_left'], 'reload')} left in the budget"
+
+
+def _last_line(document: Document, last: Document) -> str:
+    proven = f"; {UNSEEN}" if last["proven"] else ""
+    detail = f": {last['detail']}" if last["detail"] else ""
+    asked = ""
+    if by := last.get("by"):  # a daemon of before does not say
+        asked = f", for {by['name']} (uid {by['uid']}, pid {by['pid']}){', now' if last['now'] else ''}"
+    command = COMMANDS[Command(last["command"])]
+    return f"  last: {command} {_when(document, last['at'])}{asked}: {last['outcome']}{proven}{detail}"
 
 
 def _evidence_lines(one: Document) -> Iterator[str]:

@@ -25,7 +25,7 @@ from watchdogd import codec
 from watchdogd.codec import ANSWER, REQUEST, CodecError, VersionError, decode, encode
 from watchdogd.model.base import InstanceId, Mono
 from watchdogd.model.decided import Answer
-from watchdogd.model.seen import Request, Verb
+from watchdogd.model.seen import Operator, Request, Verb
 from watchdogd.model.text import LONGEST, NOTHING_SAID, SHOWN, AlreadyRunning, Outside, WatchdogError, shown
 from watchdogd.paths import user_name
 
@@ -65,9 +65,14 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Reload an instance: the path of its FIFO, as the status gives it."""
+    """Reload an instance: the path of its FIFO, as the status gives it.
+
+    `now`: past what holds it for some time only. `restart`: the whole stack, and no more its workers alone.
+    """
 
     instance: Outside
+    now: bool = False
+    restart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +121,9 @@ class Incoming:
     def request(self, at: Mono) -> Request | None:
         """Return it as an input of the decision, asked at `at`; None for what nothing is decided about."""
         match self.wish:
-            case Reload(instance):
-                return Request(self.id, Verb.RELOAD, instance=InstanceId(instance))
+            case Reload(instance, now, restart):
+                meant = InstanceId(instance)
+                return Request(self.id, Verb.RELOAD, instance=meant, by=self._by(), now=now, restart=restart)
             case Pause(for_s, reason):
                 until = None if for_s is None else at + for_s
                 return Request(self.id, Verb.PAUSE, until=until, reason=reason or NOTHING_SAID, by=self._by())
@@ -125,9 +131,9 @@ class Incoming:
                 return Request(self.id, Verb.RESUME, by=self._by())
         return None
 
-    def _by(self) -> Outside:
+    def _by(self) -> Operator:
         name = user_name(self.uid)
-        return Outside(f"user {name}" if name.isdecimal() else name)
+        return Operator(Outside(f"user {name}" if name.isdecimal() else name), self.uid, self.pid)
 
 
 class _Stage(enum.Enum):
