@@ -1,17 +1,19 @@
 import http.server
 import json
+import os
 import signal
 import socket
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from rig.ports import free_port
 from rig.traffic import Traffic
 from rig.uwsgi import App, Uwsgi
-from tests.stories.stage import LINGER_S, Stage, cured_once, respawned, strand
+from tests.stories.stage import LINGER_S, Stage, all_good, cured_once, respawned, strand
 from tests.stories.watchdog import Watchdog
 
 SECRET = "sesame-0pen"
@@ -264,6 +266,40 @@ def test_sigterm_ends_it_within_2_s_also_while_dns_hangs(stage: Stage) -> None:
         still_works(watchdog, app)
         code, seconds = watchdog.terminate()
     assert (code, seconds < 2) == (0, True), f"{seconds:.1f} s"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a disk that is full")
+def test_a_full_state_disk_holds_no_cure_and_a_daemon_that_is_killed_meanwhile_repeats_none(stage: Stage) -> None:
+    mongod = stage.mongod()
+    app = stage.app(mongod.uri)
+    folder = stage.folder / "full"
+    fill = 'mkdir -p "$0" && mount -t tmpfs -o size=16k none "$0" && { head -c 1M /dev/zero >"$0/filler"; exec "$@"; }'
+    watchdog = stage.watchdog(
+        mongod.uri,
+        app,
+        top={"state_dir": str(folder)},
+        prefix=["unshare", "--mount", "sh", "-c", fill, str(folder)],
+    )
+    old = app.workers()
+    strand(mongod, app)
+    with Traffic(app.address):
+        watchdog.wait_event("reload_sent", within=LINGER_S + 30)
+        watchdog.kill()
+        assert (watchdog.socket.parent / "state.json").exists()
+        watchdog.start()
+        watchdog.wait_event("recovered", within=60)
+    assert len(watchdog.events("reload_sent")) == 1
+    assert respawned(app) == len(old)
+    (told,) = watchdog.events("state_elsewhere")
+    assert f"it is kept in {watchdog.socket.parent}" in told.sentence
+    assert "No space left on device" in told.sentence
+    status = watchdog.status()
+    assert (status["blind"], "No space left on device" in status["degraded"]) == ([], True)
+    Path(f"/proc/{watchdog.pid}/root{folder}/filler").unlink()  # somebody makes room
+    watchdog.wait_event("state_back", within=30)
+    assert not (watchdog.socket.parent / "state.json").exists()
+    assert json.loads(Path(f"/proc/{watchdog.pid}/root{folder}/state.json").read_text())["state"]["serial"] > 0
+    assert not all_good(app)
 
 
 def test_a_daemon_that_was_killed_leaves_nothing_that_keeps_it_from_starting(stage: Stage, app: Uwsgi) -> None:

@@ -40,6 +40,7 @@ def test_nothing_is_drawn_anew_while_nothing_changes_but_the_time() -> None:
         lambda seen: replace(seen, instances=(instance(),)),
         lambda seen: replace(seen, connections=(leftover(2),)),
         lambda seen: replace(seen, blind=(Blindness(Scope(Area.SOCKETS), "why"),)),
+        lambda seen: replace(seen, degraded="no room"),
         lambda seen: replace(seen, requests=(Request("r", Verb.PAUSE, None, None, Outside()),)),
     ],
 )

@@ -81,8 +81,8 @@ class Output:
 class SeenStore(Store):
     """Notes each save and how many bytes were in the FIFO then; fails while there is an `error`."""
 
-    def __init__(self, folder: Path, stage: "Stage") -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, stage: "Stage", runtime: Path | None = None) -> None:
+        super().__init__(folder, runtime_dir=runtime)
         self._stage = stage
         self.error: Exception | None = None
 
@@ -339,6 +339,38 @@ def test_what_cannot_be_saved_is_not_sent_and_that_is_told(stage: Stage) -> None
     (document,) = shown
     assert document["blind"] == [{"scope": "state", "why": "state.json: No space left on device"}]
     assert {one["gate"] for one in document["instances"][0]["blocked_by"]} >= {"blind"}
+
+
+def test_a_state_folder_that_takes_nothing_holds_no_cure_and_is_told_once(stage: Stage) -> None:
+    runtime, shown = stage.folder / "run", []
+    runtime.mkdir(mode=0o755)
+    stage.store.close()
+    stage.store = SeenStore(stage.folder / "state", stage, runtime)
+    blocked = stage.folder / "state" / "state.json.new"
+
+    def status() -> Iterator[object]:
+        asked = stage.ask("status")
+        yield from asked.wait()
+        shown.append(asked.answer["status"])
+
+    def steps() -> Iterator[object]:
+        blocked.mkdir()
+        yield from stage.break_the_app()
+        yield from stage.until(stage.in_fifo)
+        reload = json.loads((runtime / "state.json").read_text())["state"]["instances"][str(stage.fifo)]["reload"]
+        assert reload["command"] == stage.written()
+        yield from status()
+        blocked.rmdir()
+        yield from stage.until(lambda: stage.events(Event.STATE_BACK))
+        yield from status()
+
+    stage.play(steps())
+    assert stage.events(Event.STATE_ELSEWHERE, Event.STATE_BACK, Event.BLIND) == ["state_elsewhere", "state_back"]
+    degraded, whole = shown
+    assert (degraded["blind"], degraded["instances"][0]["blocked_by"]) == ([], [])
+    assert str(runtime) in degraded["degraded"]
+    assert whole["degraded"] is None
+    assert list(runtime.iterdir()) == []
 
 
 def test_a_state_that_cannot_be_read_blocks_reloads_until_it_is_moved_away(stage: Stage) -> None:

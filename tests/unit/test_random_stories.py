@@ -5,7 +5,9 @@ mended, and what can be cured must be cured.
 """
 
 import os
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import hypothesis.strategies as st
@@ -15,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from tests.world.apps import App, Heals, Kind
 from tests.world.promises import GATE_NAMES, Aiming, Endings, Spending, WhoIsDue, shut_gates, tells
-from tests.world.watch import Turn
+from tests.world.watch import IN_MEMORY, Daemon, Disks, Turn
 from tests.world.world import World
 from watchdogd.config import Budget, Idle, Mode, PolicyConfig
 from watchdogd.core.detect import detect
@@ -56,7 +58,7 @@ class Stories(RuleBasedStateMachine):
         self.absent: set[str] = set()
         self.taken_out: set[str] = set()  # apps whose memory was dropped, if nothing of it counted
         self.leftovers_told: set[str] = set()
-        self.paused = False
+        self.paused = self.degraded = False
         self.killed = False
         self.without_birth = False  # a freeze or an election: MongoDB serves anew, and no process is
         self.forgot_one = False  # nothing that is left of one can be seen by a daemon that begins after it
@@ -91,6 +93,7 @@ class Stories(RuleBasedStateMachine):
             linger_s, idle, cooldown_s=10, budget=budget, half_open_after_s=120, max_parallel=parallel
         )
         self.world = World(kinds, members, policy, frozenset(reloads), check=self.check)
+        self.disks = self.world.daemon.disks = Disks(Path(tempfile.mkdtemp(prefix="mw-world-", dir=IN_MEMORY)))
         self.watch = self.world.daemon.watch
         self.spending, self.endings, self.due = Spending(self.world), Endings(self.world), WhoIsDue(self.world)
         self.aiming = Aiming(self.world)
@@ -264,6 +267,25 @@ class Stories(RuleBasedStateMachine):
         self.world.daemon.dies_after = effects
         self.world.run(1)
 
+    @rule(seconds=SECONDS, effects=st.sampled_from([None, 0, 1, 2]))
+    def state_disk_full_for(self, seconds: int, effects: int | None) -> None:
+        """The state folder takes nothing, and the daemon may be killed meanwhile, or after it."""
+        self.disks.fill(self.disks.state_dir)
+        self.world.traffic = dict.fromkeys(self.world.traffic, 3)
+        self.world.outage(5)
+        self.world.daemon.dies_after = effects
+        self.world.run(seconds)
+        self.disks.fill()
+
+    @rule(seconds=SECONDS)
+    def both_disks_full_for(self, seconds: int) -> None:
+        """Nothing can be saved. A daemon that is killed then forgets what it told, so this one is not."""
+        self.world.daemon.dies_after = None
+        self.disks.fill(self.disks.state_dir, self.disks.runtime_dir)
+        self.world.run(seconds)
+        self.disks.fill()
+        self.world.run(1)
+
     def _ask_for_all(self, verb: Verb | None) -> None:
         """Let an operator meddle: what may not be is refused, and the gate is named."""
         if verb:
@@ -359,6 +381,9 @@ class Stories(RuleBasedStateMachine):
                 self.blind.add(scope)
             case Event.SEEING_AGAIN:
                 self.blind.remove(scope)
+            case Event.STATE_ELSEWHERE | Event.STATE_BACK:
+                assert self.degraded is (tell.event is Event.STATE_BACK)
+                self.degraded = not self.degraded
             case Event.INSTANCE_ABSENT:
                 assert name not in self.absent or name in self.taken_out
                 self.absent.add(name)
@@ -386,7 +411,14 @@ class Stories(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         world, daemon = self.world, self.world.daemon
+        try:
+            self._all_is_mended(world, daemon)
+        finally:
+            self.disks.close()
+
+    def _all_is_mended(self, world: World, daemon: Daemon) -> None:
         daemon.watch.blind.clear()
+        self.disks.fill()
         daemon.config = replace(daemon.config, mode=Mode.ACT)
         world.ask(Verb.RESUME)
         for number in range(world.members):
@@ -406,6 +438,7 @@ class Stories(RuleBasedStateMachine):
         for app in world.apps:
             assert self._is_at_rest(app), f"{app.name}: {daemon.state.instances[app.id]}"
         assert not self.endings.open
+        assert not self.degraded
 
     def _is_at_rest(self, app: App) -> bool:
         """Whether the app is cured, or what it needs is not allowed or not possible, or nobody could see it."""

@@ -188,6 +188,7 @@ def test_the_document_is_what_section_8_of_the_design_says() -> None:
         ],
         "not_covered": [],
         "blind": [],
+        "degraded": None,
         "sockets": {"read_from": "sock_diag", "why": None},
     }
 
@@ -333,6 +334,14 @@ def test_where_nothing_can_be_read_the_blindness_says_it_to_people() -> None:
     made = shown(seen(SHOP, sockets=nothing, blind=(Blindness(Scope(Area.SOCKETS), nothing.why),)), decided())
     assert made["sockets"] == {"read_from": "none", "why": nothing.why}
     assert render(made).count(nothing.why) == 1
+
+
+def test_a_state_that_is_kept_elsewhere_is_shown_as_that_and_not_as_blind() -> None:
+    made = shown(seen(SHOP, degraded="no room"), decided())
+    assert (made["degraded"], made["blind"], exit_code(made)) == ("no room", [], 1)
+    assert "degraded: the state is not in the state folder: no room" in render(made)
+    assert line(seen(SHOP, degraded="no room"), decided()).endswith("; degraded: state")
+    assert exit_code({key: value for key, value in made.items() if key != "degraded"}) == 0  # of a daemon of before
 
 
 @pytest.mark.parametrize(

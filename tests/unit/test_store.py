@@ -1,26 +1,32 @@
+import contextlib
 import dataclasses
+import errno
 import fcntl
+import functools
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from rig.processes import wait_for
 from tests.world.pieces import SHOP_ID
 from tests.world.schemas import schema, strict
 from tests.world.values import ANY_JSON, values
+from tests.world.watch import IN_MEMORY
 from watchdogd.codec import STATE as SAVED
 from watchdogd.codec import decode, encode
 from watchdogd.model.base import CHAIN, WORKERS, Endpoint, Incarnation, Interval, MemberId, ProcessId
@@ -352,6 +358,258 @@ def test_after_a_failed_save_the_same_state_is_written_again(folder: Path, store
     (folder / "state.json.new").rmdir()
     store.save(STATE, (), NOW, WALL)
     assert serial_in(folder) == 3
+
+
+# ------------------------------------------------------------------------------------------- the runtime folder
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Path:
+    made = tmp_path / "run"
+    made.mkdir(mode=0o755)
+    return made
+
+
+@pytest.fixture
+def both(folder: Path, runtime: Path) -> Iterator[Store]:
+    with closing(Store(folder, BOOT, runtime_dir=runtime)) as one:
+        yield one
+
+
+def takes_nothing(folder: Path) -> Path:
+    """Nothing can be saved in it, until what this returns is removed."""
+    blocked = folder / "state.json.new"
+    blocked.mkdir()
+    return blocked
+
+
+def found_in(folder: Path, runtime: Path, boot: str = BOOT) -> Loaded:
+    with closing(Store(folder, boot, runtime_dir=runtime)) as one:
+        return one.load(NOW + 100, WALL + 100)
+
+
+def test_what_the_state_folder_does_not_take_is_kept_in_the_runtime_folder_and_why_is_said(
+    folder: Path, runtime: Path, both: Store
+) -> None:
+    both.save(State(serial=1), (), NOW, WALL)
+    takes_nothing(folder)
+    both.save(STATE, (DEAD,), NOW + 1, WALL + 1)
+    assert re.match(
+        rf"it is kept in {runtime}, which the next boot of the machine empties, since {folder}/state.json: Is a direct",
+        both.degraded or "",
+    )
+    assert serial_in(folder) == 1
+    assert both.load(NOW + 100, WALL + 100) == Loaded(STATE, (DEAD,), None)
+
+
+def test_it_goes_back_when_the_state_folder_works_again_also_where_nothing_has_changed(
+    folder: Path, runtime: Path, both: Store
+) -> None:
+    blocked = takes_nothing(folder)
+    both.save(STATE, (), NOW, WALL)
+    blocked.rmdir()
+    both.save(STATE, (), NOW + 9, WALL + 9)
+    assert serial_in(folder) == -1
+    both.save(STATE, (), NOW + 10, WALL + 10)
+    assert (serial_in(folder), both.degraded) == (3, None)
+    assert not (runtime / "state.json").exists()
+
+
+def test_a_daemon_that_begins_with_what_was_kept_elsewhere_brings_it_back(folder: Path, runtime: Path) -> None:
+    with closing(Store(folder, BOOT, runtime_dir=runtime)) as one:
+        blocked = takes_nothing(folder)
+        one.save(STATE, (), NOW, WALL)
+        blocked.rmdir()
+    with closing(Store(folder, BOOT, runtime_dir=runtime)) as one:
+        found = one.load(NOW + 1, WALL + 1)
+        assert one.degraded == f"it was kept in {runtime} when this daemon began"
+        one.save(found.state, (), NOW + 1, WALL + 1)
+        assert one.degraded is None
+    assert serial_in(folder) == 3
+    assert list(runtime.iterdir()) == []
+
+
+def test_where_neither_takes_it_both_are_named_and_what_was_saved_is_still_there(
+    folder: Path, runtime: Path, both: Store
+) -> None:
+    both.save(STATE, (DEAD,), NOW, WALL)
+    takes_nothing(folder)
+    takes_nothing(runtime)
+    with pytest.raises(StoreError, match=rf"{folder}/state.json: .* has room; nor does {runtime} take it: Is a direct"):
+        both.save(State(serial=4), (), NOW + 1, WALL + 1)
+    assert both.load(NOW + 100, WALL + 100) == Loaded(STATE, (DEAD,), None)
+
+
+@pytest.mark.parametrize(
+    ("kept", "elsewhere", "counts"),
+    [
+        ((BOOT, NOW, WALL), (BOOT, NOW + 1, WALL - 900), "elsewhere"),  # the clock was set back
+        ((BOOT, NOW, WALL), (BOOT, NOW - 1, WALL + 900), "kept"),
+        ((BOOT, NOW, WALL), (BOOT, NOW, WALL), "kept"),
+        ((OTHER_BOOT, NOW + 900, WALL), (BOOT, NOW, WALL), "elsewhere"),
+        ((BOOT, NOW, WALL), (OTHER_BOOT, NOW + 900, WALL + 900), "kept"),
+        (("boot-3", NOW, WALL), (OTHER_BOOT, NOW - 1, WALL + 1), "elsewhere"),
+    ],
+)
+def test_of_two_the_newer_one_counts(
+    folder: Path, runtime: Path, kept: tuple[str, float, float], elsewhere: tuple[str, float, float], counts: str
+) -> None:
+    for place, (boot, now, wall), name in ((folder, kept, "kept"), (runtime, elsewhere, "elsewhere")):
+        with closing(Store(place, boot)) as one:
+            one.save(State(paused=Pause(None, Outside(name))), (), now, wall)
+    paused = found_in(folder, runtime).state.paused
+    assert paused is not None
+    assert paused.reason == counts
+
+
+@pytest.mark.parametrize("damaged", ["state", "run"])
+def test_of_two_the_one_that_can_be_read_counts_and_the_other_is_kept_aside(
+    folder: Path, runtime: Path, damaged: str
+) -> None:
+    for place in (folder, runtime):
+        with closing(Store(place, BOOT)) as one:
+            one.save(STATE, (), NOW, WALL)
+    place = folder if damaged == "state" else runtime
+    (place / "state.json").write_text("{")
+    found = found_in(folder, runtime)
+    assert found.state == STATE
+    assert f"kept as {place}/state.json.corrupt-" in str(found.problem)
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o777, 0o1777])
+def test_a_runtime_folder_that_others_may_write_is_neither_read_nor_written(
+    folder: Path, runtime: Path, both: Store, mode: int
+) -> None:
+    (runtime / "state.json").write_text("{")
+    runtime.chmod(mode)
+    assert both.load(NOW, WALL) == Loaded()
+    takes_nothing(folder)
+    with pytest.raises(StoreError, match="Is a directory"):
+        both.save(STATE, (), NOW, WALL)
+    assert (runtime / "state.json").read_text() == "{"
+
+
+@pytest.mark.parametrize("where", ["state", "none"])
+def test_a_runtime_folder_that_is_none_changes_nothing(folder: Path, where: str) -> None:
+    with closing(Store(folder, BOOT, runtime_dir=folder.parent / where)) as one:
+        one.save(STATE, (), NOW, WALL)
+        takes_nothing(folder)
+        with pytest.raises(StoreError):
+            one.save(State(serial=4), (), NOW, WALL)
+        assert one.load(NOW, WALL).state == STATE
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@dataclasses.dataclass
+class Disk:
+    """The system calls of a save, of which those in a folder of `full` fail, and the one after `calls_left` is none."""
+
+    folders: tuple[Path, ...]
+    full: set[Path] = dataclasses.field(default_factory=set)
+    calls_left: int | None = None
+    fails: str = "write"  # of a full one; `sync`: when it is to be on the disk, `folder`: when its name is
+    _opened: dict[int, tuple[Path, bool]] = dataclasses.field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("open", "write", "fsync", "replace", "unlink"):
+                patch.setattr(os, name, functools.partial(self._call, name, getattr(os, name)))
+            yield
+
+    def _call(self, name: str, real: Callable[..., Any], first: Any, *more: Any, **named: Any) -> Any:  # noqa: ANN401
+        folder, itself = self._opened.get(first, (None, False)) if isinstance(first, int) else self._of(Path(first))
+        if folder is None:
+            return real(first, *more, **named)
+        if self.calls_left is not None:
+            self.calls_left -= 1
+            if self.calls_left < 0:
+                raise Killed
+        what = "write" if name == "write" else ("folder" if itself else "sync") if name == "fsync" else ""
+        if folder in self.full and what == self.fails:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        done = real(first, *more, **named)
+        if name == "open":
+            self._opened[done] = folder, itself
+        return done
+
+    def _of(self, path: Path) -> tuple[Path | None, bool]:
+        """The folder that it is in, and whether it is that itself."""
+        return next(((one, one == path) for one in self.folders if one == path or one in path.parents), (None, False))
+
+
+class Saves(RuleBasedStateMachine):
+    """Whatever disk is full and wherever the daemon is killed, the next one has what was saved last.
+
+    Where it was killed in a save it has that or the one before it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = Path(tempfile.mkdtemp(prefix="mw-store-", dir=IN_MEMORY))
+        self.disk = Disk((self.base / "state", self.base / "run"))
+        (self.base / "run").mkdir()
+        self.serial, self.may_be, self.now = 0, {0}, NOW
+        self.store = self._begun()
+
+    def _begun(self) -> Store:
+        return Store(self.base / "state", BOOT, runtime_dir=self.base / "run")
+
+    @rule(full=st.sets(st.sampled_from(["state", "run"])), fails=st.sampled_from(["write", "sync", "folder"]))
+    def disks(self, full: set[str], fails: str) -> None:
+        self.disk.full, self.disk.fails = {self.base / one for one in full}, fails
+
+    @rule(changed=st.booleans(), seconds=st.sampled_from([0.5, 5, 30]))
+    def save(self, *, changed: bool, seconds: float) -> None:
+        self.now += seconds
+        self.serial += changed
+        try:
+            with self.disk.in_place():
+                self.store.save(State(serial=self.serial), (), self.now, WALL + self.now)
+        except StoreError:
+            assert self.disk.full == set(self.disk.folders)
+            self.may_be.add(self.serial)  # fsync(2) may fail of what is there all the same
+        else:
+            self.may_be = {self.serial}
+
+    @rule(calls=st.integers(0, 14), changed=st.booleans())
+    def save_and_be_killed(self, calls: int, *, changed: bool) -> None:
+        self.now += 1
+        self.serial += changed
+        self.disk.calls_left = calls
+        self.may_be.add(self.serial)
+        try:
+            with self.disk.in_place():
+                self.store.save(State(serial=self.serial), (), self.now, WALL + self.now)
+            self.may_be = {self.serial}
+        except (Killed, StoreError):
+            pass
+        self.disk.calls_left = None
+        self.restart()
+
+    @rule()
+    def restart(self) -> None:
+        self.store.close()
+        self.now += 1
+        self.store = self._begun()
+        found = self.store.load(self.now, WALL + self.now)
+        assert found.problem is None
+        assert found.state.serial in self.may_be
+        self.serial = found.state.serial
+        self.may_be = {self.serial}
+
+    def teardown(self) -> None:
+        self.store.close()
+        shutil.rmtree(self.base)
+
+
+def test_whatever_disk_is_full_and_wherever_it_is_killed_what_was_saved_last_comes_back() -> None:
+    run_state_machine_as_test(
+        Saves, settings=settings(max_examples=100, stateful_step_count=30, deadline=None, derandomize=True)
+    )
 
 
 # ------------------------------------------------------------------------------------- a state that cannot be read

@@ -6,10 +6,13 @@ is not.
 
 import math
 import os
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from tests.world.apps import App, Process, Socket
+from tests.world.clock import Clock
 from tests.world.mongo import Mongod
 from tests.world.pieces import blind, sent_on
 from watchdogd.act import fifo
@@ -24,8 +27,10 @@ from watchdogd.model.remembered import State
 from watchdogd.model.seen import OUT, Connection, Instance, Member, MemberState, Request, Snapshot, Tcp, Wakes, Worker
 from watchdogd.model.told import Tell
 from watchdogd.observe.wakes import WATCH_S
+from watchdogd.service.store import NAME, Store, StoreError
 
 UID = 33
+IN_MEMORY = "/dev/shm"
 _WAKES = (0.1, 0.13)  # of a client's two threads in a master
 
 
@@ -195,6 +200,50 @@ def _connection(socket: Socket) -> Connection:
     )
 
 
+@dataclass(eq=False)
+class Disks:
+    """A real store with both of its folders, each of which may take nothing."""
+
+    base: Path
+
+    def __post_init__(self) -> None:
+        self.state_dir, self.runtime_dir = self.base / "state", self.base / "run"
+        self.runtime_dir.mkdir()
+        self.store = self._begun()
+
+    def _begun(self) -> Store:
+        return Store(self.state_dir, "boot", runtime_dir=self.runtime_dir)
+
+    def fill(self, *folders: Path) -> None:
+        """From now on these folders take nothing, and the others what comes."""
+        for folder in (self.state_dir, self.runtime_dir):
+            blocked = folder / f"{NAME}.new"
+            if folder in folders:
+                blocked.mkdir(exist_ok=True)
+            elif blocked.exists():
+                blocked.rmdir()
+
+    def save(self, state: State, snapshot: Snapshot) -> str:
+        """Save it; say why that could not be."""
+        try:
+            self.store.save(state, (), snapshot.at, snapshot.wall)
+        except StoreError as error:
+            return str(error)
+        return ""
+
+    def begin_anew(self, clock: Clock) -> State:
+        """What the next daemon finds."""
+        self.store.close()
+        self.store = self._begun()
+        found = self.store.load(clock.now, clock.wall())
+        assert found.problem is None
+        return found.state
+
+    def close(self) -> None:
+        self.store.close()
+        shutil.rmtree(self.base)
+
+
 @dataclass(frozen=True)
 class Turn:
     """One tick of the daemon: what it was decided on, what was decided, and what of it is performed."""
@@ -208,7 +257,10 @@ class Turn:
 
 @dataclass(eq=False)
 class Daemon:
-    """observe, detect, decide, save, perform. `dies_after`: it is killed after so many effects of a tick."""
+    """observe, detect, decide, save, perform. `dies_after`: it is killed after so many effects of a tick.
+
+    `disks`: where it saves in truth; without them whatever it decided is saved.
+    """
 
     watch: Watch
     config: Config
@@ -221,15 +273,21 @@ class Daemon:
     written: list[tuple[Mono, SendFifo]] = field(default_factory=list)
     wake_at: Mono | None = None
     outlooks: Mapping[InstanceId, Outlook] = field(default_factory=dict)
+    disks: Disks | None = None
     check: Callable[[Turn], None] = lambda _: None  # is shown every tick when it is saved, and nothing performed
 
     def tick(self) -> Turn:
         asked_for = {one.instance for one in self.requests if one.instance is not None}
         soon = asked_for | {key for key, one in self.outlooks.items() if one.soon}
         snapshot = self.watch.look(self.outcomes, tuple(self.requests), soon)
+        if self.disks:
+            snapshot = replace(snapshot, degraded=self.disks.store.degraded)
         self.outcomes, self.requests = (), []
         findings = detect(snapshot, self.config)
         decision = decide(self.state, findings, snapshot, self.config)
+        if self.disks and (why := self.disks.save(decision.state, snapshot)):
+            snapshot = replace(snapshot, blind=(*snapshot.blind, blind("state", why)), unsaved=why)
+            decision = decide(self.state, findings, snapshot, self.config)
         assert not decision.faults
         dies = self.dies_after is not None and len(decision.effects) >= self.dies_after
         performed = decision.effects[: self.dies_after] if dies else decision.effects
@@ -259,5 +317,7 @@ class Daemon:
         watch = self.watch
         self.watch = Watch(watch.members, watch.apps, watch.blind, watch.taken_out, watch.unnamed)
         self.outcomes, self.dies_after = (), None
+        if self.disks:
+            self.state = self.disks.begin_anew(watch.apps[0].clock)
         for member in self.watch.members:
             member.forget()

@@ -53,6 +53,7 @@ class Conclusions:
             and snapshot.instances is seen.instances
             and snapshot.connections is seen.connections
             and snapshot.blind == seen.blind
+            and snapshot.degraded == seen.degraded
             and not (snapshot.outcomes or snapshot.requests)
             and snapshot.at < self._until
             and self._by is not None

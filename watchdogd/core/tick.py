@@ -21,7 +21,7 @@ from watchdogd.model.found import Finding
 from watchdogd.model.remembered import Ending, InstanceState, PastIncident, Pause, Phase, State
 from watchdogd.model.seen import Area, Blindness, Instance, Request, Scope, Snapshot, Verb
 from watchdogd.model.text import LONGEST, fault, shown
-from watchdogd.model.told import Paused, Replaced, Resumed, SeeingAgain, Tell, WentBlind
+from watchdogd.model.told import Paused, Replaced, Resumed, SeeingAgain, StateBack, StateElsewhere, Tell, WentBlind
 
 
 def decide(state: State, findings: Mapping[InstanceId, Finding], snapshot: Snapshot, config: Config) -> Decision:
@@ -55,6 +55,7 @@ def decide(state: State, findings: Mapping[InstanceId, Finding], snapshot: Snaps
         outlooks[instance.id] = outlook
     _refuse_unknown(snapshot, effects)
     state = _tell_blind(state, snapshot, faults, names, first)
+    state = _tell_degraded(state, snapshot, first)
     state = replace(state, last_incident=_last_incident(began, state, (*first, *effects), snapshot))
     wake_at = min((time for time in wakes if time > snapshot.at), default=None)
     return Decision(state, (*first, *effects), wake_at, outlooks, faults)
@@ -219,3 +220,14 @@ def _tell_blind(
     effects += [Tell(WentBlind(named(scope), whys[scope])) for scope in sorted(scopes - before, key=str)]
     effects += [Tell(SeeingAgain(named(scope))) for scope in sorted(before - scopes, key=str)]
     return replace(state, blind=now)
+
+
+def _tell_degraded(state: State, snapshot: Snapshot, effects: list[Effect]) -> State:
+    """Tell that the state is not kept where it is to be, and that it is again: each once, also over restarts."""
+    if snapshot.degraded and not state.degraded:
+        effects.append(Tell(StateElsewhere(snapshot.degraded)))
+    elif state.degraded and not snapshot.degraded and not snapshot.unsaved:
+        effects.append(Tell(StateBack()))
+    elif not snapshot.degraded:
+        return state
+    return replace(state, degraded=bool(snapshot.degraded))

@@ -271,7 +271,8 @@ class Pause:
 class State:
     """Policy's whole memory. `unclaimed`: what the first edition remembered by name, until its instance is seen.
 
-    `last_incident`: the one that ended last, of all instances.
+    `last_incident`: the one that ended last, of all instances. `degraded`: it was told that this is not kept in the
+    state folder.
     """
 
     instances: Mapping[InstanceId, InstanceState] = field(default_factory=dict)
@@ -280,3 +281,4 @@ class State:
     blind: frozenset[Blindness] = frozenset()
     serial: int = 0
     last_incident: PastIncident | None = None
+    degraded: bool = False

@@ -453,7 +453,8 @@ class Request:
 class Snapshot:
     """Everything that is known at one instant. `news`: what observe has to tell: of members, and of how it reads.
 
-    `sockets`: how those of the daemon's own network namespace are read. `unsaved`: why nothing can be saved now.
+    `sockets`: how those of the daemon's own network namespace are read. `unsaved`: why nothing can be saved now;
+    `degraded`: why what is remembered is not in the state folder.
     """
 
     at: Mono
@@ -468,3 +469,4 @@ class Snapshot:
     not_covered: tuple[str, ...] = ()  # uWSGI masters that nothing can reload, each with the line that would mend it
     sockets: SocketsFrom = SocketsFrom(Backend.SOCK_DIAG)
     unsaved: str | None = None
+    degraded: str | None = None

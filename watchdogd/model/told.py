@@ -49,6 +49,8 @@ class Event(enum.Enum):
     MULE_LEFT = "mule_left"
     BLIND = "blind"
     SEEING_AGAIN = "seeing_again"
+    STATE_ELSEWHERE = "state_elsewhere"
+    STATE_BACK = "state_back"
     INSTANCE_ABSENT = "instance_absent"
     INSTANCE_BACK = "instance_back"
     INSTANCE_WATCHED = "instance_watched"
@@ -388,6 +390,21 @@ class SeeingAgain(What):
 
     event: ClassVar = Event.SEEING_AGAIN
     scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateElsewhere(What):
+    """What is remembered is kept in the runtime folder. `reason`: where, and why."""
+
+    event: ClassVar = Event.STATE_ELSEWHERE
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateBack(What):
+    """What is remembered is kept in the state folder again."""
+
+    event: ClassVar = Event.STATE_BACK
 
 
 @dataclass(frozen=True, slots=True)

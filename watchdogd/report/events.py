@@ -306,6 +306,20 @@ CATALOG: Mapping[Event, Entry] = {
         "Can see {scope} again.",
         "What could not be read can be read again, and the daemon decides again. Nothing is to be done.",
     ),
+    Event.STATE_ELSEWHERE: Entry(
+        "8b503e2b4bb34fb1808670e4e1011b38",
+        Priority.WARNING,
+        "What is remembered is not in the state folder: {reason}.",
+        "Cures go on, and none is sent twice, also where the daemon is restarted. But after a boot of the machine it "
+        "would not know what it did before. Make room, or mount the file system for writing. The daemon tries it "
+        "every 10 s, and says when it goes back.",
+    ),
+    Event.STATE_BACK: Entry(
+        "7a4fa1a91156479d948c332a05bd8b5d",
+        Priority.NOTICE,
+        "What is remembered is kept in the state folder again.",
+        "The state folder takes it again, and what was in the runtime folder is removed. Nothing is to be done.",
+    ),
     Event.INSTANCE_ABSENT: Entry(
         "da26ec943bb4429c9a6c5b6689e96a17",
         Priority.NOTICE,

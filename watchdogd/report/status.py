@@ -98,6 +98,7 @@ def document(
         ],
         not_covered=snapshot.not_covered,
         blind=[{"scope": str(one.scope), "why": one.why} for one in snapshot.blind],
+        degraded=snapshot.degraded,
         sockets=_sockets(snapshot.sockets),
     )
     shown: Document = tree(encode(seen))
@@ -110,7 +111,7 @@ def answer(document: Document) -> Document:
 
 
 def exit_code(document: Document, instance: str | None = None) -> int:
-    """Return 0 when all is well, 1 for trouble, blindness, or nothing to watch; for a FIFO that takes no byte, a
+    """Return 0 when all is well, 1 for trouble, blindness, or nothing to watch; for a FIFO or disk that takes nothing, a
     worker that hangs, and an instance whose deployment is not known.
     """
     instances = _chosen(document, instance)
@@ -124,7 +125,7 @@ def exit_code(document: Document, instance: str | None = None) -> int:
         for one in instances
     )
     serving = all(one["serving"] for one in document["deployments"])
-    return 0 if watched and serving and not troubled and not document["blind"] else 1
+    return 0 if watched and serving and not troubled and not (document["blind"] or document.get("degraded")) else 1
 
 
 def line(snapshot: Snapshot, findings: Mapping[InstanceId, Finding], decision: Decision, config: Config) -> str:
@@ -157,6 +158,7 @@ def _wrong(
     yield "", [f"{name} {phase.replace('_', ' ')}" for name, phase in busy]
     yield "", _first(elsewhere)
     yield "blind: ", [*[str(one.scope) for one in snapshot.blind], *unseen]
+    yield "degraded: ", ["state"] if snapshot.degraded else []
     members = _members(snapshot, config)
     silent = [name for name, of_it in members.items() if all(one.state is MemberState.UNKNOWN for one in of_it)]
     dead = [name for name, of_it in members.items() if not any(map(_is_serving, of_it)) and name not in silent]
@@ -333,6 +335,8 @@ def render(document: Document, instance: str | None = None) -> str:
     if not instances:
         lines += ["", NO_INSTANCE]
     rest = [f"blind: {one['scope']}: {one['why']}" for one in document["blind"]]
+    if degraded := document.get("degraded"):  # a daemon of before does not say
+        rest.append(f"degraded: the state is not in the state folder: {degraded}")
     rest += _socket_lines(document["sockets"])
     rest += [f"not covered: {one}" for one in document["not_covered"]] if instance is None else []
     if rest:

@@ -124,6 +124,8 @@ class Daemon:
         )
         if deaf := self.sinks.blind():
             snapshot = replace(snapshot, blind=(*snapshot.blind, *deaf))
+        if degraded := self.store.degraded:
+            snapshot = replace(snapshot, degraded=degraded)
         if problem := self.store.problem():  # of what was saved: reloads are blocked while there is one
             snapshot = replace(snapshot, blind=(*snapshot.blind, Blindness(Scope(Area.STATE), problem)))
         if any(isinstance(one.wish, Check) for one in self._incoming):

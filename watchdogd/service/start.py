@@ -54,7 +54,7 @@ def run(path: Path, *, observe: bool) -> int:
 
 def _run(read: Callable[[], Config]) -> None:
     config, selector = read(), selectors.DefaultSelector()
-    store = Store(config.state_dir)
+    store = Store(config.state_dir, runtime_dir=_runtime_dir(config))
     with contextlib.closing(Server(config.control_socket, selector)) as server:
         rights.tell(config)
         wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -78,6 +78,12 @@ def _run(read: Callable[[], Config]) -> None:
             state=loaded.state,
             load=read,
         ).run()
+
+
+def _runtime_dir(config: Config) -> Path:
+    """Return the folder that outlasts this process, on no disk: systemd's (systemd.exec(5)), or that of the socket."""
+    named = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return Path(named) if named else config.control_socket.parent
 
 
 def _load(path: Path, *, observe: bool) -> Config:

@@ -1,5 +1,9 @@
 """The saved state, over restarts of the daemon: what policy remembers, and what observe has seen and cannot see again.
 
+Two places: the state folder, and the runtime folder while that one takes nothing (a full disk, a file system that is
+read-only), for then an app is stuck as well. Each save tries the state folder first; when it took one, the other is
+removed. So after a crash at any point the newer of both is what was saved last.
+
 It must never lose what was saved before (a new file replaces the old one in one step, after it is on the disk),
 never overwrite a state that it cannot read (that is kept aside and blocks reloads until an operator has looked),
 and never let two daemons share a folder. schemas/state.schema.json is the format.
@@ -8,13 +12,16 @@ and never let two daemons share a folder. schemas/state.schema.json is the forma
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import functools
 import math
 import os
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from stat import S_IWGRP, S_IWOTH
 from typing import Any
 
 from watchdogd import codec
@@ -31,6 +38,11 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 # A clock that was set (NTP after a boot without a clock) makes the saved pair of times worthless: it is saved anew.
 CLOCK_STEP_S = 5.0
+
+BACK_EVERY_S = 10.0
+"""So often it is tried whether the state folder works again, where nothing has changed."""
+
+NAME = "state.json"
 
 
 class StoreError(WatchdogError):
@@ -51,12 +63,15 @@ class Store:
     """One folder with `state.json`, held exclusively until this process ends or `close` is called.
 
     Raises AlreadyRunning where another daemon holds it, StoreError where it cannot be used. `boot_id` tells this boot
-    of the machine from the others.
+    of the machine from the others. `runtime_dir`: where it is kept while the folder takes nothing; None: nowhere.
     """
 
-    def __init__(self, state_dir: Path, boot_id: str | None = None) -> None:
+    def __init__(self, state_dir: Path, boot_id: str | None = None, *, runtime_dir: Path | None = None) -> None:
         self._dir = state_dir
-        self._file = state_dir / "state.json"
+        self._file = state_dir / NAME
+        self._runtime_dir = runtime_dir
+        self._degraded: str | None = None
+        self._back_at = -math.inf
         self._boot_id = boot_id or BOOT_ID.read_text().strip()
         self._saved: tuple[State, tuple[Connection, ...], tuple[Access, ...]] | None = None
         self._skew = math.inf  # wall - monotonic, as it stands in the file
@@ -69,50 +84,113 @@ class Store:
     def load(self, now: Mono, wall: float) -> Loaded:
         """Read what was saved, with its times on this boot's clock. `now`: CLOCK_MONOTONIC, `wall`: Unix time.
 
-        After another boot the processes are gone: a reload counts as replaced, and no connection is known. What members
-        told of their access control is.
+        Of two that were saved the newer one counts, and one that cannot be read is kept aside. After another boot the
+        processes are gone: a reload counts as replaced, and no connection is known. What members told of their access
+        control is.
         """
-        with self._explained(self._file):
-            try:
-                content = self._file.read_bytes()
-            except FileNotFoundError:
-                return Loaded(problem=self.problem())
-        try:
-            state, observed, access = self._decoded(content, now, wall)
-            return Loaded(state, observed, self.problem(), access)
-        except CodecError as error:
-            with self._explained(self._file):
-                self._keep_aside(error, wall)
+        found = {folder: one for folder in self._folders() if (one := self._read(folder / NAME, wall))}
+        if not found:
             return Loaded(problem=self.problem())
+        newest = functools.reduce(self._newer, found.values())
+        if newest is not found.get(self._dir):
+            self._degraded = f"it was kept in {self._runtime_dir} when this daemon began"
+        state, observed, access = self._as_of(newest, now, wall)
+        return Loaded(state, observed, self.problem(), access)
 
     def save(
         self, state: State, observed: Iterable[Connection], now: Mono, wall: float, access: Iterable[Access] = ()
     ) -> None:
         """Make it what the next `load` gives, on the disk when this returns; nothing is written if nothing changed.
 
-        Raises StoreError; then what was saved before is still there.
+        On a disk in memory where the state folder takes nothing (see `degraded`). Raises StoreError where neither
+        place does; then what was saved before is still there.
         """
         content = state, tuple(observed), tuple(access)
-        if content == self._saved and abs(wall - now - self._skew) < CLOCK_STEP_S:
+        known = content == self._saved and abs(wall - now - self._skew) < CLOCK_STEP_S
+        if known and (self._degraded is None or now < self._back_at):
             return
         document = STATE.document(**encode(_Content(self._boot_id, _Saved(now, wall), *content)))
-        with self._explained(self._file):
-            _replace(self._file, codec.text(document).encode() + b"\n")
+        line = codec.text(document).encode() + b"\n"
+        try:
+            with self._explained(self._file):
+                _replace(self._file, line)
+        except StoreError as error:
+            self._back_at = now + BACK_EVERY_S
+            if known:
+                return
+            self._degraded = self._save_elsewhere(line, error)
+        else:
+            self._degraded = None
+            if elsewhere := self._elsewhere():  # older now, so nothing is lost where it stays
+                with contextlib.suppress(OSError):
+                    (elsewhere / NAME).unlink(missing_ok=True)
         self._saved, self._skew = content, wall - now
 
     def doubt(self) -> None:
         """Have each `save` write, whatever has changed, until one has: only that shows whether it can be done."""
         self._saved = None
 
+    @property
+    def degraded(self) -> str | None:
+        """Say why what is remembered is in the runtime folder; None where it is not."""
+        return self._degraded
+
+    def _save_elsewhere(self, line: bytes, error: StoreError) -> str:
+        """Save it in the runtime folder; return why."""
+        elsewhere = self._elsewhere()
+        if elsewhere is None:
+            raise error
+        try:
+            _replace(elsewhere / NAME, line)
+        except OSError as second:
+            raise StoreError(f"{error}; nor does {elsewhere} take it: {second.strerror or second}") from error
+        return f"it is kept in {elsewhere}, which the next boot of the machine empties, since {error}"
+
+    def _elsewhere(self) -> Path | None:
+        """Return the runtime folder, where nobody else could have put a state into it."""
+        folder = self._runtime_dir
+        try:
+            if folder is None or folder.samefile(self._dir):
+                return None
+            seen = folder.stat()
+        except OSError:
+            return None
+        return folder if seen.st_uid in {0, os.geteuid()} and not seen.st_mode & (S_IWGRP | S_IWOTH) else None
+
+    def _folders(self) -> list[Path]:
+        elsewhere = self._elsewhere()
+        return [self._dir] if elsewhere is None else [self._dir, elsewhere]
+
+    def _read(self, file: Path, wall: float) -> _Content | None:
+        with self._explained(file):
+            try:
+                content = file.read_bytes()
+            except FileNotFoundError:
+                return None
+        try:
+            return _decoded(content)
+        except CodecError as error:
+            with self._explained(file):
+                self._keep_aside(file, error, wall)
+            return None
+
+    def _newer(self, one: _Content, other: _Content) -> _Content:
+        """Return which was saved later: by the boot's own clock, which nobody sets, where both are of one boot."""
+        if one.boot_id == other.boot_id:
+            return other if other.saved.monotonic > one.saved.monotonic else one
+        if self._boot_id in {one.boot_id, other.boot_id}:
+            return one if one.boot_id == self._boot_id else other
+        return other if other.saved.wall > one.saved.wall else one
+
     def problem(self) -> str | None:
         """Say which states are kept aside, unread. While there are some nothing may be reloaded, also after a restart:
         what tells is the files themselves, so moving them away is what resolves it.
         """
         with self._explained(self._dir):
-            aside = sorted(self._dir.glob("state.json.*-*"))
+            aside = [path for folder in self._folders() for path in sorted(folder.glob(f"{NAME}.*-*"))]
         if not aside:
             return None
-        named = "; ".join(f"{path} ({self._whys.get(path.name, 'not read')})" for path in aside)
+        named = "; ".join(f"{path} ({self._whys.get(str(path), 'not read')})" for path in aside)
         return (
             f"saved state could not be read, and is kept as {named}: it may tell of a reload that is under way; "
             "see that all workers are ready, then move it out of the folder"
@@ -122,17 +200,10 @@ class Store:
         """Let go of the folder."""
         os.close(self._lock)
 
-    def _decoded(
-        self, content: bytes, now: Mono, wall: float
+    def _as_of(
+        self, found: _Content, now: Mono, wall: float
     ) -> tuple[State, tuple[Connection, ...], tuple[Access, ...]]:
-        """Raises CodecError."""
-        document = STATE.read(content)
-        version = document.pop("version")
-        if version == BY_NAME:
-            document = _by_name(document)
-        if version != TODAYS:
-            document = _with_standings(document)
-        found: _Content = decode(_Content, document, "")
+        """Move its times to this boot's clock."""
         saved, state = found.saved, found.state
         if found.boot_id == self._boot_id and saved.monotonic <= now:
             return state, found.observed, found.access
@@ -147,17 +218,17 @@ class Store:
         access: tuple[Access, ...] = _shifted(tuple[Access, ...], found.access, now - saved.monotonic - passed)
         return state, (), access
 
-    def _keep_aside(self, error: CodecError, wall: float) -> None:
+    def _keep_aside(self, file: Path, error: CodecError, wall: float) -> None:
         version = error.version if isinstance(error, VersionError) else None
         # A number may have as many digits as no name of a file.
-        name = f"state.json.corrupt-{wall:.0f}" if version is None else f"state.json.unknown-{str(version)[:20]}"
-        count, aside = 1, self._dir / name
+        name = f"{NAME}.corrupt-{wall:.0f}" if version is None else f"{NAME}.unknown-{str(version)[:20]}"
+        count, aside = 1, file.with_name(name)
         while aside.exists():  # we hold the lock: nobody else makes one meanwhile
             count += 1
-            aside = self._dir / f"{name}.{count}"
-        self._file.rename(aside)
-        _sync(self._dir)
-        self._whys[aside.name] = Outside(str(error))
+            aside = file.with_name(f"{name}.{count}")
+        file.rename(aside)
+        _sync(file.parent)
+        self._whys[str(aside)] = Outside(str(error))
 
     @contextlib.contextmanager
     def _explained(self, path: Path) -> typing.Iterator[None]:
@@ -187,6 +258,18 @@ class _Content:
     state: State
     observed: tuple[Connection, ...]
     access: tuple[Access, ...] = ()
+
+
+def _decoded(content: bytes) -> _Content:
+    """Raises CodecError."""
+    document = STATE.read(content)
+    version = document.pop("version")
+    if version == BY_NAME:
+        document = _by_name(document)
+    if version != TODAYS:
+        document = _with_standings(document)
+    found: _Content = decode(_Content, document, "")
+    return found
 
 
 def _by_name(document: Document) -> Document:
@@ -285,12 +368,17 @@ def _incidents_in(state: object) -> typing.Iterator[str]:
 
 
 def _lock(path: Path) -> int:
-    """Take the lock and write our pid into it; gives the descriptor that holds it."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """Take the lock and write our pid into it, for people, where the disk takes it; gives the descriptor."""
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        with contextlib.suppress(OSError):
+            os.ftruncate(lock, os.pwrite(lock, str(os.getpid()).encode(), 0))
     except BlockingIOError:
         pid = os.pread(lock, 20, 0).decode(errors="replace") or "?"
         os.close(lock)
@@ -308,13 +396,18 @@ def _replace(path: Path, content: bytes) -> None:
     new = path.with_name(path.name + ".new")
     file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
     try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(file, rest) :]
-        os.fsync(file)
-    finally:
-        os.close(file)
-    new.replace(path)
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(file, rest) :]
+            os.fsync(file)
+        finally:
+            os.close(file)
+        new.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # a full disk is fuller by what was written of it
+            new.unlink()
+        raise
     _sync(path.parent)
 
 
