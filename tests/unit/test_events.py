@@ -54,6 +54,7 @@ from watchdogd.model.told import (
     Started,
     StateBack,
     StateElsewhere,
+    StillOpen,
     Stopping,
     Tell,
     ThreadsOff,
@@ -88,6 +89,7 @@ WHATS: tuple[What, ...] = (
     Replaced("uWSGI was stopped"),
     EndedByUs(WORKERS),
     GaveUp("the reload did not help", 1800.0),
+    StillOpen(3600.0, "it was given up, since the reload did not help", "look into its log", "budget", 60.0),
     ThreadsOff(4711),
     HungFound("worker 4711", 4711, "it waits for Python's GIL"),
     HungEnded(4711),
@@ -137,6 +139,7 @@ MESSAGE_IDS = {
     "replaced": "b165c16fb4ff4a0dab8307e01f0c3cc5",
     "ended_by_us": "913fc440db7045148d6cbac56cad7f0f",
     "gave_up": "3cc28e39a51e4b6f98b2ae63b21caf69",
+    "still_open": "66fe62c5a3254d7483f7e75ced063ab6",
     "threads_off": "9222702be09740e790973a395d3ea069",
     "hung_found": "534394b56c88453d948a8c6d9ba0cf74",
     "hung_ended": "b76f7ad78775405a8417d31931648210",
@@ -238,6 +241,9 @@ def test_the_sentences_people_will_see_most() -> None:
     )
     assert told(ReloadAsked(WORKERS, "an operator", None, None, now=False, past=None)) == (
         "shop is to get a workers reload: an operator asked for it."
+    )
+    assert told(StillOpen(86400.0, "it waits for MongoDB to serve again", "see to MongoDB", None, None)) == (
+        "shop has been in an incident for 1 d: it waits for MongoDB to serve again. What helps: see to MongoDB."
     )
     assert told(FULL[Event.RELOAD_SENT]) == "Sent shop a workers reload for 3 workers."
     assert told(ReloadSent(WORKERS, 3, resent=True, fifo="/run/fifo")) == (

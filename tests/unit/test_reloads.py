@@ -627,7 +627,7 @@ def test_every_worker_that_is_used_must_have_connected() -> None:
 
 def test_without_traffic_it_stays_unproven_for_ever() -> None:
     ticks = verifying()
-    assert ticks.see(new(4, 5), after=86400) == []
+    assert ticks.see(new(4, 5), after=86400) == [Event.STILL_OPEN]
     assert ticks.phase() is Phase.VERIFYING
     assert ticks.shop.last
     assert (ticks.shop.last.outcome, ticks.shop.last.proven) == (ReloadOutcome.RELOADED, False)
@@ -940,7 +940,7 @@ def test_where_it_is_not_allowed_nothing_more_is_done_until_half_open() -> None:
     ticks = failed()
     assert ticks.phase() is Phase.GAVE_UP
     stuck = new(4, 5, used=AT)
-    assert ticks.see(stuck, after=HALF_OPEN - 1) == []
+    assert ticks.see(stuck, after=HALF_OPEN - 1) == [Event.STILL_OPEN]
     assert ticks.outlook.next_at == ticks.at + 1
     assert ticks.see(stuck) == [Event.RELOAD_DUE]
     assert ticks.sent
@@ -950,7 +950,7 @@ def test_where_it_is_not_allowed_nothing_more_is_done_until_half_open() -> None:
 def test_half_open_has_nothing_to_try_while_nobody_uses_the_app() -> None:
     ticks = failed()
     ticks.see(new(6, 7), after=2 * HALF_OPEN)
-    assert (ticks.phase(), ticks.told, ticks.sent) == (Phase.GAVE_UP, [], None)
+    assert (ticks.phase(), ticks.told, ticks.sent) == (Phase.GAVE_UP, [Event.STILL_OPEN], None)
 
 
 def test_what_was_given_up_ends_with_recovery() -> None:

@@ -18,7 +18,7 @@ from watchdogd.model.decided import Answer
 from watchdogd.model.done import SendFifo
 from watchdogd.model.found import Finding
 from watchdogd.model.seen import MemberState
-from watchdogd.model.told import Event, Tell
+from watchdogd.model.told import Event, StillOpen, Tell
 
 GATE_NAMES = {name for name, _ in GATES}
 ENDINGS_OF_A_RELOAD = {
@@ -106,6 +106,7 @@ class Endings:
 
     world: World
     incidents: dict[str, Tell] = field(default_factory=dict)
+    again: dict[str, int] = field(default_factory=dict)  # how often it was told of one that it is still open
     reloads: dict[str, str] = field(default_factory=dict)  # by the name of the instance
     _counted: int = 0
 
@@ -119,6 +120,9 @@ class Endings:
                 self.reloads.pop(str(tell.instance), None)
             if tell.incident and tell.event in ENDINGS_OF_AN_INCIDENT:
                 self.incidents.pop(tell.incident, None)
+            elif tell.incident and isinstance(tell.what, StillOpen):
+                number = self.again[tell.incident] = self.again.get(tell.incident, 0) + 1
+                assert tell.what.seconds >= (600, 3600, 86400)[number - 1]
             elif tell.incident:
                 self.incidents[tell.incident] = tell
 

@@ -11,7 +11,7 @@ Theory of operation
 3. stand: the phase that follows from all this (PHASES), and what is told of the way there.
 4. cure: where something is due (due.py) and every gate is open (gates.py), a reload is begun. Mules and spoolers that
    are stuck are ended here (mules.py), whatever becomes of the workers.
-5. show: what comes next (outlook.py).
+5. show: what comes next (outlook.py). And an incident that stays open is told again (reminder.py).
 
 Nothing else returns into the memory: what became of an effect is in a later Snapshot, as an Outcome. The memory is
 saved before any effect is performed. So a daemon that was killed at any point goes on from what was saved, and three
@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from watchdogd.core import mules
+from watchdogd.core import mules, reminder
 from watchdogd.core.after import after, given_up, reconsidered
 from watchdogd.core.case import Case
 from watchdogd.core.due import due, for_an_operator, hopeless
@@ -106,7 +106,9 @@ class Tick:
         if in_flight or not self.case.instance.blind:  # else nobody can tell: neither absent nor healed
             self._stand()
         blocked = self._cure(begin=not self._end_mules())
-        return outlook(self.case, blocked)
+        shown = outlook(self.case, blocked)
+        self._tell_again(shown)
+        return shown
 
     def asked(self, request: Request, shown: Outlook) -> Outlook:
         """Answer an operator who asks for a reload: past linger of the evidence, past gates only as PASSED_NOW says."""
@@ -388,6 +390,16 @@ class Tick:
         )
         self._going(then)
         return id_
+
+    # ---- 5: what comes next
+
+    def _tell_again(self, shown: Outlook) -> None:
+        """Tell of an incident that stays open, when it is time for that."""
+        incident, at = self.state.incident, self.case.at
+        if incident and (told := reminder.passed(incident, at)) > incident.told_again:
+            self._keep(incident=replace(incident, told_again=told))
+            if self.state.phase is not Phase.WATCHING:  # else it is unproven, which was told and needs nobody
+                self._tell(reminder.still_open(self.case, incident, shown))
 
     # ---- the memory and the effects
 

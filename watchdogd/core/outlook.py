@@ -13,6 +13,7 @@ from watchdogd.core.evidence.unconnected import USED_UNPROVEN_S
 from watchdogd.core.gates import ROOTS
 from watchdogd.core.phases import QUIET
 from watchdogd.core.reload import CHEAPER_SETTLED_S
+from watchdogd.core.reminder import next_at
 from watchdogd.model.base import Beside, Command, Mono
 from watchdogd.model.decided import Blocked, Outlook
 from watchdogd.model.found import Kind, Verdict
@@ -117,6 +118,7 @@ def wake_times(c: Case, shown: Outlook) -> Iterator[Mono]:
     state, fork, reload = c.state, c.finding.fork, c.state.reload
     times = [due(c).at, c.finding.suspected_until, fork.safe_at, c.settled_at, shown.next_at, state.retry_at]
     times += [blocked.until for blocked in shown.blocked_by]
+    times += [next_at(state.incident)] if state.incident else []
     times += [state.mules.ended_at + RENEWED_WITHIN_S] if state.mules.ended else []
     times += [one.ripe_at for one in c.evidence(Kind.MULE)]
     if reload and reload.in_flight:

@@ -80,6 +80,7 @@ class Incident:
     """From the first sign of an outage to its told end. `master`: whose, where that is known.
 
     `unproven_told`: that nobody was seen to reach MongoDB yet, since its last return.
+    `told_again`: for how many of the instants in core/reminder.py it was told that it is still open.
     """
 
     id: str
@@ -87,6 +88,7 @@ class Incident:
     leftovers_told: bool = False
     master: ProcessId | None = None
     unproven_told: bool = False
+    told_again: int = 0
 
 
 class Ending(enum.Enum):

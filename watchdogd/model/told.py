@@ -39,6 +39,7 @@ class Event(enum.Enum):
     REPLACED = "replaced"
     ENDED_BY_US = "ended_by_us"
     GAVE_UP = "gave_up"
+    STILL_OPEN = "still_open"
     THREADS_OFF = "threads_off"
     HUNG_FOUND = "hung_found"
     HUNG_ENDED = "hung_ended"
@@ -303,6 +304,21 @@ class GaveUp(What):
     event: ClassVar = Event.GAVE_UP
     reason: str
     until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StillOpen(What):
+    """An incident has had no ending for `seconds`. `helps`: what a person can do; `blocked_by`: the gates that hold it.
+
+    `until_s`: for how long they do, where that is known.
+    """
+
+    event: ClassVar = Event.STILL_OPEN
+    seconds: float
+    reason: str
+    helps: str
+    blocked_by: str | None
+    until_s: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,6 +229,13 @@ CATALOG: Mapping[Event, Entry] = {
         "restart the instance by hand, and look into its log; where the reason names a setting, that "
         "setting is the mend.",
     ),
+    Event.STILL_OPEN: Entry(
+        "66fe62c5a3254d7483f7e75ced063ab6",
+        Priority.WARNING,
+        "{instance} has been in an incident for {seconds}: {reason}[; for another {until_s}]. What helps: {helps}.",
+        "The incident began that long ago and has had no ending. It is told again after 10 minutes, after an hour, and "
+        "then each day. Do what the sentence says; `mongo-watchdog status` shows everything that is waited for.",
+    ),
     Event.THREADS_OFF: Entry(
         "9222702be09740e790973a395d3ea069",
         Priority.WARNING,

@@ -122,12 +122,7 @@ class Daemon:
         snapshot = self.observer.look(
             full=full, suspected=suspected, soon=soon, outcomes=self._outcomes, requests=requests
         )
-        if deaf := self.sinks.blind():
-            snapshot = replace(snapshot, blind=(*snapshot.blind, *deaf))
-        if degraded := self.store.degraded:
-            snapshot = replace(snapshot, degraded=degraded)
-        if problem := self.store.problem():  # of what was saved: reloads are blocked while there is one
-            snapshot = replace(snapshot, blind=(*snapshot.blind, Blindness(Scope(Area.STATE), problem)))
+        snapshot = self._with_our_own_troubles(snapshot)
         if any(isinstance(one.wish, Check) for one in self._incoming):
             self.store.doubt()
         findings, decision = self._conclusions.draw(self.state, snapshot, self.config)
@@ -155,6 +150,15 @@ class Daemon:
         latest = snapshot.at + min(self.config.interval_s, self.notifier.interval_s or self.config.interval_s)
         latest = min(latest, snapshot.at + check.LOOK_EVERY_S) if self._checking else latest
         self._wake_at = 0.0 if self._outcomes else min(decision.wake_at or latest, latest)
+
+    def _with_our_own_troubles(self, snapshot: Snapshot) -> Snapshot:
+        """Add what this daemon cannot tell or keep."""
+        blind = [*snapshot.blind, *self.sinks.blind()]
+        if problem := self.store.problem():  # of what was saved: reloads are blocked while there is one
+            blind.append(Blindness(Scope(Area.STATE), problem))
+        if len(blind) > len(snapshot.blind) or self.store.degraded:
+            return replace(snapshot, blind=tuple(blind), degraded=self.store.degraded)
+        return snapshot
 
     def _check(self, snapshot: Snapshot, findings: Mapping[InstanceId, Finding], decision: Decision) -> None:
         """Begin what operators want checked, and answer once it can be told; no tick waits for that."""
