@@ -340,7 +340,7 @@ def test_a_state_that_is_kept_elsewhere_is_shown_as_that_and_not_as_blind() -> N
     made = shown(seen(SHOP, degraded="no room"), decided())
     assert (made["degraded"], made["blind"], exit_code(made)) == ("no room", [], 1)
     assert "degraded: the state is not in the state folder: no room" in render(made)
-    assert line(seen(SHOP, degraded="no room"), decided()).endswith("; degraded: state")
+    assert in_one_line(seen(SHOP, degraded="no room"), decided()).endswith(": degraded: state")
     assert exit_code({key: value for key, value in made.items() if key != "degraded"}) == 0  # of a daemon of before
 
 

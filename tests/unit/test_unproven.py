@@ -21,6 +21,7 @@ from tests.world.pieces import (
 from tests.world.ticks import Ticks
 from watchdogd.config import Config, Idle, PolicyConfig
 from watchdogd.core.look import LOST_AT_MOST_S
+from watchdogd.core.reminder import DAY_S
 from watchdogd.model.base import Interval, Mono
 from watchdogd.model.found import Kind
 from watchdogd.model.remembered import Phase
@@ -65,6 +66,14 @@ def test_nobody_is_told_to_be_healed_who_was_not_used() -> None:
     assert (ticks.tells[0].incident, ticks.tells[0].fields["reconnected"]) == (incident.id, 2)
     assert ticks.shop.incident is None
     assert ticks.outlook.next_what == ""
+
+
+def test_who_is_not_used_is_not_told_of_again() -> None:
+    ticks = Ticks()
+    members = outage(ticks, UNUSED)
+    assert ticks.see(UNUSED, members=members, after=DAY_S) == [Event.UNPROVEN]
+    assert ticks.see(UNUSED, members=members, after=DAY_S) == []
+    assert ticks.shop.incident
 
 
 def test_another_outage_goes_on_with_an_incident_of_which_nobody_has_seen_the_end() -> None:

@@ -398,7 +398,8 @@ class Tick:
         incident, at = self.state.incident, self.case.at
         if incident and (told := reminder.passed(incident, at)) > incident.told_again:
             self._keep(incident=replace(incident, told_again=told))
-            if self.state.phase is not Phase.WATCHING:  # else it is unproven, which was told and needs nobody
+            unproven = incident.unproven_told and self.state.phase is Phase.WATCHING
+            if not unproven or self.case.blind is not None:  # that was told, and needs nobody
                 self._tell(reminder.still_open(self.case, incident, shown))
 
     # ---- the memory and the effects

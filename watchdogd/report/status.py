@@ -111,8 +111,8 @@ def answer(document: Document) -> Document:
 
 
 def exit_code(document: Document, instance: str | None = None) -> int:
-    """Return 0 when all is well, 1 for trouble, blindness, or nothing to watch; for a FIFO or a disk that takes nothing,
-    a worker that hangs, and an instance whose deployment is not known.
+    """Return 0 when all is well, 1 for trouble, blindness, or nothing to watch; for a FIFO or a disk that takes
+    nothing, a worker that hangs, and an instance whose deployment is not known.
     """
     instances = _chosen(document, instance)
     watched = any(one["state"] != Phase.ABSENT.value for one in instances)
