@@ -3,6 +3,7 @@
 from watchdogd.config.durations import format_duration, parse_duration
 from watchdogd.config.load import ConfigError, ConfigUnreadable, found_instance, load, places
 from watchdogd.config.names import distinct_names
+from watchdogd.config.probe_url import ProbeUrl, Scheme, read_probe_url
 from watchdogd.config.values import (
     DEFAULT_CONTROL_SOCKET,
     DEFAULT_PATH,
@@ -11,6 +12,7 @@ from watchdogd.config.values import (
     Cause,
     Config,
     DeploymentConfig,
+    HealthConfig,
     HistoryConfig,
     Idle,
     InstanceConfig,
@@ -28,15 +30,19 @@ __all__ = [
     "ConfigError",
     "ConfigUnreadable",
     "DeploymentConfig",
+    "HealthConfig",
     "HistoryConfig",
     "Idle",
     "InstanceConfig",
     "Mode",
     "PolicyConfig",
+    "ProbeUrl",
+    "Scheme",
     "distinct_names",
     "format_duration",
     "found_instance",
     "load",
     "parse_duration",
     "places",
+    "read_probe_url",
 ]

@@ -62,6 +62,11 @@ def parse_endpoint(text: str) -> tuple[str, int]:
     return host, port
 
 
+def parse_authority(text: str) -> tuple[str, int | None]:
+    """Return host and port of `host`, `host:port` or `[IPv6]:port`, None without a port; raises ValueError."""
+    return _host_and_port(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Uri:
     """What a URI says of where MongoDB is. `hosts`: each with its port, None where it names none.

@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from watchdogd.config.probe_url import ProbeUrl
 from watchdogd.model.base import CHAIN, WORKERS, InstanceId, Way
 from watchdogd.model.found import Kind
 from watchdogd.model.text import Outside
@@ -48,11 +49,27 @@ class DeploymentConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthConfig:
+    """`health:` of an instance: the request that shows how its app is, and which answers are good.
+
+    `timeout_s`: for all of it, from the connect to the end of the answer. `expect`: the lowest and the highest status
+    that is good. `host`: what the request names as its host, and whose certificate it must be; empty: that of the URL.
+    `verify`: whether the certificate is checked.
+    """
+
+    url: ProbeUrl
+    timeout_s: float = 5.0
+    expect: tuple[int, int] = (200, 399)
+    host: str = ""
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceConfig:
     """One entry under `uwsgi:`, or what holds for an instance that was found.
 
     `deployments` is empty where none is named and there are several. `trust_owners`: the users whose symbolic links in
-    the path count, beside root and the owner of the FIFO.
+    the path count, beside root and the owner of the FIFO. `health` None: the app is not asked how it is.
     """
 
     name: str
@@ -61,6 +78,7 @@ class InstanceConfig:
     reloads: frozenset[Way] = frozenset({WORKERS, CHAIN})
     mercy_s: float = 60.0
     trust_owners: frozenset[int] = frozenset()
+    health: HealthConfig | None = None
 
     @property
     def id(self) -> InstanceId:
