@@ -16,9 +16,10 @@ import pytest
 from rig.ports import free_port
 from rig.processes import wait_for
 from rig.uwsgi import App, Front, Uwsgi
-from watchdogd.config import HealthConfig, read_probe_url
+from watchdogd.config import Config, DeploymentConfig, HealthConfig, InstanceConfig, read_probe_url
 from watchdogd.model.base import InstanceId
 from watchdogd.observe.health import MOST_BODY, MOST_HEAD, Answer, ProberByThreads, probe
+from watchdogd.service import check
 
 WITHIN_S = 20.0
 
@@ -157,6 +158,18 @@ def test_a_full_listen_queue_is_a_bad_answer(tmp_path: Path) -> None:
         full.connect(str(tmp_path / "full.sock"))
         answer = ask(f"http+unix://{tmp_path}/full.sock:/", timeout_s=1)
         assert (answer.good, answer.reached, answer.says) == (False, True, "its listen queue is full")
+
+
+def test_check_live_asks_each_app_once_and_says_what_it_said(tmp_path: Path) -> None:
+    refused, good = free_port(), HealthConfig(read_probe_url("http+unix:///none:/"), host="a")
+    asked = HealthConfig(read_probe_url(f"http://127.0.0.1:{refused}/ping?key=secret"))
+    ones = [InstanceConfig("shop", tmp_path / "a", ("main",), health=asked), InstanceConfig("old", tmp_path / "b", ())]
+    ones.append(InstanceConfig("blog", tmp_path / "c", (), health=good))
+    config = Config((DeploymentConfig("main", "mongodb://h/"),), tuple(ones))
+    assert list(check.answers(config)) == [
+        check.Line(check.PROBLEM, f"shop: health: http://127.0.0.1:{refused}/ping says Connection refused"),
+        check.Line(check.PROBLEM, "blog: health: http+unix:///none:/ says No such file or directory"),
+    ]
 
 
 # ---- TLS

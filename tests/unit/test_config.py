@@ -28,6 +28,7 @@ from watchdogd.config import (
     ConfigError,
     ConfigUnreadable,
     DeploymentConfig,
+    HealthConfig,
     HistoryConfig,
     Idle,
     InstanceConfig,
@@ -37,9 +38,10 @@ from watchdogd.config import (
     found_instance,
     parse_duration,
     places,
+    read_probe_url,
 )
 from watchdogd.config.addresses import parse_endpoint, read_uri
-from watchdogd.config.keys import BUDGET, DEPLOYMENT, HISTORY, INSTANCE, POLICY, TOP
+from watchdogd.config.keys import BUDGET, DEPLOYMENT, HEALTH, HISTORY, INSTANCE, POLICY, TOP
 from watchdogd.config.strict_yaml import MAX_BYTES, Key
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command
 
@@ -772,12 +774,56 @@ def test_reading_the_configuration_needs_no_pymongo() -> None:
     assert done.stdout.strip() == "set()"
 
 
+# ---- health
+
+SHOP = ONE + "uwsgi:\n  - master_fifo: /run/uwsgi/app/shop/fifo\n    health: "
+
+
+def test_health_is_read() -> None:
+    config = load(
+        SHOP + '{url: "https://h:8443/ping", timeout: 500ms, expect: 200-299, host: "a.example", verify: false}'
+    )
+    assert config.instances
+    health = HealthConfig(read_probe_url("https://h:8443/ping"), 0.5, (200, 299), "a.example", verify=False)
+    assert config.instances[0].health == health
+
+
+def test_health_has_defaults() -> None:
+    config = load(SHOP + '{url: "uwsgi+unix:///run/shop.sock:/ping", expect: 204}')
+    assert config.instances
+    one = config.instances[0].health
+    assert one == HealthConfig(read_probe_url("uwsgi+unix:///run/shop.sock:/ping"), 5.0, (204, 204), "", verify=True)
+
+
+@pytest.mark.parametrize(
+    ("health", "message"),
+    [
+        ("{}", 'uwsgi[0].health.url: is missing; write `url: "http://127.0.0.1:8080/ping"`'),
+        ("http://h/", "uwsgi[0].health: is not a mapping; expected `key: value` with some of url, timeout"),
+        ('{url: "h:80/"}', "uwsgi[0].health.url: is no URL of a health check; write http://HOST:PORT/PATH"),
+        ('{url: "http://h/", timeout: 5}', "uwsgi[0].health.timeout: `5` has no unit; write `5s`"),
+        ('{url: "http://h/", timeout: 1m}', "uwsgi[0].health.timeout: 1m is out of range"),
+        ('{url: "http://h/", expect: 299-200}', "uwsgi[0].health.expect: is no status of HTTP and no range of them"),
+        ('{url: "http://h/", expect: ok}', "expected a status like `200`, or a range like `200-399`"),
+        ('{url: "http://h/", host: "a b"}', "uwsgi[0].health.host: is neither a host name nor an IP address"),
+        (
+            '{url: "http://h/", verify: false}',
+            "uwsgi[0].health.verify: stands beside a `url` without TLS; leave it out",
+        ),
+        ('{url: "http://h/", path: /ping}', "uwsgi[0].health.path: unknown key"),
+    ],
+)
+def test_a_mistake_in_health_is_told_with_its_mend(health: str, message: str) -> None:
+    assert message in only_mistake(SHOP + health)
+
+
 # ---- what is shipped, and the docs
 
 SECTIONS: list[tuple[str, tuple[Key, ...], type]] = [
     ("", TOP, Config),
     ("mongodb[].", DEPLOYMENT, DeploymentConfig),
     ("uwsgi[].", INSTANCE, InstanceConfig),
+    ("uwsgi[].health.", HEALTH, HealthConfig),
     ("policy.", POLICY, PolicyConfig),
     ("policy.budget.", BUDGET, Budget),
     ("history.", HISTORY, HistoryConfig),
@@ -811,7 +857,12 @@ def test_the_shipped_file_loads_and_has_nothing_but_defaults() -> None:
 def test_the_shipped_file_shows_every_key() -> None:
     tree = shipped_with_every_key()
     trees = {"": tree, "mongodb[].": tree["mongodb"][0], "uwsgi[].": tree["uwsgi"][0]}
-    trees |= {"policy.": tree["policy"], "policy.budget.": tree["policy"]["budget"], "history.": tree["history"]}
+    trees |= {
+        "uwsgi[].health.": tree["uwsgi"][0]["health"],
+        "policy.": tree["policy"],
+        "policy.budget.": tree["policy"]["budget"],
+        "history.": tree["history"],
+    }
     for prefix, keys, _ in SECTIONS:
         assert list(trees[prefix]) == [key.name for key in keys], prefix
 

@@ -6,6 +6,7 @@ import pytest
 from tests.world.cases import RELOAD, SEEN, STUCK, case
 from tests.world.pieces import (
     AT,
+    answering,
     blind,
     config,
     connection,
@@ -22,7 +23,7 @@ from tests.world.pieces import (
 from watchdogd.config import Budget, Mode
 from watchdogd.core.case import Case
 from watchdogd.core.due import due, for_an_operator
-from watchdogd.core.gates import GATES, blocked_anew, blocked_by
+from watchdogd.core.gates import GATES, blocked_anew, blocked_by, blocked_for_an_operator
 from watchdogd.core.phases import phase_of
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, InstanceId, Interval, Way
 from watchdogd.model.remembered import InstanceState, Outrun, Pause, Phase, Spent, State
@@ -66,6 +67,10 @@ ONE_GATE: dict[str, tuple[Case, float | None]] = {
     "cooldown": (case(state=InstanceState(retry_at=AT + 5)), AT + 5),
     "budget": (case(state=InstanceState(spent=SPENT)), AT - 300 + 3600),
     "parallel": (case(whole=reloading(4)), AT + 42),
+    "answers": (
+        case(snapshot(replace(STUCK, health=answering(AT - 5)), leftover(2, 3), connection(1))),
+        None,
+    ),
 }
 
 
@@ -90,7 +95,7 @@ def test_each_gate_blocks_alone_with_its_reason_and_until_when(name: str) -> Non
 @pytest.mark.parametrize("name", ONE_GATE)
 def test_an_operators_now_passes_what_only_waits_and_nothing_else(name: str) -> None:
     one, _ = ONE_GATE[name]
-    blocked = blocked_by(one, due(one).command, now=True)
+    blocked = blocked_for_an_operator(one, due(one).command, now=True)
     assert [one.gate for one in blocked] == ([] if name in {"linger", "cooldown", "budget"} else [name])
 
 
@@ -106,7 +111,7 @@ def test_a_restart_that_an_operator_wants_is_still_for_the_configuration_to_allo
     reloads: list[Way], gates: list[str]
 ) -> None:
     one = case(using=config(reloads))
-    blocked = blocked_by(one, for_an_operator(one, restart=True), now=True)
+    blocked = blocked_for_an_operator(one, for_an_operator(one, restart=True), now=True)
     assert [one.gate for one in blocked] == gates
     for gate in blocked:
         assert gate.reason == "a restart was asked for; add `restart` to `reloads` of shop to allow it"

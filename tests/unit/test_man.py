@@ -18,12 +18,13 @@ from watchdogd.config import (
     Budget,
     Config,
     DeploymentConfig,
+    HealthConfig,
     HistoryConfig,
     InstanceConfig,
     PolicyConfig,
     format_duration,
 )
-from watchdogd.config.keys import BUDGET, DEPLOYMENT, HISTORY, INSTANCE, POLICY, TOP
+from watchdogd.config.keys import BUDGET, DEPLOYMENT, HEALTH, HISTORY, INSTANCE, POLICY, TOP
 from watchdogd.config.strict_yaml import Key
 from watchdogd.model.base import Command
 from watchdogd.service.start import EX_CONFIG, EX_TEMPFAIL
@@ -36,6 +37,7 @@ SECTIONS: tuple[tuple[str, tuple[Key, ...], type], ...] = (
     ("", TOP, Config),
     ("mongodb[].", DEPLOYMENT, DeploymentConfig),
     ("uwsgi[].", INSTANCE, InstanceConfig),
+    ("uwsgi[].health.", HEALTH, HealthConfig),
     ("policy.", POLICY, PolicyConfig),
     ("policy.budget.", BUDGET, Budget),
     ("history.", HISTORY, HistoryConfig),

@@ -74,6 +74,7 @@ class Stories(RuleBasedStateMachine):
         parallel=st.sampled_from([1, 1, 2]),
         budget=st.sampled_from(BUDGETS),
         handed=st.sampled_from([False, False, True]),
+        asked=st.sampled_from([0, 1, 1, 3]),
     )
     def begin(
         self,
@@ -88,6 +89,7 @@ class Stories(RuleBasedStateMachine):
         parallel: int,
         budget: Budget,
         handed: bool,
+        asked: int,
     ) -> None:
         policy = PolicyConfig(
             linger_s, idle, cooldown_s=10, budget=budget, half_open_after_s=120, max_parallel=parallel
@@ -99,7 +101,7 @@ class Stories(RuleBasedStateMachine):
         self.aiming = Aiming(self.world)
         self.world.traffic = dict.fromkeys(self.world.traffic, traffic)
         for app in self.world.apps:
-            app.load_s, app.handed = load_s, handed
+            app.load_s, app.handed, app.asked = load_s, handed, asked
         self.world.run(3)
 
     # -- what may happen
@@ -150,6 +152,15 @@ class Stories(RuleBasedStateMachine):
         for _ in range(2):  # the second time the first may be at work
             self._ask_for_all(verb)
             self.world.run(1)
+
+    @rule(which=WHICH, seconds=st.sampled_from([20, 45]))
+    def outage_after_which_some_answer_well(self, which: int, seconds: int) -> None:
+        """One worker is stuck, and of the others one at a time is asked how it is."""
+        self.world.traffic = dict.fromkeys(self.world.traffic, 1)
+        self._app(which).asked = 1
+        self._ask_for_all(Verb.RELOAD)
+        self.world.outage(12)
+        self.world.run(seconds)
 
     @rule(number=st.integers(0, 3), which=WHICH)
     def traffic(self, number: int, which: int) -> None:

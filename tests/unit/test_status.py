@@ -31,14 +31,17 @@ from watchdogd.model.seen import (
     Area,
     Backend,
     Blindness,
+    Health,
     Instance,
     Member,
     MemberState,
     Mule,
     Role,
+    Round,
     Scope,
     Snapshot,
     SocketsFrom,
+    Trust,
     Worker,
 )
 from watchdogd.model.text import THREADS_OFF, Outside
@@ -170,6 +173,7 @@ def test_the_document_is_what_section_8_of_the_design_says() -> None:
                 ],
                 "mules": [{"pid": 104, "role": "spooler", "verdict": "stranded", "leftovers": 1}],
                 "evidence": [],
+                "health": None,
                 "next": {"what": "reload w", "at": "2026-11-22T10:20:00.000Z"},
                 "incident": "shop-i1",
                 "last_reload": {
@@ -482,6 +486,25 @@ def test_people_see_what_is_what_comes_next_and_what_holds_it() -> None:
             "  0 reloads left in the budget",
         ]
     )
+
+
+def test_people_see_what_the_app_answers_and_what_that_is_worth() -> None:
+    asked = Round(AT - 20, AT - 15, 6, 4, 2, "500")
+    health = Health("http://127.0.0.1/ping", Trust.DEPENDENT, AT - 15, good=False, says="500", round=asked)
+    made = shown(seen(dataclasses.replace(SHOP, health=health)), decided())
+    assert (
+        "  health: its answers depend on MongoDB\n"
+        "  last health request: bad (500), 2026-11-22T09:59:45.000Z (15 s ago)\n"
+        "  health requests at once: 4 of 6 good, 2026-11-22T09:59:45.000Z (15 s ago)\n"
+    ) in render(made)
+    assert exit_code(made) == 0  # the evidence says whether that is a trouble
+
+
+@pytest.mark.parametrize("trust", Trust)
+def test_what_no_answer_has_come_to_yet_is_shown_too(trust: Trust) -> None:
+    made = shown(seen(dataclasses.replace(SHOP, health=Health("http://127.0.0.1/ping", trust))), decided())
+    assert "  health: " in render(made)
+    assert "last health request" not in render(made)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ class App:
     sockets: list[Socket] = field(default_factory=list)
     executed: list[Command] = field(default_factory=list)
     handed: bool = False  # its socket, by another master: a restart would end it
+    asked: int = 0  # how many workers a round of its `health` reaches, each time others
     lose: int = 0  # so many bytes get lost after they were written
     _chain: list[Process] = field(default_factory=list)
     _exec_until: Mono | None = None

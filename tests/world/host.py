@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from tests.world.asker import FakeAsker
 from tests.world.clock import Clock
 from tests.world.heartbeats import FakeHeartbeats
+from tests.world.prober import FakeProber
 from tests.world.processes import OUR_NETNS, FakeProcess, FakeProcesses
 from tests.world.resolver import FakeResolver
 from tests.world.sockets import FakeSocket, FakeSockets
@@ -97,7 +98,8 @@ class Host:
         self.lives: Counter[str] = Counter()
         self.births: dict[str, Interval] = {}
         self.wakes = FakeWatched()
-        edges = ("heartbeats", "resolver", "asker", "sockets", "uwsgi", "processes", "wakes")
+        self.prober = FakeProber(self.clock)
+        edges = ("heartbeats", "resolver", "asker", "sockets", "uwsgi", "processes", "wakes", "prober")
         self.spied |= {name: Spied(getattr(self, name)) for name in edges}
 
     def edges(self) -> Edges:
@@ -110,6 +112,7 @@ class Host:
             uwsgi=spied["uwsgi"],
             processes=spied["processes"],
             wakes=spied["wakes"],
+            prober=spied["prober"],
             foreign=self.foreign,
             clock=self.clock,
             wall=self.clock.wall,
@@ -214,6 +217,8 @@ class Watcher:
         for _ in range(times):
             self.host.pass_time(every)
             suspected = [key for key, one in self.outlooks.items() if one.suspected]
+            rounds = [key for key, one in self.outlooks.items() if one.rounds]
+            self.observer.want_rounds(rounds)
             self.snapshot = self.observer.look(full=False, suspected=suspected)
             anew = decide(self.state, detect(self.snapshot, self.config), self.snapshot, self.config)
             self.findings, decision = self.conclusions.draw(self.state, self.snapshot, self.config)

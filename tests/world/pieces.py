@@ -29,16 +29,19 @@ from watchdogd.model.seen import (
     Area,
     Blindness,
     Connection,
+    Health,
     Instance,
     Member,
     MemberState,
     Mule,
     Operator,
     Role,
+    Round,
     Scope,
     Sent,
     Snapshot,
     Tcp,
+    Trust,
     Worker,
 )
 from watchdogd.model.text import Outside
@@ -169,6 +172,13 @@ def mule(number: int, role: Role = Role.MULE, **changes: Any) -> Mule:
     """A mule that had used MongoDB before the outage, and has had tasks since."""
     usual = Mule(pid(number), exactly(0.0), used=exactly(BACK + 1), owned=True, role=role)
     return replace(usual, **changes)
+
+
+def answering(began: Mono, bad: int = 0, trust: Trust = Trust.DEPENDENT) -> Health:
+    """An app that was asked four times at once, and took 0.1 s."""
+    says = "500" if bad else "200"
+    asked = Round(began, began + 0.1, 4, 4 - bad, bad, says)
+    return Health("/ping", trust, began, not bad, says, asked)
 
 
 def instance(*workers: Worker, **changes: Any) -> Instance:

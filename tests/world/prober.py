@@ -18,12 +18,14 @@ class FakeProber(Prober):
     clock: Callable[[], Mono]
     says: dict[InstanceId, list[str | None]] = field(default_factory=dict)
     slow: bool = False
+    most: int = 50  # half of the queue
     sends: Callable[[InstanceId], None] = lambda _: None
     asked: list[tuple[InstanceId, int, Mono]] = field(default_factory=list)
     _answers: list[tuple[InstanceId, Answer]] = field(default_factory=list)
     _late: list[tuple[InstanceId, Answer]] = field(default_factory=list)
 
-    def ask(self, instance: InstanceId, health: HealthConfig, many: int) -> None:
+    def ask(self, instance: InstanceId, health: HealthConfig, most: int) -> int:
+        many = min(most, self.most)
         now, low_high = self.clock(), health.expect
         self.asked.append((instance, many, now))
         says = self.says.get(instance, [None])
@@ -35,6 +37,7 @@ class FakeProber(Prober):
             self.sends(instance)
         if not self.slow:
             self.let()
+        return many
 
     def let(self) -> None:
         """What was asked is answered."""

@@ -7,7 +7,7 @@ is not.
 import math
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,8 +24,23 @@ from watchdogd.model.decided import Decision, Effect, Outlook
 from watchdogd.model.done import Outcome, Result, SendFifo
 from watchdogd.model.found import Finding
 from watchdogd.model.remembered import State
-from watchdogd.model.seen import OUT, Connection, Instance, Member, MemberState, Request, Snapshot, Tcp, Wakes, Worker
+from watchdogd.model.seen import (
+    OUT,
+    Connection,
+    Health,
+    Instance,
+    Member,
+    MemberState,
+    Request,
+    Round,
+    Snapshot,
+    Tcp,
+    Trust,
+    Wakes,
+    Worker,
+)
 from watchdogd.model.told import Tell
+from watchdogd.observe.probes import ROUNDS_S
 from watchdogd.observe.wakes import WATCH_S
 from watchdogd.service.store import NAME, Store, StoreError
 
@@ -61,6 +76,7 @@ class Watch:
     _connections: tuple[Connection, ...] = ()
     _looked_at: Mono = -math.inf
     _outages: int = 0
+    _rounds: dict[str, Round] = field(default_factory=dict)
     _watched: dict[ProcessId, Mono] = field(default_factory=dict)  # whose threads, and since when
 
     def look(
@@ -68,9 +84,13 @@ class Watch:
         outcomes: tuple[Outcome, ...] = (),
         requests: tuple[Request, ...] = (),
         soon: Collection[InstanceId] = (),
+        rounds: Collection[InstanceId] = (),
     ) -> Snapshot:
         clock = self.apps[0].clock
         at = clock.now
+        for app in self.apps:
+            if app.id in rounds:
+                self._ask(app, at)
         members = {member.id: self._member(member) for member in self.members}
         if "sockets" not in self.blind:
             sockets = [socket for app in self.apps for socket in app.sockets if socket.holders]
@@ -143,7 +163,29 @@ class Watch:
             wakes=self._wakes(app.master.id, at) if InstanceId(app.fifo.path) in soon else None,
             fifo_problem=None if app.fifo.exists and not app.executing else "closed, or deleted",
             uid=UID,
+            health=self._health(app, by_endpoint.values(), latches.workers.values()),
         )
+
+    def _ask(self, app: App, at: Mono) -> None:
+        """Each worker that is reached answers twice, or never: so many requests at once as observe makes."""
+        known = self._rounds.get(app.name)
+        if known is None or at >= known.began + ROUNDS_S[0]:
+            first = int(at / 20) % max(1, len(app.ready))
+            reached = [*app.ready[first:], *app.ready[:first]][: app.asked]
+            answers = [app.work(one) for _ in range(2) for one in reached if not one.hangs and one.ends_at is None]
+            size = 2 * len(reached)
+            good = sum(answers)
+            if size:
+                self._rounds[app.name] = Round(at, at, size, good, size - good, "200" if good == size else "500")
+
+    def _health(self, app: App, members: Iterable[Member], workers: Iterable[Worker]) -> Health | None:
+        """They are known to depend on MongoDB."""
+        if not app.asked:
+            return None
+        asked = self._rounds.get(app.name)
+        served = max((one.served_since.hi for one in members if one.served_since), default=math.inf)
+        ready = max((one.ready_since.hi if one.ready_since else math.inf for one in workers), default=0.0)
+        return Health("/ping", Trust.DEPENDENT, round=asked if asked and asked.began >= max(served, ready) else None)
 
     def _wakes(self, master: ProcessId, at: Mono) -> Wakes | None:
         """It takes a while to see them, from when they are asked for on."""
@@ -279,7 +321,8 @@ class Daemon:
     def tick(self) -> Turn:
         asked_for = {one.instance for one in self.requests if one.instance is not None}
         soon = asked_for | {key for key, one in self.outlooks.items() if one.soon}
-        snapshot = self.watch.look(self.outcomes, tuple(self.requests), soon)
+        rounds = {key for key, one in self.outlooks.items() if one.rounds}
+        snapshot = self.watch.look(self.outcomes, tuple(self.requests), soon, rounds)
         if self.disks:
             snapshot = replace(snapshot, degraded=self.disks.store.degraded)
         self.outcomes, self.requests = (), []

@@ -37,7 +37,7 @@ from watchdogd.paths import user_name
 from watchdogd.report.say import say, say_json
 from watchdogd.report.words import duration, table
 from watchdogd.service import rights
-from watchdogd.service.check import PROBLEM, Seen, also, lines
+from watchdogd.service.check import PROBLEM, Seen, also, answers, lines
 
 HIDDEN = "held by nobody who can be seen: run this as root, or see what is blind"
 NO_AGE = "unexplained: its age is not known, so whether an outage ended it cannot be told"
@@ -120,7 +120,7 @@ def _check_here(config: Config) -> int:
     """Print what this process sees by a configuration, and may do itself."""
     own = rights.Rights.of_this_process()
     say(f"looked at by this command, as user {user_name(own.uid)}, by {config.path}")
-    found = [*lines(_look(config, closely=True)[0], own)]
+    found = [*lines(_look(config, closely=True)[0], own), *answers(config)]
     say(*[f"{line.verdict}: {line.text}" for line in found])
     return 1 if any(line.verdict == PROBLEM for line in found) else 0
 

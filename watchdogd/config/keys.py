@@ -10,16 +10,19 @@ import re
 import stat
 from pathlib import Path
 
-from watchdogd.config.addresses import parse_endpoint, read_uri
+from watchdogd.config.addresses import parse_authority, parse_endpoint, read_uri
+from watchdogd.config.probe_url import ProbeUrl, Scheme, read_probe_url
 from watchdogd.config.readers import FLAG, absolute_path, choice, duration, list_of, not_empty, whole_number
 from watchdogd.config.strict_yaml import MAX_BYTES, Key, Reader, Spot, Wrong, quoted, section
-from watchdogd.config.values import Budget, Cause, HistoryConfig, Idle, Mode, PolicyConfig
+from watchdogd.config.values import Budget, Cause, HealthConfig, HistoryConfig, Idle, Mode, PolicyConfig
 from watchdogd.model.base import Beside, Command, Way
 from watchdogd.model.found import Kind
 from watchdogd.paths import user_id
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
 _S, _HOUR, _DAY, _WEEK = 1.0, 3600.0, 86400.0, 7 * 86400.0
+_STATUSES = "a status like `200`, or a range like `200-399`"
+_STATUS_RANGE = re.compile(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?")
 _MAX_SOCKET_PATH = 107  # sun_path of unix(7) has 108 bytes with the NUL
 
 
@@ -69,6 +72,40 @@ def _policy(spot: Spot) -> PolicyConfig:
 
 def _history(spot: Spot) -> HistoryConfig:
     return HistoryConfig(**section(spot, HISTORY).values)
+
+
+def _health(spot: Spot) -> HealthConfig | None:
+    found = section(spot, HEALTH)
+    if "url" not in found.values:
+        return None
+    if "verify" in found.spots and found.values["url"].scheme is not Scheme.HTTPS:
+        found.spots["verify"].tell("stands beside a `url` without TLS; leave it out")
+    return HealthConfig(**found.values)
+
+
+def _probe_url(spot: Spot) -> ProbeUrl:
+    try:
+        return read_probe_url(spot.text("a URL"))
+    except ValueError as error:
+        raise Wrong(str(error)) from None
+
+
+def _statuses(spot: Spot) -> tuple[int, int]:
+    text, _ = spot.scalar(_STATUSES)
+    found = _STATUS_RANGE.fullmatch(text)
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if low > high:
+        raise Wrong(f"is no status of HTTP and no range of them; expected {_STATUSES}")
+    return low, high
+
+
+def _host(spot: Spot) -> str:
+    text = spot.text("a host")
+    try:
+        parse_authority(text)
+    except ValueError as error:
+        raise Wrong(str(error)) from None
+    return text
 
 
 def _uri(spot: Spot) -> str:
@@ -243,6 +280,32 @@ INSTANCE = (
         "Whose symbolic links in `master_fifo` count, beside root's and those of the FIFO's owner.",
         absent="nobody else's",
     ),
+    Key(
+        "health",
+        "health",
+        Reader("a mapping", _health),
+        "A request that shows how the app is.",
+        absent="the app is not asked",
+    ),
+)
+HEALTH = (
+    Key(
+        "url",
+        "url",
+        Reader("a URL", _probe_url),
+        "Where: `http`, `https`, `http+unix`, `uwsgi` or `uwsgi+unix`.",
+        required='url: "http://127.0.0.1:8080/ping"',
+    ),
+    Key("timeout", "timeout_s", duration(0.1, 30), "How long all of it may take, to the end of the answer."),
+    Key("expect", "expect", Reader(_STATUSES, _statuses), "Which statuses are good.", absent="`200-399`"),
+    Key(
+        "host",
+        "host",
+        Reader("a host", _host),
+        "Which host it asks for, where the app knows only that; and whose certificate it must be.",
+        absent="that of `url`; `localhost` of a Unix socket",
+    ),
+    Key("verify", "verify", FLAG, "Whether the certificate is checked.", absent="`true`"),
 )
 POLICY = (
     Key(

@@ -6,14 +6,17 @@ import math
 from dataclasses import dataclass
 
 from watchdogd.config import Config, InstanceConfig
+from watchdogd.core.evidence.waiting import SINGLE_S
 from watchdogd.core.look import LOST_AT_MOST_S, lost, serving
 from watchdogd.model.base import Incarnation, Mono, ProcessId
 from watchdogd.model.found import Evidence, Finding, Kind
 from watchdogd.model.remembered import InstanceState, Spent, State
-from watchdogd.model.seen import EVERYBODYS, Area, Instance, Scope, Snapshot, Worker
+from watchdogd.model.seen import EVERYBODYS, Area, Instance, Round, Scope, Snapshot, Worker
 
 UNPROVEN_FOR_S = 60.0  # a stuck worker that is used now and then was seen so after 59 s at the latest
 FORK_UNSAFE_FOR_S = 120.0  # the master's monitor runs at least every 10 s; after 120 s it does not run at all
+ANSWERS_FOR_S = 60.0
+"""So long a good answer says how the app is: two rounds, and what they take."""
 
 ACCESS_CAUSE_FOR_S = 86400.0  # who has not given his app credentials by then has read of it, or does not need them
 RENEWED_WITHIN_S = 60.0  # uWSGI has a new mule in a second; so long its first task is waited for
@@ -77,6 +80,12 @@ class Case:
         return " and ".join(address for address, at in turned if at is not None and at > after)
 
     @property
+    def returned(self) -> bool:
+        """Whether this daemon watched an outage of its MongoDB; else that may have served for months."""
+        own = [one for one in self.snapshot.members.values() if one.id.deployment in self.instance.deployments]
+        return any(one.outages or one.took_over for one in own)
+
+    @property
     def settled_at(self) -> Mono | None:
         """When MongoDB has served for longer than linger; None while it does not serve."""
         since = self.finding.served_since
@@ -115,7 +124,7 @@ class Case:
     def early(self) -> bool:
         """Whether there is ripe evidence that it does not heal by itself: then nothing waits for linger."""
         told = self.config.policy.tell_only
-        return any(self.ripe(kind) for kind in (Kind.WAITING, Kind.ORPHANED) if kind not in told)
+        return any(self.ripe(kind) for kind in (Kind.WAITING, Kind.ORPHANED, Kind.UNANSWERED) if kind not in told)
 
     @property
     def unproven(self) -> bool:
@@ -123,6 +132,8 @@ class Case:
         since = self.finding.served_since
         if since is None or self.at >= since + UNPROVEN_FOR_S:
             return False
+        if self.asks and self.answers is None:
+            return True
         return any(one.used and not self.reaches(one, self.finding.incarnations) for one in self.ready)
 
     @property
@@ -136,12 +147,33 @@ class Case:
         return max([one.hi + min(one.hi - one.lo, LOST_AT_MOST_S) for one in losses], default=-math.inf)
 
     @property
+    def asks(self) -> bool:
+        """Whether the app is asked how it is, and its answers say something."""
+        return self.instance.health is not None and self.instance.health.believable
+
+    @property
+    def answers(self) -> Round | None:
+        """The last round of answers, where all of them were good and a healthy driver had its time before."""
+        health, since = self.instance.health, self.finding.served_since
+        asked = health.round if health and self.asks else None
+        if asked is None or since is None or not asked.whole or asked.began < since + SINGLE_S:
+            return None
+        return asked if self.at - asked.ended <= ANSWERS_FOR_S else None
+
+    @property
+    def answers_badly(self) -> Round | None:
+        """The last round of answers, where not all that reached the app were good."""
+        asked = self.instance.health.round if self.instance.health and self.asks else None
+        return asked if asked and asked.bad else None
+
+    @property
     def well(self) -> bool:
         """Whether it was seen that the app is healthy: all serves, and who works has connections."""
         every = self.finding.incarnations
         # Who only hands tasks over needs no connection; then those who do them show that it is well.
         all_ = [one for one in (*self.ready, *self.instance.mules) if not self.instance.is_bystander(one)]
         used = [one for one in all_ if one.used or one.reconnected & every]
-        stuck = {Kind.LEFTOVER, Kind.WAITING, Kind.ORPHANED, Kind.MULE}
+        stuck = {Kind.LEFTOVER, Kind.WAITING, Kind.ORPHANED, Kind.UNANSWERED, Kind.MULE}
         clear = not any(self.evidence(kind) for kind in stuck) and not self.not_ready and self.blind is None
+        clear = clear and self.answers_badly is None
         return self.finding.is_serving and clear and bool(used) and all(self.reaches(one, every) for one in used)

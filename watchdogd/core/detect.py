@@ -21,7 +21,7 @@ from watchdogd.model.text import fault
 SUSPECTED_FOR_S = 90.0
 """After the return: the slowest that were used were seen stuck after 59 s, idle orphaned ones are due at 60 s."""
 
-CLOSER = frozenset({Kind.WAITING, Kind.ORPHANED, Kind.BORN_EARLY, Kind.MULE})
+CLOSER = frozenset({Kind.WAITING, Kind.ORPHANED, Kind.BORN_EARLY, Kind.MULE, Kind.UNANSWERED})
 
 
 def detect(snapshot: Snapshot, config: Config) -> dict[InstanceId, Finding]:

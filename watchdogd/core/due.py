@@ -13,7 +13,7 @@ from watchdogd.model.base import CHAIN, MULES, RESTART, WORKERS, Command, Incarn
 from watchdogd.model.found import Cure, Evidence, Kind
 from watchdogd.model.remembered import Reload, Stand
 
-COUNT = (Kind.LEFTOVER, Kind.WAITING, Kind.ORPHANED)
+COUNT = (Kind.LEFTOVER, Kind.WAITING, Kind.ORPHANED, Kind.UNANSWERED)
 """The kinds of which each one is enough. BORN_EARLY is told alone; of HUNG the cure is no command (to_end), and of MULE
 not always (mules_to_end)."""
 

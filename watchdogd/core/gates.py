@@ -14,8 +14,9 @@ from watchdogd.core.case import Case
 from watchdogd.core.due import due, is_roots, why_restart
 from watchdogd.model.base import MULES, RESTART, WORKERS, Command
 from watchdogd.model.decided import Blocked
+from watchdogd.model.found import Kind
 from watchdogd.model.remembered import Reload
-from watchdogd.model.seen import Hang
+from watchdogd.model.seen import Hang, Trust
 
 ROOTS = "root runs it, and what root runs is acted on only where `uwsgi:` of the configuration names it"
 
@@ -59,8 +60,7 @@ def _linger(c: Case, _: Command) -> Blocked | None:
     settled = c.settled_at
     if settled is None or settled <= c.at or c.early:
         return None
-    own = [one for one in c.snapshot.members.values() if one.id.deployment in c.instance.deployments]
-    if any(one.outages or one.took_over for one in own):
+    if c.returned:
         return Blocked("linger", "MongoDB has only just come back", settled)
     # It may have served for months: nobody has watched it before.
     return Blocked("linger", "MongoDB has not been watched for as long as linger yet", settled)
@@ -152,6 +152,21 @@ def _parallel(c: Case, _: Command) -> Blocked | None:
     return Blocked("parallel", f"{len(busy)} other instances are reloading: {', '.join(busy)}", until)
 
 
+def _answers(c: Case, _: Command) -> Blocked | None:
+    """Visitors get good answers, by MongoDB: who looks stuck is not. Requests that wait prove otherwise."""
+    health, asked, found = c.instance.health, c.answers, due(c)
+    if asked is None or health is None or health.trust is not Trust.DEPENDENT:
+        return None
+    if not found.evidence or found.only_mules or c.evidence(Kind.WAITING):
+        return None
+    return Blocked("answers", f"the app answers well: {asked.good} of {asked.size} health requests, which need MongoDB")
+
+
+def answers_hold(case: Case) -> bool:
+    """Say whether it answers too well to be reloaded."""
+    return _answers(case, WORKERS) is not None
+
+
 GATES: tuple[tuple[str, Callable[[Case, Command], Blocked | None]], ...] = (
     ("mode", _mode),
     ("paused", _paused),
@@ -169,6 +184,7 @@ GATES: tuple[tuple[str, Callable[[Case, Command], Blocked | None]], ...] = (
     ("cooldown", _cooldown),
     ("budget", _budget),
     ("parallel", _parallel),
+    ("answers", _answers),
 )
 
 PASSED_NOW = frozenset({"linger", "cooldown", "budget"})
@@ -176,16 +192,32 @@ PASSED_NOW = frozenset({"linger", "cooldown", "budget"})
 harm, or that somebody forbids it: the configuration, which is root's word, or a pause."""
 
 
-def blocked_by(case: Case, command: Command, *, now: bool = False) -> tuple[Blocked, ...]:
-    """Return every gate that is shut, in the order of GATES. `now`: an operator passes those of PASSED_NOW."""
-    asked = [why_not for name, why_not in GATES if not (now and name in PASSED_NOW)]
+def blocked_by(case: Case, command: Command) -> tuple[Blocked, ...]:
+    """Return every gate that is shut, in the order of GATES."""
+    return _blocked(case, command, frozenset())
+
+
+def blocked_for_an_operator(case: Case, command: Command, *, now: bool = False) -> tuple[Blocked, ...]:
+    """Return what holds a reload that somebody asks for: he knows why, however well the app answers.
+
+    `now`: he passes those of PASSED_NOW, too.
+    """
+    return _blocked(case, command, frozenset({"answers", *(PASSED_NOW if now else ())}))
+
+
+def _blocked(case: Case, command: Command, passed: frozenset[str]) -> tuple[Blocked, ...]:
+    asked = [why_not for name, why_not in GATES if name not in passed]
     return tuple([blocked for why_not in asked if (blocked := why_not(case, command))])
 
 
 def blocked_anew(case: Case, reload: Reload) -> str:
     """Return what would hold this reload if it were decided now; it has paid for cooldown and budget already."""
     as_new = replace(case, state=replace(case.state, reload=None, retry_at=None, spent=()))
-    return ", ".join(blocked.reason for blocked in blocked_by(as_new, reload.command, now=reload.now))
+    if reload.operator is None:
+        blocked = blocked_by(as_new, reload.command)
+    else:
+        blocked = blocked_for_an_operator(as_new, reload.command, now=reload.now)
+    return ", ".join(one.reason for one in blocked)
 
 
 def may_not_end(case: Case) -> tuple[Blocked, ...]:

@@ -39,7 +39,7 @@ from watchdogd.core.after import after, given_up, reconsidered
 from watchdogd.core.case import Case
 from watchdogd.core.due import due, for_an_operator, hopeless
 from watchdogd.core.ends import end_hung
-from watchdogd.core.gates import PASSED_NOW, blocked_by, foreseen
+from watchdogd.core.gates import PASSED_NOW, answers_hold, blocked_by, blocked_for_an_operator, foreseen
 from watchdogd.core.outlook import outlook
 from watchdogd.core.phases import phase_of
 from watchdogd.core.reload import Ended, Going, begin, follow
@@ -117,7 +117,7 @@ class Tick:
         if c.instance.master is None:
             self.effects.append(Answer(request.id, ok=False, text="absent: nobody has its FIFO open"))
             return shown
-        if blocked := blocked_by(c, command, now=request.now):
+        if blocked := blocked_for_an_operator(c, command, now=request.now):
             passes = PASSED_NOW.issuperset(one.gate for one in blocked)
             self.effects.append(Answer(request.id, ok=False, text="held by", blocked_by=blocked, now_helps=passes))
             return shown
@@ -330,7 +330,7 @@ class Tick:
         if self.state.phase is not Phase.DUE:
             self._keep(held=())
             return foreseen(c) if self.state.phase in _IN_TROUBLE | {Phase.WATCHING} else ()
-        if why := hopeless(c):
+        if (why := hopeless(c)) and not answers_hold(c):
             unproven = self.state.standing.in_doubt
             state, gave_up = given_up(c, Standing(Stand.GAVE_UP, c.at, why, unproven))
             self.case = replace(c, state=state)

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterator
 
 from watchdogd.core.aim import is_soon
-from watchdogd.core.case import FORK_UNSAFE_FOR_S, RENEWED_WITHIN_S, UNPROVEN_FOR_S, Case
+from watchdogd.core.case import ANSWERS_FOR_S, FORK_UNSAFE_FOR_S, RENEWED_WITHIN_S, UNPROVEN_FOR_S, Case
 from watchdogd.core.due import due, is_roots, is_unmet
 from watchdogd.core.ends import who_ends
 from watchdogd.core.evidence.unconnected import USED_UNPROVEN_S
+from watchdogd.core.evidence.waiting import SINGLE_S
 from watchdogd.core.gates import ROOTS
 from watchdogd.core.phases import QUIET
-from watchdogd.core.reload import CHEAPER_SETTLED_S
+from watchdogd.core.reload import ANSWERED_WITHIN_S, CHEAPER_SETTLED_S
 from watchdogd.core.reminder import next_at
 from watchdogd.model.base import Beside, Command, Mono
 from watchdogd.model.decided import Blocked, Outlook
@@ -45,6 +46,7 @@ def outlook(c: Case, blocked: tuple[Blocked, ...]) -> Outlook:
         only_shown=only_shown(c),
         ways=tuple([way.word for way in (*Command, *Beside) if way in c.limits.reloads]),
         ends=who_ends(c),
+        rounds=suspected and _is_to_be_asked(c),
     )
 
 
@@ -57,6 +59,18 @@ def only_shown(c: Case) -> str:
     if is_roots(c):
         return ROOTS
     return UNMET if is_unmet(c) else ""
+
+
+def _is_to_be_asked(c: Case) -> bool:
+    """Say whether how all its workers answer would say something now: MongoDB serves, and a healthy driver has had its
+    time.
+    """
+    since = c.finding.served_since
+    if since is None or c.at < since + SINGLE_S or not c.asks:
+        return False
+    if c.state.phase is Phase.WATCHING:  # when the daemon is started nothing has happened
+        return c.returned
+    return c.state.phase in {Phase.SETTLING, Phase.DUE, Phase.VERIFYING}
 
 
 def _next(c: Case, blocked: tuple[Blocked, ...]) -> tuple[str, Mono | None]:
@@ -127,6 +141,12 @@ def wake_times(c: Case, shown: Outlook) -> Iterator[Mono]:
         times.append(fork.unsafe_since + FORK_UNSAFE_FOR_S)
     if reload or state.standing.in_doubt:
         times += [worker.used.hi + USED_UNPROVEN_S for worker in c.ready if worker.used]
+    if c.asks and c.finding.served_since is not None:
+        times.append(c.finding.served_since + SINGLE_S)
+    if c.asks and reload and reload.complete_at is not None:
+        times.append(reload.complete_at + ANSWERED_WITHIN_S)
+    if c.answers:
+        times.append(c.answers.ended + ANSWERS_FOR_S)
     if c.unproven and c.finding.served_since is not None:
         times.append(c.finding.served_since + UNPROVEN_FOR_S)
     times += [c.resumes_by] if state.incident else []

@@ -26,6 +26,8 @@ FIFO_TRIES_S = 5.0  # the master makes its FIFO anew after every write; longer a
 TRY_EVERY_S = 0.25
 NOT_NEEDED = "what it was for is gone"
 STRICT = frozenset({Kind.WAITING, Kind.ORPHANED})
+ANSWERED_WITHIN_S = 60.0
+"""So long good answers are waited for where all else is proven: several rounds, and what an app does once when new."""
 CHEAPER_SETTLED_S = 3.0  # with --cheaper fewer come back: no news for 3 check intervals is all of them
 
 
@@ -43,7 +45,8 @@ class Ended:
     """A reload has ended, by `outcome`, for this reason.
 
     `written`: a byte of it may have been, whatever the outcome says of its last one. `reached`: how many workers were
-    seen to reach MongoDB. `final`: no other cure would help either.
+    seen to reach MongoDB; `answers`: how many health requests were answered well at once, 0 where that was not seen.
+    `final`: no other cure would help either.
     """
 
     reload: Reload
@@ -52,6 +55,7 @@ class Ended:
     written: bool = False
     reached: int = 0
     final: bool = False
+    answers: int = 0
 
 
 def span_s(c: Case) -> float:
@@ -236,11 +240,36 @@ def _proof(c: Case, reload: Reload) -> Going | Ended:
     without = {worker.id for worker in new if worker.used and worker not in own and not _needs_none(c, worker)}
     stuck = [one for one in c.ripe(Kind.UNCONNECTED) if one.worker in without]
     if own and not without and (not reload.because & STRICT or _worked_well(c, new)):
-        return Ended(reload, ReloadOutcome.RECOVERED, reached=len(own))
+        return _by_its_answers(c, reload, len(own))
+    unanswered = [one for one in c.ripe(Kind.UNANSWERED) if one.worker in ids]
+    # What a new app does once may take longer than a request should.
+    if unanswered and reload.complete_at is not None and c.at - reload.complete_at >= USED_UNPROVEN_S:
+        return Ended(reload, ReloadOutcome.FAILED, f"after it {unanswered[0].sentence}")
     if stuck:
         why = f"{len(stuck)} new workers work for {USED_UNPROVEN_S:.0f} s without a connection"
         return Ended(reload, ReloadOutcome.FAILED, why)
     return Going(reload)
+
+
+def _by_its_answers(c: Case, reload: Reload, reached: int) -> Going | Ended:
+    """See, where the app is asked and can be believed, that it answers well too: every request of a whole round.
+
+    Where nobody could be asked in that time, nothing is claimed of its answers. Where they are bad though every worker
+    has a connection, something else is wrong, which no cure of ours ends.
+    """
+    since = reload.complete_at
+    if not c.asks or since is None:
+        return Ended(reload, ReloadOutcome.RECOVERED, reached=reached)
+    asked = c.answers
+    if asked and asked.began >= since:
+        return Ended(reload, ReloadOutcome.RECOVERED, reached=reached, answers=asked.good)
+    if c.at < since + ANSWERED_WITHIN_S:
+        return Going(reload)
+    bad = c.answers_badly
+    if bad is None:
+        return Ended(reload, ReloadOutcome.RECOVERED, reached=reached)
+    why = f"every worker has a connection to MongoDB, and {bad.bad} of {bad.size} health requests failed ({bad.says})"
+    return Ended(reload, ReloadOutcome.FAILED, why, final=True)
 
 
 def _needs_none(c: Case, worker: Worker) -> bool:

@@ -53,6 +53,7 @@ class Outlook:
     `suspected`: there is reason to look closer, each second. `soon`: a byte may be written within seconds.
     `only_shown`: why nothing is ever done to it as it is, with what changes that; empty where it is acted on, and where
     there is no master. `ways`: what `reloads` allows, in words. `ends`: of each process that hangs, what ends it.
+    `rounds`: how all its workers answer would say something now.
     """
 
     phase: Phase
@@ -65,6 +66,7 @@ class Outlook:
     only_shown: str = ""
     ways: tuple[str, ...] = ()
     ends: Mapping[ProcessId, str] = field(default_factory=dict)
+    rounds: bool = False
 
 
 @dataclass(frozen=True, slots=True)

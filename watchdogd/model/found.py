@@ -40,6 +40,7 @@ class Kind(enum.Enum):
     HUNG = "hung"
     UNCONNECTED = "unconnected"
     MULE = "mule"
+    UNANSWERED = "unanswered"
 
 
 class Cure(enum.Enum):

@@ -297,6 +297,57 @@ class Wakes(NamedTuple):
     times: tuple[Mono, ...]
 
 
+class Trust(enum.Enum):
+    """What the answers of an app to its health requests are worth."""
+
+    UNKNOWN = "unknown"  # it has not answered well yet, and was not asked often enough to say that it never does
+    BLIND = "blind"  # it never answered well
+    INDEPENDENT = "independent"  # it answered well while no worker sent to MongoDB: that says nothing of MongoDB
+    ANSWERS = "answers"  # it answered well; whether that depends on MongoDB is not known
+    DEPENDENT = "dependent"  # it is known to depend on MongoDB
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Several health requests at once, all of them over. What is neither `good` nor `bad` reached nobody.
+
+    `began`: when they were made; `ended`: when the last one was over. `says`: what the first bad one said, else a good.
+    """
+
+    began: Mono
+    ended: Mono
+    size: int
+    good: int
+    bad: int
+    says: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether every answer was good."""
+        return self.good == self.size > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What an app answers to its health requests (observe/probes.py). `target`: where it is asked, without the query.
+
+    `at`: when the last answer came, None before the first; `good`, `says`: that one. `round`: the last one that reached
+    the app, since MongoDB has begun to serve and all these workers are ready.
+    """
+
+    target: str
+    trust: Trust = Trust.UNKNOWN
+    at: Mono | None = None
+    good: bool = False
+    says: str = ""
+    round: Round | None = None
+
+    @property
+    def believable(self) -> bool:
+        """Whether its answers say something: it was seen to answer well, and not to do so without MongoDB."""
+        return self.trust in {Trust.ANSWERS, Trust.DEPENDENT}
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """One uWSGI master with its processes.
@@ -316,7 +367,7 @@ class Instance:
     the master has. `threads_off`: none of its Python threads was seen to ever run. `wakes`: when the others of them
     wake; None while nobody has watched them. `meant`: where nobody has the FIFO, which one may be meant; empty where
     none has almost that path. `master_single`: none of the master's threads but its first one runs, so no monitor of a
-    driver does; asked of those that do not send.
+    driver does; asked of those that do not send. `health`: what the app answers, where it is asked.
     """
 
     name: str
@@ -345,6 +396,7 @@ class Instance:
     meant: str = ""
     mules: tuple[Mule, ...] = ()
     had_mules: bool = False
+    health: Health | None = None
 
     @property
     def id(self) -> InstanceId:

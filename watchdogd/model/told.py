@@ -48,6 +48,8 @@ class Event(enum.Enum):
     MULE_ENDED = "mule_ended"
     MULE_RENEWED = "mule_renewed"
     MULE_LEFT = "mule_left"
+    PROBE_BLIND = "probe_blind"
+    PROBE_INDEPENDENT = "probe_independent"
     BLIND = "blind"
     SEEING_AGAIN = "seeing_again"
     STATE_ELSEWHERE = "state_elsewhere"
@@ -233,7 +235,8 @@ class Recovered(What):
 
     `mules`: those that are stuck all the same; then the incident is not over. `by_mules`: it was for them alone, and it
     was they who were seen to reach MongoDB; `workers` is how many of them. `access`: the members whose access control
-    is on and was not before, so that requests may fail all the same.
+    is on and was not before, so that requests may fail all the same. `answers`: how many health requests were answered
+    well, all at once; None where that was not asked, 0 for mules, which no request reaches.
     """
 
     event: ClassVar = Event.RECOVERED
@@ -243,6 +246,7 @@ class Recovered(What):
     mules: str | None = None
     by_mules: bool = False
     access: str | None = None
+    answers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,6 +393,23 @@ class MuleLeft(What):
 
     event: ClassVar = Event.MULE_LEFT
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeBlind(What):
+    """An app never answered its health requests well. `url`: where it is asked; `reason`: what the last one said."""
+
+    event: ClassVar = Event.PROBE_BLIND
+    url: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeIndependent(What):
+    """An app answers its health requests well without MongoDB. `url`: where it is asked."""
+
+    event: ClassVar = Event.PROBE_INDEPENDENT
+    url: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,15 @@ from watchdogd import __version__
 from watchdogd.config import HealthConfig, Scheme
 from watchdogd.model.base import InstanceId, Mono
 from watchdogd.model.text import Outside
+from watchdogd.observe.tcp.listening import backlog, backlog_of_unix
 
 MOST_HEAD = 1 << 14
 """Bytes until the empty line that ends the headers; nginx and uWSGI take less of an app by default (4 to 8 kB)."""
 MOST_BODY = 1 << 16
 """Bytes of the body that are read, so that the app sees its answer taken. What comes after says nothing more."""
+
+DEFAULT_BACKLOG = 100
+"""uWSGI's `listen`, where that cannot be read: the app is on another host, say."""
 
 _AGENT = f"mongo-watchdog/{__version__}"
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: [^\r\n]*)?\r?\n")
@@ -54,8 +58,11 @@ class Answer:
 class Prober(Protocol):
     """The edge. Answers come by a later `drain`; both methods are for one thread, and neither blocks."""
 
-    def ask(self, instance: InstanceId, health: HealthConfig, many: int) -> None:
-        """Make so many requests at once."""
+    def ask(self, instance: InstanceId, health: HealthConfig, most: int) -> int:
+        """Make so many requests at once, at least one; return how many it are.
+
+        Fewer than `most` where half of the queue in which they wait is less.
+        """
 
     def drain(self) -> list[tuple[InstanceId, Answer]]:
         """Return the answers since the last call."""
@@ -71,8 +78,9 @@ class ProberByThreads:
         self._wake = wake
         self._answers: SimpleQueue[tuple[InstanceId, Answer]] = SimpleQueue()
 
-    def ask(self, instance: InstanceId, health: HealthConfig, many: int) -> None:
+    def ask(self, instance: InstanceId, health: HealthConfig, most: int) -> int:
         """See Prober.ask."""
+        many = max(1, min(most, _backlog(health) // 2)) if most > 1 else 1
         for _ in range(many):
             thread = threading.Thread(target=self._ask, args=(instance, health), name="health", daemon=True)
             try:
@@ -80,6 +88,7 @@ class ProberByThreads:
             except RuntimeError as error:  # no thread can be had
                 now = time.monotonic()
                 self._answers.put((instance, Answer(now, now, good=False, reached=False, says=str(error))))
+        return many
 
     def drain(self) -> list[tuple[InstanceId, Answer]]:
         """See Prober.drain."""
@@ -91,6 +100,11 @@ class ProberByThreads:
     def _ask(self, instance: InstanceId, health: HealthConfig) -> None:
         self._answers.put((instance, probe(health)))
         self._wake()
+
+
+def _backlog(health: HealthConfig) -> int:
+    known = backlog_of_unix(health.url.socket) if health.url.scheme.is_unix else backlog(health.url.port)
+    return DEFAULT_BACKLOG if known is None else known
 
 
 class _BadlyError(Exception):
@@ -268,6 +282,8 @@ def _words(error: Exception) -> str:
         return f"its certificate is refused: {Outside(error.verify_message)}"
     if isinstance(error, socket.gaierror):
         return f"its name is not found: {Outside(error.strerror)}"
+    if isinstance(error, PermissionError):
+        return "Permission denied; let the daemon's user write it, by SupplementaryGroups= of its group in the unit"
     if isinstance(error, OSError) and error.strerror:
         return str(Outside(error.strerror))
     return f"{Outside(error)}"

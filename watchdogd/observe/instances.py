@@ -18,6 +18,7 @@ from watchdogd.model.seen import (
     Blind,
     Blindness,
     Connection,
+    Health,
     Instance,
     Member,
     Role,
@@ -71,6 +72,7 @@ class _Site:
     suspect: Suspect | None = None
     threads_off: bool = False
     meant: str = ""
+    health: Health | None = None
 
     @property
     def id(self) -> InstanceId:
@@ -168,6 +170,13 @@ class Instances:
         for site in self._sites.values():
             netns = site.master.netns if site.master else None
             site.sockets = None if netns is None else by_netns.get(netns)
+
+    def take_health(self, known: Mapping[InstanceId, Health]) -> None:
+        """Take what their apps answer."""
+        for site in self._sites.values():
+            health = known.get(site.id)
+            self._outdated |= health != site.health
+            site.health = health
 
     def hide(self, netns: int, why: str) -> None:
         """Make the instances of a network namespace blind, until the next `read`: its sockets cannot be read."""
@@ -561,4 +570,5 @@ def _instance(site: _Site) -> Instance:
         master_single=site.single.seen,
         threads_off=site.threads_off,
         meant=site.meant,
+        health=site.health,
     )

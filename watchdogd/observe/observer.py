@@ -36,6 +36,7 @@ from watchdogd.model.seen import (
 )
 from watchdogd.model.text import fault
 from watchdogd.model.told import SocketsFromProc, Tell
+from watchdogd.observe.health import Prober, ProberByThreads
 from watchdogd.observe.hung import unproven
 from watchdogd.observe.instances import Instances, not_covered
 from watchdogd.observe.mongod.access import AccessControl
@@ -45,6 +46,7 @@ from watchdogd.observe.mongod.heartbeats import Heartbeats, PymongoHeartbeats
 from watchdogd.observe.mongod.learned import PORTS, Learned, is_loopback, ports_of
 from watchdogd.observe.mongod.members import outage_starts
 from watchdogd.observe.mongod.resolve import Pool, PoolResolver, Resolver
+from watchdogd.observe.probes import Look, Probes
 from watchdogd.observe.processes import Process, Processes, ProcProcesses
 from watchdogd.observe.tcp.connections import Connections
 from watchdogd.observe.tcp.others import Others
@@ -71,6 +73,7 @@ class Edges:
     uwsgi: Uwsgi
     processes: Processes
     wakes: Watched
+    prober: Prober
     foreign: Callable[[int], Sockets]
     clock: Callable[[], Mono]
     wall: Callable[[], float]
@@ -85,6 +88,8 @@ class Observer:
         self._walk_at: Mono = -math.inf
         self._deployments = Deployments(edges.heartbeats, edges.resolver)
         self._instances = Instances(edges.uwsgi, edges.processes, edges.clock)
+        self._probes = Probes(edges.prober)
+        self._rounds: Collection[InstanceId] = ()
         self._connections = Connections()
         self._others = Others()
         self._full_at: Mono = -math.inf
@@ -112,6 +117,8 @@ class Observer:
         self._access.reconfigure(config.deployments)
         self._connections.forget_endpoints(self._endpoints - _endpoints(self._deployments.members))
         self._instances.reconfigure(config)
+        self._probes.reconfigure(config)
+        self._instances.take_health({})
         self._full_at = -math.inf
 
     def restore(self, connections: Iterable[Connection], access: Iterable[Access] = ()) -> None:
@@ -167,14 +174,15 @@ class Observer:
         `soon`: those into whose FIFO a byte may be written within seconds.
         """
         at = self._edges.clock()
-        full = full or bool(suspected)
+        full = self._probes.hear() or full or bool(suspected)
         answered, members = self._hear(at)
         full |= answered
         if members is not self._members:
             full |= self._take(members)
         full = full or self._out or self._instances.suspected() or at - self._full_at >= FULL_EVERY_S
         walk = full or at >= self._walk_at
-        if full or not self._is_quiet(walk=walk):
+        whole = full or not self._is_quiet(walk=walk)
+        if whole:
             self._full_at = at
             # Masters first: theirs are the network namespaces whose sockets there are to be read.
             self._instances.read(at, members)
@@ -189,6 +197,7 @@ class Observer:
                 self._instances.judge(talks, self._learned.words, members)
         self._ask(at, members)
         self._instances.suspect(suspected, self._connections.now(), members, self._readers, at)
+        self._see_health(members, at, read=whole and walk)
         instances = self._instances.now()
         if soon:
             instances = tuple([self._watched(one) if one.id in soon else one for one in instances])
@@ -201,10 +210,26 @@ class Observer:
             blind=self._blind + self._deaf + self._instances.blind + self._deployments.blind(),
             outcomes=outcomes,
             requests=requests,
-            news=(*self._deployments.take_news(), *self._access.take_news(), *self._tell_sockets(instances)),
+            news=(
+                *self._deployments.take_news(),
+                *self._access.take_news(),
+                *self._tell_sockets(instances),
+                *self._probes.take_news(),
+            ),
             not_covered=self._instances.not_covered,
             sockets=self._sockets,
         )
+
+    def want_rounds(self, instances: Collection[InstanceId]) -> None:
+        """Take of which instances the decision wants to know how all workers answer, from the next look on."""
+        self._rounds = instances
+
+    def _see_health(self, members: Mapping[MemberId, Member], at: Mono, *, read: bool) -> None:
+        """Have the apps asked that are due, and take what they answer. `read`: the sockets were read in this look."""
+        if self._probes.any:
+            sockets = self._sockets if read and not self._blind else None
+            look = Look(at, self._instances.now(), self._connections.now(), members, sockets)
+            self._instances.take_health(self._probes.look(look, self._rounds))
 
     def _watched(self, instance: Instance) -> Instance:
         """Have the master's threads watched; return the instance with what was seen of them."""
@@ -455,6 +480,7 @@ def open_edges(wake: Callable[[], None]) -> Edges:
         uwsgi=ProcUwsgi(),
         processes=ProcProcesses(),
         wakes=WatchedByThreads(wake),
+        prober=ProberByThreads(wake),
         foreign=ProcNetTcp,
         clock=time.monotonic,
         wall=time.time,

@@ -164,7 +164,8 @@ CATALOG: Mapping[Event, Entry] = {
         "b55d36224135485e8957faf7bcd7ada7",
         Priority.NOTICE,
         "{instance} reaches MongoDB again after {seconds}: [by_mules?what does its tasks has connections; whether they "
-        "succeed is not seen][by_mules=False?every worker that is used has connections; " + words.UNSEEN + "][; "
+        "succeed is not seen][by_mules=False?every worker that is used has connections][answers?, and the app answers: "
+        "{answers} of {answers} health requests were good][answers=None?; " + words.UNSEEN + "][; "
         "{mules} is not cured by that, and still stuck][. If requests fail, the likely cause is that access control "
         "of {access} is on, and was off before].",
         "The new workers have fresh connections to a member that serves, so the incident is over. A request may fail "
@@ -297,6 +298,22 @@ CATALOG: Mapping[Event, Entry] = {
         "A mule or spooler of {instance} is stuck and stays so for now: {reason}.",
         "It cannot be ended, or its end did not help; the reason says why, and mostly what mends it. Its tasks fail "
         "meanwhile. A restart of uWSGI (`r`) makes all mules and spoolers anew.",
+    ),
+    Event.PROBE_BLIND: Entry(
+        "6caa942b31e14b4ea11c90f5f17534b8",
+        Priority.WARNING,
+        "{instance} never answered its health requests well ({url}): {reason}. They say nothing until it does.",
+        "The daemon asks the app how it is, by `health` of the configuration, and only bad answers came, or none. Mend "
+        "`url`; name the `host` that the app knows; or say by `expect` which status is good. The instance is watched "
+        "and cured as if it had no `health`.",
+    ),
+    Event.PROBE_INDEPENDENT: Entry(
+        "9376ad6cfb2145e09fdf196df98ebd8c",
+        Priority.WARNING,
+        "{instance} answers its health requests well without MongoDB ({url}): its answers say nothing of MongoDB.",
+        "No worker was seen to send to MongoDB during several good answers, or they were good while MongoDB was away. "
+        "Such a page says 200 for ever. Give `health` a `url` that reads from MongoDB. Until then good answers hold no "
+        "reload, bad ones bring none, and the instance is watched and cured as if it had no `health`.",
     ),
     Event.BLIND: Entry(
         "288777a3e07347b1a4f25c1136fae172",

@@ -19,7 +19,7 @@ from watchdogd.model.base import Command, InstanceId, Mono
 from watchdogd.model.decided import Blocked, Decision, Outlook
 from watchdogd.model.found import Finding, Kind
 from watchdogd.model.remembered import Ending, InstanceState, LastReload, PastIncident, Phase
-from watchdogd.model.seen import Backend, Instance, Member, MemberState, Snapshot, SocketsFrom
+from watchdogd.model.seen import Backend, Health, Instance, Member, MemberState, Snapshot, SocketsFrom, Trust
 from watchdogd.model.text import THREADS_OFF
 from watchdogd.report.words import (
     COMMANDS,
@@ -57,6 +57,14 @@ _ENDINGS: Mapping[str, str] = {
     Ending.RECOVERED.value: "reached MongoDB again by a reload",
     Ending.REPLACED.value: "somebody else ended or replaced what it was about",
     Ending.ENDED_BY_US.value: "uWSGI ended while a reload was at work",
+}
+
+_TRUST: Mapping[str, str] = {
+    Trust.UNKNOWN.value: "not known yet",
+    Trust.BLIND.value: "it never answered well, which says nothing",
+    Trust.INDEPENDENT.value: "it answers well without MongoDB, which says nothing",
+    Trust.ANSWERS.value: "whether its answers depend on MongoDB is not known yet",
+    Trust.DEPENDENT.value: "its answers depend on MongoDB",
 }
 
 _NAMED_AT_MOST = 5
@@ -272,11 +280,31 @@ def _instance(snapshot: Snapshot, instance: Instance, finding: Finding, decision
             for one in finding.evidence
             if one.kind is not Kind.UNCONNECTED
         ],
+        "health": instance.health and _health(snapshot, instance.health),
         "next": {"what": outlook.next_what, "at": _wall(snapshot, outlook.next_at)} if outlook.next_what else None,
         "incident": state.incident and state.incident.id,
         "last_reload": state.last and _last_reload(state.last),
         "reloads_left": outlook.reloads_left,
         "sockets": instance.sockets and _sockets(instance.sockets),
+    }
+
+
+def _health(snapshot: Snapshot, health: Health) -> Document:
+    asked = health.round
+    return {
+        "url": health.target,
+        "trust": health.trust,
+        "at": _wall(snapshot, health.at),
+        "good": None if health.at is None else health.good,
+        "says": health.says or None,
+        "round": asked
+        and {
+            "at": _wall(snapshot, asked.ended),
+            "size": asked.size,
+            "good": asked.good,
+            "bad": asked.bad,
+            "says": asked.says,
+        },
     }
 
 
@@ -415,6 +443,7 @@ def _instance_lines(document: Document, one: Document) -> Iterator[str]:
     if one.get("threads_off") and one["master"]:  # a daemon of before does not say
         yield "  " + THREADS_OFF.format(pid=one["master"]["pid"])
     yield from (f"  {line}" for line in _evidence_lines(one))
+    yield from _health_lines(document, one.get("health"))  # a daemon of before does not ask
     yield from (f"  {line}" for line in _socket_lines(one["sockets"]))
     if following := one["next"]:
         at = _when(document, following["at"])
@@ -458,6 +487,17 @@ def _meaning(one: Document) -> str:
         ("only a restart would help it", one.get("threads_off")),
     )
     return next((meaning for meaning, is_so in meanings if is_so), _MEANING[one["state"]])
+
+
+def _health_lines(document: Document, health: Document | None) -> Iterator[str]:
+    if health is None:
+        return
+    yield f"  health: {_TRUST[health['trust']]}"
+    if health["at"]:
+        how = "good" if health["good"] else "bad"
+        yield f"  last health request: {how} ({health['says']}), {_when(document, health['at'])}"
+    if asked := health["round"]:
+        yield f"  health requests at once: {asked['good']} of {asked['size']} good, {_when(document, asked['at'])}"
 
 
 def _socket_lines(sockets: Document | None) -> list[str]:

@@ -25,8 +25,9 @@ from watchdogd.model.decided import Outlook
 from watchdogd.model.done import Result
 from watchdogd.model.found import Finding
 from watchdogd.model.remembered import InstanceState, State
-from watchdogd.model.seen import Area, Backend, Blindness, Instance, Member, MemberState, Snapshot
+from watchdogd.model.seen import Area, Backend, Blindness, Instance, Member, MemberState, Snapshot, Trust
 from watchdogd.model.text import Outside
+from watchdogd.observe.health import probe
 from watchdogd.paths import user_name
 from watchdogd.report.answers import until_when
 from watchdogd.report.words import also_at, from_proc, timestamp, tree, when
@@ -111,6 +112,25 @@ def _of_instance(seen: Seen, instance: Instance) -> Line:
     whys = [*([fault] if fault else []), *[f"{one.why}{_until(seen.snapshot, one.until)}" for one in found]]
     workers = f"master {instance.master.pid}, {len(instance.workers)} workers" if instance.master else "absent"
     return Line(PROBLEM if whys else OK, f"{instance.name}: {'; '.join(whys) or workers}")
+
+
+def _of_health(instance: Instance) -> Iterator[Line]:
+    """Say what the app answered last, where it is asked."""
+    health = instance.health
+    if health is None or health.at is None:
+        return
+    yield Line(OK if health.good else PROBLEM, f"{instance.name}: health: {health.target} says {health.says}")
+    if health.trust is Trust.INDEPENDENT:
+        mend = "name a page that uses MongoDB"
+        yield Line(NOTE, f"{instance.name}: health: it answers well without MongoDB, so that says nothing; {mend}")
+
+
+def answers(config: Config) -> Iterator[Line]:
+    """Ask each app once that has `health`, and yield what it said: for who looks only once."""
+    for one in config.instances or ():
+        if one.health is not None:
+            said = probe(one.health)
+            yield Line(OK if said.good else PROBLEM, f"{one.name}: health: {one.health.url.shown} says {said.says}")
 
 
 def _of_all(seen: Seen) -> Iterator[Line]:
@@ -215,6 +235,7 @@ class Checking:
 def answer(seen: Seen, checking: Checking, unheard: Iterable[Blindness], read: Callable[[], Config]) -> Document:
     """Return the daemon's answer. `read` reads its configuration anew; `unheard`: of Observer."""
     found = [*lines(seen, checking.own), *[Line(PROBLEM, f"{one.scope}: {one.why}") for one in unheard]]
+    found += [line for one in seen.snapshot.instances for line in _of_health(one)]
     found += checking.helpers.lines()
     if all(one.scope.area is not Area.STATE for one in seen.snapshot.blind):
         found.append(Line(OK, "state: it can be saved"))

@@ -119,6 +119,7 @@ class Daemon:
         suspected = asked_for | {key for key, one in self._outlooks.items() if one.suspected}
         soon = asked_for | {key for key, one in self._outlooks.items() if one.soon}
         full = bool(self._incoming or self._checking)
+        self.observer.want_rounds([key for key, one in self._outlooks.items() if one.rounds])
         snapshot = self.observer.look(
             full=full, suspected=suspected, soon=soon, outcomes=self._outcomes, requests=requests
         )

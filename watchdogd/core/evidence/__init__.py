@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from watchdogd.core.evidence import born_early, hung, leftover, mule, orphaned, unconnected, waiting
+from watchdogd.core.evidence import born_early, hung, leftover, mule, orphaned, unanswered, unconnected, waiting
 from watchdogd.core.look import Look
 from watchdogd.model.found import Evidence, Kind
 
@@ -16,6 +16,7 @@ KINDS: Mapping[Kind, Callable[[Look], Iterable[Evidence]]] = {
     Kind.LEFTOVER: leftover.evidence,
     Kind.WAITING: waiting.evidence,
     Kind.ORPHANED: orphaned.evidence,
+    Kind.UNANSWERED: unanswered.evidence,
     Kind.BORN_EARLY: born_early.evidence,
     Kind.HUNG: hung.evidence,
     Kind.MULE: mule.evidence,
