@@ -415,3 +415,20 @@ def test_an_instance_that_is_found_is_not_asked() -> None:
 def test_the_real_config_holds_what_is_asked() -> None:
     one = InstanceConfig("shop", Path(FIFO), (MAIN,), health=PING)
     assert "secret" not in repr(one)
+
+
+@pytest.mark.parametrize("method", ["ask", "drain"])
+def test_where_nobody_can_be_asked_that_is_told_and_holds_nothing(method: str) -> None:
+    one = Asked()
+    one.learn(1)
+    one.host.spied["prober"].broken.add(method)
+    one.watcher.faults = True
+    one.watcher.tick(40)
+    assert one.watcher.scopes(Event.BLIND) == ["health requests"]
+    (instance,) = one.watcher.snapshot.instances
+    assert instance.master
+    assert not instance.blind
+    one.host.spied["prober"].broken.clear()
+    one.watcher.tick(40)
+    assert one.watcher.scopes(Event.SEEING_AGAIN)[-1:] == ["health requests"]
+    assert one.health.good

@@ -310,6 +310,20 @@ def test_an_incident_is_not_over_before_it_was_seen_how_the_app_answers() -> Non
     assert ticks.see(seen(answering(ticks.at - 1), well(2)), connection(1), members=back) == [Event.HEALED]
 
 
+def test_an_incident_is_not_over_while_the_app_answers_badly_though_all_are_connected() -> None:
+    ticks = Ticks(config(linger_s=1.0), at=AT - 1)
+    none = replace(answering(0.0), round=None)
+    ticks.see(seen(none, well(2)), connection(1), members=[down()])
+    back = returned(AT + 1)
+    for _ in range(4):
+        told = ticks.see(seen(answering(ticks.at + 29, bad=2), well(2)), connection(1), members=back, after=30)
+        assert told == []
+    assert ticks.phase() is Phase.SETTLING
+    assert ticks.outlook.next_what == "good answers to its health requests"
+    assert ticks.outlook.rounds
+    assert ticks.see(seen(answering(ticks.at), well(2)), connection(1), members=back) == [Event.HEALED]
+
+
 def test_an_app_that_answers_badly_is_not_well() -> None:
     ticks = Ticks()
     off = replace(seen(answering(AT - 5, bad=2), stranded(2), stranded(3)), threads_off=True)

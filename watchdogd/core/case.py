@@ -128,8 +128,13 @@ class Case:
 
     @property
     def unproven(self) -> bool:
-        """Whether a worker works, and was not seen to reach MongoDB yet, within the time in which that would show."""
+        """Whether a worker works, and was not seen to reach MongoDB yet, within the time in which that would show.
+
+        Or the app answers badly, for as long as it does: that is no healing.
+        """
         since = self.finding.served_since
+        if since is not None and self.answers_badly is not None:
+            return True
         if since is None or self.at >= since + UNPROVEN_FOR_S:
             return False
         if self.asks and self.answers is None:

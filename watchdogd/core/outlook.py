@@ -107,6 +107,8 @@ def _settling(c: Case) -> tuple[str, Mono | None]:
         return "a request to show whether the last reload helped", None
     if found.at is None and mules.ended:
         return "a task of the new mule to show that it reaches MongoDB", mules.ended_at + RENEWED_WITHIN_S
+    if found.at is None and c.answers_badly is not None:
+        return "good answers to its health requests", None
     at = max((time for time in (found.at, c.settled_at) if time is not None), default=None)
     return waiting_for(c) or "linger to be over", at
 

@@ -432,6 +432,7 @@ class Area(enum.Enum):
     MEMBER = "member"
     ADDRESS = "address"
     ADDRESSES = "member addresses"  # which these have beside their own
+    HEALTH = "health requests"
     SINK = "sink"
 
 

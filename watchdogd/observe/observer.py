@@ -89,6 +89,7 @@ class Observer:
         self._deployments = Deployments(edges.heartbeats, edges.resolver)
         self._instances = Instances(edges.uwsgi, edges.processes, edges.clock)
         self._probes = Probes(edges.prober)
+        self._unasked: tuple[Blindness, ...] = ()
         self._rounds: Collection[InstanceId] = ()
         self._connections = Connections()
         self._others = Others()
@@ -174,7 +175,7 @@ class Observer:
         `soon`: those into whose FIFO a byte may be written within seconds.
         """
         at = self._edges.clock()
-        full = self._probes.hear() or full or bool(suspected)
+        full = self._hear_apps() or full or bool(suspected)
         answered, members = self._hear(at)
         full |= answered
         if members is not self._members:
@@ -207,7 +208,7 @@ class Observer:
             members=members,
             instances=instances,
             connections=self._connections.now(),
-            blind=self._blind + self._deaf + self._instances.blind + self._deployments.blind(),
+            blind=self._blind + self._deaf + self._unasked + self._instances.blind + self._deployments.blind(),
             outcomes=outcomes,
             requests=requests,
             news=(
@@ -226,10 +227,24 @@ class Observer:
 
     def _see_health(self, members: Mapping[MemberId, Member], at: Mono, *, read: bool) -> None:
         """Have the apps asked that are due, and take what they answer. `read`: the sockets were read in this look."""
-        if self._probes.any:
+        if not self._probes.any:
+            return
+        try:
             sockets = self._sockets if read and not self._blind else None
             look = Look(at, self._instances.now(), self._connections.now(), members, sockets)
             self._instances.take_health(self._probes.look(look, self._rounds))
+        except Exception as error:  # noqa: BLE001 - the apps are watched and cured as if they were not asked
+            self._instances.take_health({})
+            self._unasked = (Blindness(Scope(Area.HEALTH), fault(error)),)
+
+    def _hear_apps(self) -> bool:
+        """Take what the apps answer; say whether the sockets are to be read for that."""
+        self._unasked = ()
+        try:
+            return self._probes.hear()
+        except Exception as error:  # noqa: BLE001 - same
+            self._unasked = (Blindness(Scope(Area.HEALTH), fault(error)),)
+            return False
 
     def _watched(self, instance: Instance) -> Instance:
         """Have the master's threads watched; return the instance with what was seen of them."""
