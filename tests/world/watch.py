@@ -167,12 +167,16 @@ class Watch:
         )
 
     def _ask(self, app: App, at: Mono) -> None:
-        """Each worker that is reached answers twice, or never: so many requests at once as observe makes."""
+        """Each worker that is reached answers twice: so many requests at once as observe makes.
+
+        Who is busy takes none. Where all are, they would be called unanswered (docs/promises.md, known to be wrong).
+        """
         known = self._rounds.get(app.name)
         if known is None or at >= known.began + ROUNDS_S[0]:
-            first = int(at / 20) % max(1, len(app.ready))
-            reached = [*app.ready[first:], *app.ready[:first]][: app.asked]
-            answers = [app.work(one) for _ in range(2) for one in reached if not one.hangs and one.ends_at is None]
+            free = [one for one in app.ready if not one.hangs and one.ends_at is None]
+            first = int(at / 20) % max(1, len(free))
+            reached = [*free[first:], *free[:first]][: app.asked]
+            answers = [app.work(one) for _ in range(2) for one in reached]
             size = 2 * len(reached)
             good = sum(answers)
             if size:
