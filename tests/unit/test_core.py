@@ -439,4 +439,5 @@ def test_recovered_says_how_many_workers_and_after_how_long() -> None:
         "by_mules": False,
         "access": None,
         "answers": None,
+        "unseen": True,
     }

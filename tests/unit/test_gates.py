@@ -96,14 +96,14 @@ def test_each_gate_blocks_alone_with_its_reason_and_until_when(name: str) -> Non
 def test_an_operators_now_passes_what_only_waits_and_nothing_else(name: str) -> None:
     one, _ = ONE_GATE[name]
     blocked = blocked_for_an_operator(one, due(one).command, now=True)
-    assert [one.gate for one in blocked] == ([] if name in {"linger", "cooldown", "budget"} else [name])
+    assert [one.gate for one in blocked] == ([] if name in {"linger", "cooldown", "budget", "answers"} else [name])
 
 
 @pytest.mark.parametrize(("now", "gates"), [(False, "MongoDB has only just come back"), (True, "")])
 def test_what_is_asked_once_more_right_before_the_byte_is_asked_by_the_same_rule(*, now: bool, gates: str) -> None:
     just_back = replace(JUST_BACK[0], outages=(Interval(AT - 9, AT - 5),))
     one = case(snapshot(FINE, connection(1, since=exactly(AT - 4)), members=[just_back]))
-    assert blocked_anew(one, replace(RELOAD, now=now)) == gates
+    assert blocked_anew(one, replace(RELOAD, operator="request", now=now)) == gates
 
 
 @pytest.mark.parametrize(("reloads", "gates"), [([WORKERS], ["not_allowed"]), ([WORKERS, RESTART], [])])

@@ -89,7 +89,7 @@ def test_nothing_is_written_while_nothing_changes(records: Records, world: World
     world.run(60)
     assert "reload_held" in records.told()
     before = records.files[0].stat()
-    world.run(600)
+    world.run(300)
     assert records.files[0].stat().st_mtime_ns == before.st_mtime_ns
     assert len(records.lines()) < 12
 

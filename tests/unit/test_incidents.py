@@ -367,4 +367,4 @@ def test_a_pause_before_it_is_in_no_record_but_holds_it(records: Records, world:
     world.outage(10)
     world.run(60)
     text = text_of(only(records.folder))
-    assert "Held by paused: paused by an operator" in text
+    assert "Held by paused: paused by alice until" in text

@@ -103,8 +103,8 @@ def _recovered(c: Case, ended: Ended) -> What:
     stuck = " and ".join(mule.called for mule in c.instance.mules if mule.id in c.stuck_mules)
     by_mules = ended.reload.because == {Kind.MULE}
     seconds, access = round(c.at - since, 1), c.access_turned_on or None
-    answers = 0 if by_mules else ended.answers or None
-    return Recovered(ended.reload.command, seconds, ended.reached, stuck or None, by_mules, access, answers)
+    shown = access, ended.answers or None, not by_mules and not ended.answers
+    return Recovered(ended.reload.command, seconds, ended.reached, stuck or None, by_mules, *shown)
 
 
 def _failed(_: Case, ended: Ended) -> What:

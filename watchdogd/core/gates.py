@@ -187,6 +187,9 @@ GATES: tuple[tuple[str, Callable[[Case, Command], Blocked | None]], ...] = (
     ("answers", _answers),
 )
 
+PASSED_ASKED = frozenset({"answers"})
+"""What an operator passes, however well the app answers: he knows why."""
+
 PASSED_NOW = frozenset({"linger", "cooldown", "budget"})
 """What gives an app and MongoDB time, which is over when somebody has mended it. All others say that a reload would do
 harm, or that somebody forbids it: the configuration, which is root's word, or a pause."""
@@ -198,16 +201,8 @@ def blocked_by(case: Case, command: Command) -> tuple[Blocked, ...]:
 
 
 def blocked_for_an_operator(case: Case, command: Command, *, now: bool = False) -> tuple[Blocked, ...]:
-    """Return what holds a reload that somebody asks for: he knows why, however well the app answers.
-
-    `now`: he passes those of PASSED_NOW, too.
-    """
-    return _blocked(case, command, frozenset({"answers", *(PASSED_NOW if now else ())}))
-
-
-def _blocked(case: Case, command: Command, passed: frozenset[str]) -> tuple[Blocked, ...]:
-    asked = [why_not for name, why_not in GATES if name not in passed]
-    return tuple([blocked for why_not in asked if (blocked := why_not(case, command))])
+    """Return what holds a reload that somebody asks for. `now`: by `--now`."""
+    return _blocked(case, command, PASSED_ASKED | PASSED_NOW if now else PASSED_ASKED)
 
 
 def blocked_anew(case: Case, reload: Reload) -> str:
@@ -218,6 +213,11 @@ def blocked_anew(case: Case, reload: Reload) -> str:
     else:
         blocked = blocked_for_an_operator(as_new, reload.command, now=reload.now)
     return ", ".join(one.reason for one in blocked)
+
+
+def _blocked(case: Case, command: Command, passed: frozenset[str]) -> tuple[Blocked, ...]:
+    asked = [why_not for name, why_not in GATES if name not in passed]
+    return tuple([blocked for why_not in asked if (blocked := why_not(case, command))])
 
 
 def may_not_end(case: Case) -> tuple[Blocked, ...]:

@@ -236,7 +236,7 @@ class Recovered(What):
     `mules`: those that are stuck all the same; then the incident is not over. `by_mules`: it was for them alone, and it
     was they who were seen to reach MongoDB; `workers` is how many of them. `access`: the members whose access control
     is on and was not before, so that requests may fail all the same. `answers`: how many health requests were answered
-    well, all at once; None where that was not asked, 0 for mules, which no request reaches.
+    well, all at once; None where that was not asked. `unseen`: whether the requests of users succeed was not seen.
     """
 
     event: ClassVar = Event.RECOVERED
@@ -247,6 +247,7 @@ class Recovered(What):
     by_mules: bool = False
     access: str | None = None
     answers: int | None = None
+    unseen: bool = True
 
 
 @dataclass(frozen=True, slots=True)

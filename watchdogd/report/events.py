@@ -165,7 +165,7 @@ CATALOG: Mapping[Event, Entry] = {
         Priority.NOTICE,
         "{instance} reaches MongoDB again after {seconds}: [by_mules?what does its tasks has connections; whether they "
         "succeed is not seen][by_mules=False?every worker that is used has connections][answers?, and the app answers: "
-        "{answers} of {answers} health requests were good][answers=None?; " + words.UNSEEN + "][; "
+        "{answers} of {answers} health requests were good][unseen?; " + words.UNSEEN + "][; "
         "{mules} is not cured by that, and still stuck][. If requests fail, the likely cause is that access control "
         "of {access} is on, and was off before].",
         "The new workers have fresh connections to a member that serves, so the incident is over. A request may fail "
