@@ -115,8 +115,8 @@ class Story:
             one.used = self.ticks.at if one.used is None and self.ticks.at > one.born else one.used
             if not one.uses:
                 continue
-            if not one.heals and (one.left or self.down_at is not None):
-                one.stuck = True
+            if not one.heals and (one.stuck or one.left or self.down_at is not None):
+                one.stuck = True  # for good, also where it was forked in an outage and holds nothing
             elif self.down_at is None:
                 one.reached.add(self.life)
                 one.owned = True
