@@ -9,6 +9,7 @@ import pytest
 from rig import settings
 from rig.demo import WIDTH
 from tests.world.command_line import arguments, verbs
+from tests.world.prose import too_long
 from watchdogd.act import end, end_helper, helper
 from watchdogd.config import PolicyConfig
 from watchdogd.core import case, forks, gates, phases, reload
@@ -27,7 +28,6 @@ SET_UP = ROOT / "docs/mongodb-and-uwsgi.md"
 PAGES = pytest.mark.parametrize(
     "page", [README, CONTRIBUTING, SECURITY, *sorted(ROOT.glob("docs/*.md"))], ids=lambda page: page.name
 )
-WORDS = 25
 
 
 def flat(page: Path) -> str:
@@ -35,18 +35,23 @@ def flat(page: Path) -> str:
     return " ".join(page.read_text().split())
 
 
-def sentences(page: Path) -> list[str]:
-    """The sentences of a page, each cell of a table and each item of a list by itself; without code."""
+def paragraphs(page: Path) -> list[str]:
+    """The paragraphs of a page, each cell of a table and each item of a list by itself; without code."""
     text = re.sub(
         r"^```.*?^```$|<!-- bench -->.*?<!-- /bench -->|^    .*?$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL
     )
-    parts = re.split(r"\n\s*\n|\n(?=[-#|])|\|", re.sub(r"`[^`]*`", "CODE", text))
-    return [one for part in parts for one in re.split(r"(?<=[.?!:;])\s", " ".join(part.split())) if one]
+    return re.split(r"\n\s*\n|\n(?=[-#|])|\|", re.sub(r"`[^`]*`", "`CODE`", text))
 
 
-@pytest.mark.parametrize("page", [README, SECURITY, SET_UP], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, SECURITY, SET_UP, CONFIGURATION], ids=lambda page: page.name)
 def test_no_sentence_needs_a_second_reading(page: Path) -> None:
-    assert [one for one in sentences(page) if len(one.split()) > WORDS] == []
+    assert too_long(paragraphs(page)) == []
+
+
+def test_no_comment_of_the_shipped_configuration_needs_a_second_reading() -> None:
+    comments = re.findall(r"(?:^ *#(?: .*)?\n)+", (ROOT / "config/config.yaml").read_text(), re.MULTILINE)
+    assert len(comments) > 20
+    assert too_long([re.sub(r"^ *#", "", one, flags=re.MULTILINE) for one in comments]) == []
 
 
 def pattern(template: str) -> str:

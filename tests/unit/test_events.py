@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.world.prose import too_long
 from tests.world.values import values
 from watchdogd.model.base import CHAIN, RESTART, WORKERS, Command
 from watchdogd.model.told import (
@@ -230,6 +231,11 @@ def test_the_advice_is_two_to_four_sentences(event: Event) -> None:
     advice = CATALOG[event].what_to_do
     assert 2 <= len(re.findall(r"[.:](?: |$)", advice)) <= 5
     assert advice.endswith(".")
+
+
+@pytest.mark.parametrize("event", Event)
+def test_no_advice_needs_a_second_reading(event: Event) -> None:
+    assert too_long([CATALOG[event].what_to_do]) == []
 
 
 @given(st.text(alphabet=string.printable.rstrip("\t\n\r\v\f") + "ö"))

@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.world.command_line import arguments, verbs
+from tests.world.prose import too_long
 from watchdogd import config as configuration
 from watchdogd.cli.main import Exit
 from watchdogd.config import (
@@ -81,6 +83,19 @@ def plain(page: Path) -> str:
     text = re.sub(r"\\f[A-Z]|\"", "", page.read_text().replace(r"\-", "-"))
     text = re.sub(r"^\.(?:B|I|BR|BI|RB|RI|IR) ", "", text, flags=re.MULTILINE)
     return re.sub(r" +", " ", text).replace(" ,", ",")
+
+
+def paragraphs(page: Path) -> list[str]:
+    """The paragraphs of a page, without what stands as it is typed; a text that is bold or italic alone is one word."""
+    text = re.sub(r'^\.nf$.*?^\.fi$|^\.\\".*?$', "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^\.[BI] .*$|\\f[BI].*?\\fR", "CODE", text, flags=re.MULTILINE).replace(r"\-", "-")
+    text = re.sub(r"^\.[BIR]{2} (.*)$", lambda line: "".join(shlex.split(line[1])), text, flags=re.MULTILINE)
+    return re.split(r"^\.TP\n.*$|^\.(?:TH|SH|SS|PP|IP|RS|RE|br).*$", text, flags=re.MULTILINE)
+
+
+@PAGES
+def test_no_sentence_needs_a_second_reading(page: Path) -> None:
+    assert too_long(paragraphs(page)) == []
 
 
 def test_the_keys_of_the_page_are_those_of_the_code() -> None:

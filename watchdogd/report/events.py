@@ -44,34 +44,34 @@ CATALOG: Mapping[Event, Entry] = {
         Priority.NOTICE,
         "mongo-watchdog {version} started and watches {deployments:MongoDB deployment} and "
         "{instances:uWSGI instance}[mode=observe?; it only observes, nothing will be reloaded].",
-        "The daemon runs and has begun to watch. What it sees, and what it would do next, is shown by "
-        "`mongo-watchdog status`. In mode observe it does everything but the write: set `mode: act` to let "
-        "it reload.",
+        "The daemon runs and has begun to watch. `mongo-watchdog status` shows what it sees, and what it would do "
+        "next. In mode observe it does everything but the write: set `mode: act` to let it reload.",
     ),
     Event.SOCKETS_FROM_PROC: Entry(
         "4b7bb504f87b4633b723dc9a66685ae8",
         Priority.NOTICE,
         "Connections[ of {instance}] are read from /proc/net/tcp instead of SOCK_DIAG: {reason}. Their ages are not "
         "known, and each look costs more.",
-        "The daemon works, and knows less: whether an outage from before its start ended a connection cannot be told "
-        "without its age, so no reload comes of it. Where the reason names a mend, apply it and restart the daemon. An "
-        "instance in another network namespace (a container) is always read so; nothing is to be done there.",
+        "The daemon works, and knows less. Without its age nobody can tell whether an outage from before the daemon's "
+        "start ended a connection, so no reload comes of it. Where the reason names a mend, apply it and restart the "
+        "daemon. An instance in another network namespace (a container) is always read so; nothing is to be done "
+        "there.",
     ),
     Event.MEMBER_DOWN: Entry(
         "b37006225464499d9ef8c3f3f045d348",
         Priority.WARNING,
         "MongoDB {member} does not answer[: {reason}]; applications are left alone while their deployment "
         "does not serve.",
-        "The heartbeats of this member fail. The daemon reloads nothing while a deployment does not serve, "
-        "because new workers could not connect either. See to MongoDB; what its restart leaves behind in "
-        "the applications is then the daemon's business.",
+        "The heartbeats of this member fail. The daemon reloads nothing while a deployment does not serve, because new "
+        "workers could not connect either. See to MongoDB. What its restart leaves behind in the applications is then "
+        "the daemon's business.",
     ),
     Event.MEMBER_UP: Entry(
         "827e022204364cd1b2d29be344c37d18",
         Priority.NOTICE,
         "MongoDB {member} answers again[ after {seconds}][restarted?, as a new process].",
-        "The heartbeats of this member succeed again. Applications now get the time of `policy.linger` to "
-        "heal by themselves before any reload is considered. Nothing is to be done.",
+        "The heartbeats of this member succeed again. Applications now get the time of `policy.linger` to heal by "
+        "themselves, unless it is seen before that they do not. Nothing is to be done.",
     ),
     Event.MEMBER_RESTARTED: Entry(
         "7b76c5f2cc994d579ecdfcdc877ba24e",
@@ -114,25 +114,25 @@ CATALOG: Mapping[Event, Entry] = {
         Priority.NOTICE,
         "{instance} needs no reload after {seconds}: it is well again by itself, [reconnected?{reconnected:worker} "
         "reached MongoDB anew][reconnected=0?what does its tasks reached MongoDB anew].",
-        "This was seen: all that was used since MongoDB serves again has fresh connections to it. The daemon did "
+        "This was seen: all that was used since MongoDB serves again has fresh connections to it. The daemon reloaded "
         "nothing, and nothing is to be done.",
     ),
     Event.RELOAD_ASKED: Entry(
         "f60622d00c334ad8866dd64c41547160",
         Priority.NOTICE,
         "{instance} is to get a {command}[now? now][, past {past}]: {by}[ (uid {uid}, pid {pid})] asked for it.",
-        "Somebody who may use the control socket asked for it; the kernel says who. With `--now` it goes past linger, "
-        "cooldown, budget and a giving up, and past nothing else. It is verified like every other one. Nothing is to "
-        "be done.",
+        "Somebody who may use the control socket asked for it; the kernel says who. It goes past a giving up and past "
+        "good answers of the app, with `--now` past linger, cooldown and budget too. It is verified like every other "
+        "one. Nothing is to be done.",
     ),
     Event.RELOAD_DUE: Entry(
         "7db66547e3c74cc0b6ba9ea19058d317",
         Priority.WARNING,
         "{instance} does not heal by itself and needs a {command}[: {why}] ({stranded:stranded worker}, "
         "{idle:idle worker}, {leftovers:dead connection}).",
-        "MongoDB serves, the time to heal is over, and workers still have only dead connections: their "
-        "requests fail, or the next one will. The daemon reloads the instance unless something holds it "
-        "back, which it says next. Nothing is to be done.",
+        "MongoDB serves, and it is seen that workers do not heal by themselves: their requests fail, or the next one "
+        "will. The daemon reloads the instance unless something holds it back, which it says next. Nothing is to be "
+        "done.",
     ),
     Event.RELOAD_HELD: Entry(
         "332f2dd23ebd435986b3319ca275eb9d",
@@ -176,19 +176,18 @@ CATALOG: Mapping[Event, Entry] = {
         "0b6fba765a594818af03030ad9841721",
         Priority.ERR,
         "The {command} of {instance} did not help: {reason}.",
-        "The instance was asked to reload, and either its old workers did not go in time or the new ones "
-        "do not reach MongoDB. The daemon does not repeat this against the same incarnation of MongoDB; it "
-        "restarts the whole stack where that is allowed (`reloads: [..., restart]`), or gives up. Look "
-        "into the log of the application.",
+        "Its old workers did not go in time, or the new ones do not reach MongoDB or answer badly. The daemon restarts "
+        "the whole stack where that is allowed (`reloads: [..., restart]`), or gives up. Look into the log of the "
+        "application.",
     ),
     Event.RELOAD_UNSENT: Entry(
         "2f5fd98b726941399aae02f107603fcf",
         Priority.ERR,
         "The {command} of {instance} could not be sent: {reason}. [again?It is tried again.]"
         "[again=False?An operator asked for it, and has to ask again.]",
-        "No byte reached uWSGI, so nothing was reloaded and nothing counts. The reason ends with what mends it. "
-        "The daemon tries its own reloads again, after a second first and every minute later. It tells each reason "
-        "once.",
+        "No byte reached uWSGI, so nothing was reloaded and nothing counts. The reason ends with what mends it. The "
+        "daemon tries its own reloads again: first after a second, then ever later, at last every minute. It tells "
+        "each reason once.",
     ),
     Event.RELOAD_UNPROVEN: Entry(
         "b2537db1a83a4f31b69cdadf7c5838e5",
@@ -202,8 +201,8 @@ CATALOG: Mapping[Event, Entry] = {
         Priority.WARNING,
         "MongoDB went away again while {instance} was being reloaded; whether that reload helped is not seen.",
         "A new outage began before the new workers were seen to reach MongoDB. The daemon sends nothing to the "
-        "instance before the deadline of that reload, and starts over once MongoDB serves and the workers "
-        "had their time to heal. See to MongoDB.",
+        "instance before the deadline of that reload. It starts over once MongoDB serves and the workers had their "
+        "time to heal. See to MongoDB.",
     ),
     Event.REPLACED: Entry(
         "b165c16fb4ff4a0dab8307e01f0c3cc5",
@@ -225,10 +224,9 @@ CATALOG: Mapping[Event, Entry] = {
         "3cc28e39a51e4b6f98b2ae63b21caf69",
         Priority.ERR,
         "Gave up on {instance}: {reason}. It needs somebody to look at it; the next try is in {until_s}.",
-        "Nothing that the daemon may do helps this instance now. It goes on watching, and acts again when "
-        "the instance recovers, MongoDB is restarted, or `policy.half_open_after` is over. Reload or "
-        "restart the instance by hand, and look into its log; where the reason names a setting, that "
-        "setting is the mend.",
+        "Nothing that the daemon may do helps this instance now. It goes on watching, and acts again when the instance "
+        "recovers, MongoDB is restarted, or `policy.half_open_after` is over. Look into its log. Where the reason "
+        "names a setting, that setting is the mend; else reload or restart the instance by hand.",
     ),
     Event.STILL_OPEN: Entry(
         "66fe62c5a3254d7483f7e75ced063ab6",
@@ -241,17 +239,17 @@ CATALOG: Mapping[Event, Entry] = {
         "9222702be09740e790973a395d3ea069",
         Priority.WARNING,
         "{instance}: " + THREADS_OFF + ".",
-        "The app made its MongoClient before the fork, and uWSGI before 2.0.27 does not run Python's threads "
-        "unless told to: every worker that is forked later hangs or stays stuck. Add `enable-threads = true` to its "
+        "The app made its MongoClient before the fork, and uWSGI before 2.0.27 does not run Python's threads unless "
+        "told to. So every worker that is forked later hangs or stays stuck. Add `enable-threads = true` to its "
         "configuration, better `lazy-apps = true` as well; or allow `restart` in `reloads`.",
     ),
     Event.HUNG_FOUND: Entry(
         "534394b56c88453d948a8c6d9ba0cf74",
         Priority.WARNING,
         "In {instance} {process} hangs: {reason}.",
-        "It was forked in the very moment in which a thread of the master held a lock, so it is never ready and "
-        "takes no request. Where that lock is Python's own, the daemon ends the process, and uWSGI makes it anew. "
-        "Where it is the app's own, look into what its postfork hooks and its import wait for.",
+        "It was forked while a thread of the master held a lock, so it is never ready and takes no request. Where that "
+        "lock is Python's own, the daemon ends the process, and uWSGI makes it anew. Where it is the app's own, look "
+        "into what its postfork hooks and its import wait for.",
     ),
     Event.HUNG_ENDED: Entry(
         "b76f7ad78775405a8417d31931648210",
@@ -312,17 +310,16 @@ CATALOG: Mapping[Event, Entry] = {
         Priority.WARNING,
         "{instance} answers its health requests well without MongoDB ({url}): its answers say nothing of MongoDB.",
         "No worker was seen to send to MongoDB during several good answers, or they were good while MongoDB was away. "
-        "Such a page says 200 for ever. Give `health` a `url` that reads from MongoDB. Until then good answers hold no "
-        "reload, bad ones bring none, and the instance is watched and cured as if it had no `health`.",
+        "Such a page says 200 for ever. Give `health` a `url` that reads from MongoDB. Until then the instance is "
+        "watched and cured as if it had no `health`: its answers hold no reload, and bring none.",
     ),
     Event.BLIND: Entry(
         "288777a3e07347b1a4f25c1136fae172",
         Priority.ERR,
         "Cannot see {scope}: {reason}. Nothing is reloaded on what cannot be seen.",
-        "Something that the daemon must read to decide could not be read, so it reloads nothing there; it "
-        "never takes a failed read for an empty one. The reason ends with what mends it: mostly a missing "
-        "capability, another network namespace, or an address that does not resolve. `mongo-watchdog check "
-        "--live` tests all of it.",
+        "Something that the daemon must read to decide could not be read, so it reloads nothing there. It never takes "
+        "a failed read for an empty one. The reason ends with what mends it: mostly a missing capability, another "
+        "network namespace, or an address that does not resolve. `mongo-watchdog check --live` tests all of it.",
     ),
     Event.SEEING_AGAIN: Entry(
         "c73fd5def051435082544d0ef45c87d8",
@@ -417,8 +414,8 @@ CATALOG: Mapping[Event, Entry] = {
         "50fb6344e0bd4176bb7b761b1d43f067",
         Priority.NOTICE,
         "Reloads are paused[ for {until_s}] by {by}[: {reason}].",
-        "An operator asked for it. The daemon watches and tells as before and sends no reload, also after "
-        "a restart, until the time is over or `mongo-watchdog resume` is called.",
+        "An operator asked for it. The daemon watches and tells as before. It sends no reload and ends no process, "
+        "also after a restart, until the time is over or `mongo-watchdog resume` is called.",
     ),
     Event.RESUMED: Entry(
         "05c937c221bb4649944632feba435abe",
