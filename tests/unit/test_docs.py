@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README, DESIGN, CONTRIBUTING = ROOT / "README.md", ROOT / "docs/design.md", ROOT / "CONTRIBUTING.md"
 CONFIGURATION, RIGHTS, SECURITY = ROOT / "docs/configuration.md", ROOT / "docs/rights.md", ROOT / "SECURITY.md"
 SET_UP = ROOT / "docs/mongodb-and-uwsgi.md"
+PROMISES, FORMATS = ROOT / "docs/promises.md", ROOT / "docs/formats.md"
 PAGES = pytest.mark.parametrize(
     "page", [README, CONTRIBUTING, SECURITY, *sorted(ROOT.glob("docs/*.md"))], ids=lambda page: page.name
 )
@@ -43,7 +44,11 @@ def paragraphs(page: Path) -> list[str]:
     return re.split(r"\n\s*\n|\n(?=[-#|])|\|", re.sub(r"`[^`]*`", "`CODE`", text))
 
 
-@pytest.mark.parametrize("page", [README, SECURITY, SET_UP, CONFIGURATION], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [README, CONTRIBUTING, SECURITY, SET_UP, CONFIGURATION, DESIGN, RIGHTS, PROMISES, FORMATS],
+    ids=lambda page: page.name,
+)
 def test_no_sentence_needs_a_second_reading(page: Path) -> None:
     assert too_long(paragraphs(page)) == []
 
