@@ -232,6 +232,10 @@ def test_a_byte_order_mark_is_no_mistake() -> None:
         (ONE + "? [a]\n: b", "2:3: the file: unknown key"),
         (ONE + "mode: act\nmode: act", "3:1: mode: stands in line 2 already; keep one of them"),
         (ONE + "mode: on", "2:7: mode: `on` is read by YAML as the boolean true; expected `act` or"),
+        (
+            ONE + "policy: {tell_only: [born_early]}",
+            "2:22: policy.tell_only[0]: `born_early` is none of its values; expected `leftover`, `waiting`, ",
+        ),
         (ONE + "mode: obsreve", "2:7: mode: `obsreve` is none of its values; did you mean `observe`?"),
         (ONE + "mode: [act]", "2:7: mode: is a list; expected `act` or `observe`"),
         (ONE + "mode: !thing act", "2:7: mode: `act` is read by YAML as a special type; expected `act`"),

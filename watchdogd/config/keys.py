@@ -20,6 +20,8 @@ from watchdogd.model.found import Kind
 from watchdogd.paths import user_id
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
+_BESIDE_OTHERS = frozenset({Kind.BORN_EARLY, Kind.UNCONNECTED})
+"""Kinds of evidence that lead to nothing by themselves, so `tell_only` would change nothing."""
 _S, _HOUR, _DAY, _WEEK = 1.0, 3600.0, 86400.0, 7 * 86400.0
 _STATUSES = "a status like `200`, or a range like `200-399`"
 _STATUS_RANGE = re.compile(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?")
@@ -343,7 +345,7 @@ POLICY = (
     Key(
         "tell_only",
         "tell_only",
-        list_of("a list of kinds of evidence", choice(Kind)),
+        list_of("a list of kinds of evidence", choice(one for one in Kind if one not in _BESIDE_OTHERS)),
         "Kinds of evidence that are told and not acted on, as `[hung, orphaned]`.",
     ),
 )
