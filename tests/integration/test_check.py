@@ -144,10 +144,11 @@ def test_a_state_that_cannot_be_saved_is_a_problem_though_nothing_has_to_be(watc
     in_the_way = watched.watchdog.state_dir / "state.json.new"
     in_the_way.mkdir()
     (problem,) = watched.problems()
-    assert problem.startswith(f"problem: state: {watched.watchdog.state_dir}/state.json: Is a directory (uid ")
+    assert problem.startswith("problem: state: it is kept in ")
+    assert f"since {watched.watchdog.state_dir}/state.json: Is a directory (uid " in problem
     assert "`state_dir` must be a folder that this user may write" in problem
     in_the_way.rmdir()
-    watched.watchdog.wait_event("seeing_again", within=20)
+    watched.watchdog.wait_event("state_back", within=20)
     assert watched.check(exits=0) == watched.well()
 
 

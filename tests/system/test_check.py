@@ -117,7 +117,8 @@ def test_a_service_that_does_not_run_is_a_problem_and_it_is_said_who_looked_inst
 def test_a_state_that_cannot_be_saved_is_a_problem_before_anything_has_to_be(watched: Service, box: Box) -> None:
     box.run("chown", "root", "/var/lib/mongo-watchdog")
     (problem,) = problems(watched)
-    assert problem.startswith("problem: state: /var/lib/mongo-watchdog/state.json: Permission denied")
+    assert problem.startswith("problem: state: it is kept in /run/mongo-watchdog, which the next boot ")
+    assert "since /var/lib/mongo-watchdog/state.json: Permission denied" in problem
     box.run("chown", "mongo-watchdog", "/var/lib/mongo-watchdog")
     checked(watched, exits=0)
 

@@ -237,7 +237,9 @@ def answer(seen: Seen, checking: Checking, unheard: Iterable[Blindness], read: C
     found = [*lines(seen, checking.own), *[Line(PROBLEM, f"{one.scope}: {one.why}") for one in unheard]]
     found += [line for one in seen.snapshot.instances for line in _of_health(one)]
     found += checking.helpers.lines()
-    if all(one.scope.area is not Area.STATE for one in seen.snapshot.blind):
+    if degraded := seen.snapshot.degraded:
+        found.append(Line(PROBLEM, f"state: {degraded}"))
+    elif all(one.scope.area is not Area.STATE for one in seen.snapshot.blind):
         found.append(Line(OK, "state: it can be saved"))
     change = _change(seen.config, read)
     found += [Line(PROBLEM, change)] if change else []

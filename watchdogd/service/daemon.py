@@ -189,7 +189,7 @@ class Daemon:
             return None
         seen = check.Seen(
             self.config,
-            snapshot,
+            replace(snapshot, degraded=self.store.degraded),  # of this very tick
             findings,
             self.observer.uncovered(),
             decision.state,
