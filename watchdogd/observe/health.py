@@ -24,6 +24,7 @@ from watchdogd import __version__
 from watchdogd.config import HealthConfig, Scheme
 from watchdogd.model.base import InstanceId, Mono
 from watchdogd.model.text import Outside
+from watchdogd.observe.asking import left_s, reason, taken
 from watchdogd.observe.tcp.listening import backlog, backlog_of_unix
 
 MOST_HEAD = 1 << 14
@@ -92,10 +93,7 @@ class ProberByThreads:
 
     def drain(self) -> list[tuple[InstanceId, Answer]]:
         """See Prober.drain."""
-        answers = []
-        while not self._answers.empty():  # this thread alone takes
-            answers.append(self._answers.get_nowait())
-        return answers
+        return taken(self._answers)
 
     def _ask(self, instance: InstanceId, health: HealthConfig) -> None:
         self._answers.put((instance, probe(health)))
@@ -119,7 +117,7 @@ def probe(health: HealthConfig) -> Answer:
     try:
         with contextlib.closing(_connected(health, until)) as connection:
             reached = True
-            connection.settimeout(_left(until))
+            connection.settimeout(left_s(until))
             connection.sendall(_request(health))
             status = _status(connection, until)
     except _BadlyError as error:
@@ -141,7 +139,7 @@ def _connected(health: HealthConfig, until: Mono) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
         with contextlib.ExitStack() as failed:
             failed.callback(connection.close)
-            connection.settimeout(_left(until))
+            connection.settimeout(left_s(until))
             try:
                 connection.connect(url.socket)
             except BlockingIOError:
@@ -153,7 +151,7 @@ def _connected(health: HealthConfig, until: Mono) -> socket.socket:
         return plain
     with contextlib.ExitStack() as failed:
         failed.callback(plain.close)
-        plain.settimeout(_left(until))
+        plain.settimeout(left_s(until))
         wrapped = _context(health).wrap_socket(plain, server_hostname=_name(health))
         failed.pop_all()
     return wrapped
@@ -167,7 +165,7 @@ def _to_one_of(host: str, port: int, until: Mono) -> socket.socket:
     for number, (family, kind, protocol, _, place) in enumerate(places, 1):
         connection = socket.socket(family, kind, protocol)
         try:
-            connection.settimeout(_left(until))
+            connection.settimeout(left_s(until))
             connection.connect(place)
         except OSError:
             connection.close()
@@ -266,15 +264,8 @@ def _status(connection: socket.socket, until: Mono) -> int:
 
 
 def _received(connection: socket.socket, until: Mono) -> bytes:
-    connection.settimeout(_left(until))
+    connection.settimeout(left_s(until))
     return connection.recv(1 << 14)
-
-
-def _left(until: Mono) -> float:
-    left = until - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
 
 
 def _words(error: Exception) -> str:
@@ -284,6 +275,4 @@ def _words(error: Exception) -> str:
         return f"its name is not found: {Outside(error.strerror)}"
     if isinstance(error, PermissionError):
         return "Permission denied; let the daemon's user write it, by SupplementaryGroups= of its group in the unit"
-    if isinstance(error, OSError) and error.strerror:
-        return str(Outside(error.strerror))
-    return f"{Outside(error)}"
+    return reason(error)

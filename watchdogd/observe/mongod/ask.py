@@ -28,6 +28,7 @@ from typing import Any, Protocol
 from watchdogd.config.addresses import parse_endpoint
 from watchdogd.model.base import Endpoint, Incarnation, MemberId, Mono
 from watchdogd.model.text import Outside
+from watchdogd.observe.asking import left_s, reason, taken
 from watchdogd.observe.mongod.heartbeats import identity_of
 
 ANSWER_S = 2.0
@@ -134,10 +135,7 @@ class SocketAsker:
 
     def drain(self) -> list[Heard | Probed]:
         """See Asker.drain."""
-        answers = []
-        while not self._answers.empty():  # this thread alone takes
-            answers.append(self._answers.get_nowait())
-        return answers
+        return taken(self._answers)
 
     def _answer(self, question: Question | Probe) -> None:
         self._answers.put(probed(question) if isinstance(question, Probe) else answer(question))
@@ -254,7 +252,7 @@ def _connected(
         if tls is None:
             yield plain, until
             return
-        plain.settimeout(_left(until))
+        plain.settimeout(left_s(until))
         with closing(tls.wrap_socket(plain, server_hostname=name)) as wrapped:
             yield wrapped, until
 
@@ -289,7 +287,7 @@ def _said(
     import bson  # noqa: PLC0415 - same
 
     number, (opcode, content) = next(_request_ids), message
-    connection.settimeout(_left(until))
+    connection.settimeout(left_s(until))
     connection.sendall(_HEADER.pack(_HEADER.size + len(content), number, 0, opcode) + content)
     length, _, to, opcode = _HEADER.unpack(_read(connection, _HEADER.size, until))
     if (to, opcode) != (number, answer[0]) or not _HEADER.size + answer[1] < length <= _MOST:
@@ -301,7 +299,7 @@ def _said(
 def _read(connection: socket.socket, size: int, until: Mono) -> bytes:
     parts, missing = [], size
     while missing:
-        connection.settimeout(_left(until))
+        connection.settimeout(left_s(until))
         part = connection.recv(min(missing, 1 << 16))
         if not part:
             raise ConnectionError("it closed the connection; does it require TLS?")
@@ -310,16 +308,7 @@ def _read(connection: socket.socket, size: int, until: Mono) -> bytes:
     return b"".join(parts)
 
 
-def _left(until: Mono) -> float:
-    left = until - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
-
-
 def _words(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {ANSWER_S:g} s"
-    if isinstance(error, OSError) and error.strerror:
-        return str(Outside(error.strerror))
-    return f"{Outside(error)}"
+    return reason(error)

@@ -23,6 +23,7 @@ from watchdogd.config import DeploymentConfig
 from watchdogd.config.addresses import parse_endpoint, read_uri
 from watchdogd.model.base import Endpoint
 from watchdogd.model.text import Outside, shown
+from watchdogd.observe.asking import taken
 
 Job = Callable[[], None]
 
@@ -134,12 +135,9 @@ class PoolResolver:
 
     def drain(self) -> list[Seeds | Addresses]:
         """See `Resolver.drain`."""
-        answers = []
-        while not self._answers.empty():  # this thread alone takes
-            key, answer = self._answers.get_nowait()
-            self._asked.discard(key)
-            answers.append(answer)
-        return answers
+        found = taken(self._answers)
+        self._asked.difference_update([key for key, _ in found])
+        return [answer for _, answer in found]
 
     def _ask(self, key: _Question, look: Callable[[], Seeds | Addresses]) -> None:
         if key not in self._asked:
