@@ -1,8 +1,10 @@
 """What the user nobody sees, with few capabilities or none. Needs root."""
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,18 @@ def as_nobody(expression: str, rights: int = 0, *, before: tuple[str, ...] = ())
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.strip()
+
+
+@contextlib.contextmanager
+def being_nobody() -> Iterator[None]:
+    """Gives up root and its groups for a while."""
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rig.processes import wait_for
+from tests.integration.nobody import NOBODY, being_nobody, needs_root
 from tests.world.schemas import strict
 from watchdogd import codec
 from watchdogd.codec import CodecError
@@ -51,23 +52,6 @@ from watchdogd.service.control import (
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = {kind: strict("control", kind) for kind in ("request", "answer")}
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-NOBODY = 65534
-
-
-@contextlib.contextmanager
-def as_nobody() -> Iterator[None]:
-    """Gives up root and its groups for a while."""
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
 
 
 def valid(document: object, kind: str) -> bool:
@@ -559,7 +543,7 @@ def test_a_path_that_is_too_long_for_a_socket_is_said(path: Path) -> None:
 def test_a_folder_that_is_not_ours_is_named_with_the_user(path: Path) -> None:
     with selectors.DefaultSelector() as selector:
         match = f"uid {NOBODY} may not make a socket"
-        with as_nobody(), pytest.raises(ControlError, match=match):
+        with being_nobody(), pytest.raises(ControlError, match=match):
             Server(path, selector)
 
 
@@ -597,7 +581,7 @@ def test_without_a_daemon_the_client_says_that_none_runs(path: Path) -> None:
 @pytest.mark.usefixtures("loop")
 def test_a_user_who_may_not_ask_gets_a_permission_error(path: Path) -> None:
     path.parent.chmod(0o711)
-    with as_nobody(), pytest.raises(PermissionError):
+    with being_nobody(), pytest.raises(PermissionError):
         ask(path, Status())
 
 

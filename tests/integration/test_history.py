@@ -1,8 +1,6 @@
 """The records of incidents on a real disk that is full, and for a user who may not have them."""
 
-import contextlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -11,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.nobody import NOBODY, needs_root
+from tests.integration.nobody import NOBODY, being_nobody, needs_root
 from tests.world.records import Records
 from tests.world.world import busy_app
 from watchdogd.cli.main import main
@@ -65,21 +63,6 @@ def test_a_full_disk_holds_no_cure_and_the_record_is_whole_when_there_is_room_ag
     assert records.lines()[-1]["over"] == "recovered"
 
 
-@contextlib.contextmanager
-def by_nobody() -> Iterator[None]:
-    """Gives up root and its groups for a while."""
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
-
-
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """One that everybody may go to, unlike pytest's."""
@@ -92,7 +75,7 @@ def open_folder() -> Iterator[Path]:
 def test_a_folder_that_the_user_may_not_write_is_told_and_holds_no_cure(open_folder: Path) -> None:
     world = busy_app()
     records = Records(open_folder, world)
-    with by_nobody():
+    with being_nobody():
         world.outage(10)
         world.run_until(lambda: Event.RECOVERED.value in world.events())
     (blind,) = records.sinks.blind()
@@ -116,14 +99,14 @@ def test_who_may_not_read_the_folder_is_told_how(open_folder: Path, capsys: pyte
     asked = ["incidents", "--config", str(config)]
     assert main(asked) == 0
     capsys.readouterr()
-    with by_nobody():
+    with being_nobody():
         assert main(asked) == 77
     mend = f"use sudo, or become a member of its group: `ls -ld {state_dir}` names it"
     assert capsys.readouterr().err == f"{state_dir}: no permission; {mend}\n"
     state_dir.chmod(0o755)
     (state_dir / FOLDER).chmod(0o755)
     records.files[0].chmod(0o600)
-    with by_nobody():
+    with being_nobody():
         assert main(asked) == 1
     assert capsys.readouterr().err == f"problem: {records.files[0]}: Permission denied\n"
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 import pytest
@@ -101,12 +101,19 @@ sys.stdin.read()
 """
 
 
-def test_threads_that_wait_for_a_lock_are_in_a_futex_and_wake_as_often_as_they_poll() -> None:
+@contextmanager
+def waiting() -> Iterator["subprocess.Popen[str]"]:
+    """A process whose main thread reads its input, beside one that waits for a lock for ever and one that polls one."""
     with subprocess.Popen(
         [sys.executable, "-c", WAITS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
+        yield process
+
+
+def test_threads_that_wait_for_a_lock_are_in_a_futex_and_wake_as_often_as_they_poll() -> None:
+    with waiting() as process:
         edge = ProcProcesses()
 
         def settled() -> dict[int, int] | None:
@@ -135,11 +142,7 @@ def test_a_process_is_single_as_long_as_it_has_one_thread(holding: tuple[Process
 
 
 def test_a_thread_that_sleeps_does_not_run_and_one_that_polls_does() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", WAITS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+    with waiting() as process:
         edge = ProcProcesses()
 
         def asleep() -> dict[int, int] | None:
