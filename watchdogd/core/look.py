@@ -30,7 +30,7 @@ def processes(instance: Instance) -> set[ProcessId]:
 
 def serving(members: Iterable[Member]) -> list[Member]:
     """Return the members that an app may send its operations to now."""
-    return [member for member in members if member.state is MemberState.UP and member.is_serving]
+    return [member for member in members if member.serves]
 
 
 def endpoint_map(members: Iterable[Member]) -> dict[Endpoint, Member]:

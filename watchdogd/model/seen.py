@@ -74,6 +74,11 @@ class Member:
     took_over: Interval | None = None
     access: Access | None = None
 
+    @property
+    def serves(self) -> bool:
+        """Whether an app may send its operations to it now: `is_serving` is the last word of one that is silent."""
+        return self.state is MemberState.UP and self.is_serving
+
 
 class Tcp(enum.Enum):
     """The state of a worker's end of a connection."""

@@ -73,7 +73,7 @@ class Around:
     @property
     def serves(self) -> bool:
         """Whether every deployment of it does."""
-        names = {one.id.deployment for one in self.members if one.state is MemberState.UP and one.is_serving}
+        names = {one.id.deployment for one in self.members if one.serves}
         return names >= set(self.instance.deployments)
 
     @property

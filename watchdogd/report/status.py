@@ -169,7 +169,7 @@ def _wrong(
     yield "degraded: ", ["state"] if snapshot.degraded else []
     members = _members(snapshot, config)
     silent = [name for name, of_it in members.items() if all(one.state is MemberState.UNKNOWN for one in of_it)]
-    dead = [name for name, of_it in members.items() if not any(map(_is_serving, of_it)) and name not in silent]
+    dead = [name for name, of_it in members.items() if not any(one.serves for one in of_it) and name not in silent]
     yield "MongoDB does not serve: ", dead
     yield "MongoDB has not answered yet: ", silent
     yield (
@@ -206,7 +206,7 @@ def _deployments(snapshot: Snapshot, config: Config) -> list[Document]:
     return [
         {
             "name": name,
-            "serving": any(_is_serving(one) for one in of_it),
+            "serving": any(one.serves for one in of_it),
             "members": [_member(snapshot, one) for one in of_it],
         }
         for name, of_it in _members(snapshot, config).items()
@@ -217,15 +217,11 @@ def _sockets(sockets: SocketsFrom) -> Document:
     return {"read_from": sockets.backend.value, "why": sockets.why or None}
 
 
-def _is_serving(member: Member) -> bool:
-    return member.is_serving and member.state is MemberState.UP
-
-
 def _member(snapshot: Snapshot, member: Member) -> Document:
     return {
         "address": member.id.address,
         "state": member.state,
-        "serving": _is_serving(member),
+        "serving": member.serves,
         "process_id": member.process_id,
         "born": _wall(snapshot, member.born and member.born.lo),
         "since": _wall(snapshot, member.since),

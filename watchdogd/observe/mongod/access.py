@@ -122,7 +122,7 @@ class AccessControl:
 
     def _forget_others(self, members: Mapping[MemberId, Member]) -> None:
         """Forget who is no member any more, of deployments where one serves: that one names them all."""
-        serves = {key.deployment for key, one in members.items() if one.is_serving and one.state is MemberState.UP}
+        serves = {key.deployment for key, one in members.items() if one.serves}
         for key in [key for key in self._known if key.deployment in serves and key not in members]:
             del self._known[key]
         lives = {one.incarnation for one in members.values()} | {one.incarnation for one in self._known.values()}

@@ -174,7 +174,7 @@ class Deployments:
         each other, and a host that reaches one by a published port needs none of these names. What the configuration
         names must be found.
         """
-        serves = {key.deployment for key, one in self.members.items() if one.is_serving and one.state is MemberState.UP}
+        serves = {key.deployment for key, one in self.members.items() if one.serves}
         return {
             key: f"its replica set names it so, no name server here knows it, and {key.deployment} serves without it"
             for key, one in self.members.items()
