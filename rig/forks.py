@@ -26,7 +26,7 @@ from rig.daemon import Daemon
 from rig.mongod import Mongod, ReplicaSet
 from rig.processes import wait_for
 from rig.traffic import Traffic
-from rig.uwsgi import Uwsgi, end, hung_by_fork
+from rig.uwsgi import FORK_HOOKS, OSAFTERFORK, Uwsgi, end, hung_by_fork
 from watchdogd.core.aim import GRID_S, LATE_S
 from watchdogd.model.base import ProcessId
 from watchdogd.observe.wakes import WatchedByThreads
@@ -39,9 +39,9 @@ SET_UPS: Mapping[str, tuple[str, ...]] = {
     "one client": (),
     "three clients": THREE,
     A_SET: (),
-    "py-call-osafterfork": ("py-call-osafterfork = true",),
-    "py-call-uwsgi-fork-hooks": ("py-call-uwsgi-fork-hooks = true",),
-    "both of these": ("py-call-osafterfork = true", "py-call-uwsgi-fork-hooks = true"),
+    "py-call-osafterfork": (OSAFTERFORK,),
+    "py-call-uwsgi-fork-hooks": (FORK_HOOKS,),
+    "both of these": (OSAFTERFORK, FORK_HOOKS),
 }
 """What the apps' uWSGI has beyond the usual, by the name of the set-up."""
 AIMED, RANDOM, AT_A_WAKE = WAYS = ("aimed", "at any moment", "aimed at a wake")

@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 from rig import fetch
 from rig.mongod import Mongod, ReplicaSet
 from rig.traffic import Traffic
-from rig.uwsgi import App, Uwsgi, by_greenlets
+from rig.uwsgi import FORK_HOOKS, OSAFTERFORK, App, Uwsgi, by_greenlets
 
-OSAFTERFORK, FORK_HOOKS = "py-call-osafterfork = true", "py-call-uwsgi-fork-hooks = true"
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "client at import, nothing set": {},
     "the same, `threads = 4`": {"threads": 4},

@@ -26,6 +26,9 @@ WEB = Path(apps.__file__).with_name("web.py")
 HOLD = Path(apps.__file__).with_name("hold.py")
 LOADING = Path(apps.__file__).with_name("loading.py")
 
+OSAFTERFORK, FORK_HOOKS = "py-call-osafterfork = true", "py-call-uwsgi-fork-hooks = true"
+"""Two lines of an ini file that have Python learn of a fork (docs/mongodb-and-uwsgi.md)."""
+
 # A start takes 2 s (0.5 s without the pause below); the rest is for a loaded machine.
 START_WITHIN_S = 20.0
 BUSY_WITHIN_S = 60.0  # for the headers, and for the end once it may

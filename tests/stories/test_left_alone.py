@@ -6,7 +6,7 @@ import pytest
 from rig.mongod import Mongod
 from rig.processes import wait_for
 from rig.traffic import Traffic
-from rig.uwsgi import App, Uwsgi
+from rig.uwsgi import FORK_HOOKS, App, Uwsgi
 from tests.stories.stage import (
     LINGER_S,
     RUNS,
@@ -34,7 +34,7 @@ HEALING: dict[str, dict[str, Any]] = {
     "lazy-apps": {"lazy_apps": True},
     "first-request": {"app": App.FIRST_REQUEST},
     "osafterfork": {"osafterfork": True},
-    "fork-hooks": {"extra": ["py-call-uwsgi-fork-hooks = true"]},
+    "fork-hooks": {"extra": [FORK_HOOKS]},
 }
 
 

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote_plus
 
+MAX_SOCKET_PATH = 107
+"""Bytes of the path of a Unix socket: sun_path of unix(7) has 108 with the NUL."""
+
 _PORT = re.compile(r"[0-9]{1,5}")
 _LONGEST_HOST = 253  # characters (RFC 1035)
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9_.])?")

@@ -10,7 +10,7 @@ import re
 import stat
 from pathlib import Path
 
-from watchdogd.config.addresses import parse_authority, parse_endpoint, read_uri
+from watchdogd.config.addresses import MAX_SOCKET_PATH, parse_authority, parse_endpoint, read_uri
 from watchdogd.config.probe_url import ProbeUrl, Scheme, read_probe_url
 from watchdogd.config.readers import FLAG, absolute_path, choice, duration, list_of, not_empty, whole_number
 from watchdogd.config.strict_yaml import MAX_BYTES, Key, Reader, Spot, Wrong, quoted, section
@@ -25,7 +25,6 @@ _BESIDE_OTHERS = frozenset({Kind.BORN_EARLY, Kind.UNCONNECTED})
 _S, _HOUR, _DAY, _WEEK = 1.0, 3600.0, 86400.0, 7 * 86400.0
 _STATUSES = "a status like `200`, or a range like `200-399`"
 _STATUS_RANGE = re.compile(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?")
-_MAX_SOCKET_PATH = 107  # sun_path of unix(7) has 108 bytes with the NUL
 
 
 def _name(spot: Spot) -> str:
@@ -56,8 +55,8 @@ def _path(spot: Spot) -> Path:
 
 def _socket_path(spot: Spot) -> Path:
     path = _path(spot)
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
-        raise Wrong(f"is too long for a Unix socket; the kernel takes up to {_MAX_SOCKET_PATH} bytes")
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise Wrong(f"is too long for a Unix socket; the kernel takes up to {MAX_SOCKET_PATH} bytes")
     return path
 
 

@@ -10,10 +10,9 @@ import os
 import re
 from dataclasses import dataclass, field
 
-from watchdogd.config.addresses import parse_authority
+from watchdogd.config.addresses import MAX_SOCKET_PATH, parse_authority
 
 _PATH = re.compile(r"/[!-~]*")  # of RFC 3986; what is not ASCII is percent-encoded there
-_MAX_SOCKET_PATH = 107  # sun_path of unix(7) has 108 bytes with the NUL
 _MAX_TARGET = 2000
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _FORMS = "http://HOST:PORT/PATH, https://…, uwsgi://…, http+unix:///SOCKET:/PATH or uwsgi+unix:///SOCKET:/PATH"
@@ -90,8 +89,8 @@ def _over_unix(scheme: Scheme, rest: str) -> ProbeUrl:
     if not path.startswith("/") or not colon:
         form = f"{scheme.value}:///run/uwsgi/app/shop/socket:/ping"
         raise ValueError(f"names no socket and path; write both with a colon between them, like `{form}`")
-    if not path.isprintable() or len(os.fsencode(path)) > _MAX_SOCKET_PATH:
-        raise ValueError(f"has no path of a Unix socket; the kernel takes up to {_MAX_SOCKET_PATH} bytes")
+    if not path.isprintable() or len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise ValueError(f"has no path of a Unix socket; the kernel takes up to {MAX_SOCKET_PATH} bytes")
     return ProbeUrl(scheme, socket=path, target=_target(f"/{target}"))
 
 

@@ -129,9 +129,9 @@ def _ended_by_us(_: Case, ended: Ended) -> What:
 
 def _unsent(c: Case, ended: Ended) -> What | None:
     """Tell it once for each reason, however often it is tried; and always where a first byte was written and lost."""
-    known = not ended.written and c.state.unsent is not None and c.state.unsent.why == ended.why
     if ended.reload.operator is not None:
         return _asked_in_vain(c, ended)
+    known = not ended.written and c.state.unsent is not None and c.state.unsent.why == ended.why
     return None if known else ReloadUnsent(ended.reload.command, ended.why)
 
 

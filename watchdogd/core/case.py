@@ -11,7 +11,7 @@ from watchdogd.core.look import LOST_AT_MOST_S, lost, serving
 from watchdogd.model.base import Incarnation, Mono, ProcessId
 from watchdogd.model.found import Evidence, Finding, Kind
 from watchdogd.model.remembered import InstanceState, Spent, State
-from watchdogd.model.seen import EVERYBODYS, Area, Instance, Round, Scope, Snapshot, Worker
+from watchdogd.model.seen import EVERYBODYS, Area, Instance, Member, Round, Scope, Snapshot, Worker
 
 UNPROVEN_FOR_S = 60.0  # a stuck worker that is used now and then was seen so after 59 s at the latest
 FORK_UNSAFE_FOR_S = 120.0  # the master's monitor runs at least every 10 s; after 120 s it does not run at all
@@ -72,18 +72,21 @@ class Case:
         return next(iter((*whys, *self.instance.blind)), None)
 
     @property
+    def members(self) -> list[Member]:
+        """The members of its deployments."""
+        return [one for one in self.snapshot.members.values() if one.id.deployment in self.instance.deployments]
+
+    @property
     def access_turned_on(self) -> str:
         """The members of its deployments whose access control is on since a day at most, and was off before."""
-        own = [one for key, one in self.snapshot.members.items() if key.deployment in self.instance.deployments]
-        turned = [(one.id.address, one.access.turned_on) for one in own if one.access]
+        turned = [(one.id.address, one.access.turned_on) for one in self.members if one.access]
         after = self.at - ACCESS_CAUSE_FOR_S
         return " and ".join(address for address, at in turned if at is not None and at > after)
 
     @property
     def returned(self) -> bool:
         """Whether this daemon watched an outage of its MongoDB; else that may have served for months."""
-        own = [one for one in self.snapshot.members.values() if one.id.deployment in self.instance.deployments]
-        return any(one.outages or one.took_over for one in own)
+        return any(one.outages or one.took_over for one in self.members)
 
     @property
     def settled_at(self) -> Mono | None:
@@ -147,8 +150,7 @@ class Case:
 
         So they fail, or wait, while the monitor beside them reaches MongoDB again: for up to 23 s after 25 s without.
         """
-        own = [one for one in self.snapshot.members.values() if one.id.deployment in self.instance.deployments]
-        losses = lost(serving(own), perhaps=True)
+        losses = lost(serving(self.members), perhaps=True)
         return max([one.hi + min(one.hi - one.lo, LOST_AT_MOST_S) for one in losses], default=-math.inf)
 
     @property

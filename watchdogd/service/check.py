@@ -119,7 +119,7 @@ def _of_health(instance: Instance) -> Iterator[Line]:
     health = instance.health
     if health is None or health.at is None:
         return
-    yield Line(OK if health.good else PROBLEM, f"{instance.name}: health: {health.target} says {health.says}")
+    yield _answered(instance.name, health.target, health.says, good=health.good)
     if health.trust is Trust.INDEPENDENT:
         mend = "name a page that uses MongoDB"
         yield Line(NOTE, f"{instance.name}: health: it answers well without MongoDB, so that says nothing; {mend}")
@@ -130,7 +130,11 @@ def answers(config: Config) -> Iterator[Line]:
     for one in config.instances or ():
         if one.health is not None:
             said = probe(one.health)
-            yield Line(OK if said.good else PROBLEM, f"{one.name}: health: {one.health.url.shown} says {said.says}")
+            yield _answered(one.name, one.health.url.shown, said.says, good=said.good)
+
+
+def _answered(name: str, where: str, says: str, *, good: bool) -> Line:
+    return Line(OK if good else PROBLEM, f"{name}: health: {where} says {says}")
 
 
 def _of_all(seen: Seen) -> Iterator[Line]:
@@ -209,8 +213,12 @@ def helpers_of(config: Config, snapshot: Snapshot, own: rights.Rights) -> list[t
     """Return which helper would act at which instance that runs."""
     if config.mode is Mode.OBSERVE:
         return []
-    running = [one for one in snapshot.instances if one.master and one.uid is not None]
-    return [(which, one) for one in running if one.uid is not None for which in own.helpers(one.uid)]
+    return [
+        (which, one)
+        for one in snapshot.instances
+        if one.master and one.uid is not None
+        for which in own.helpers(one.uid)
+    ]
 
 
 @dataclass(slots=True)

@@ -348,7 +348,7 @@ def holder(state_dir: Path) -> int | None:
 def open_incidents(state_dir: Path) -> frozenset[str] | None:
     """Return the ids of the incidents that the saved state has, as ids go; None where it cannot be read."""
     try:
-        document = STATE.read((state_dir / "state.json").read_bytes())
+        document = STATE.read((state_dir / NAME).read_bytes())
     except FileNotFoundError:
         return frozenset()
     except (OSError, CodecError):

@@ -28,9 +28,9 @@ MAX_PART = 1 << 16
 # choose from.
 MAX_FILTERED = 256
 
-_TCPDIAG_GETSOCK, _SOCK_DIAG_BY_FAMILY = 18, 20
-_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_TCPDIAG_GETSOCK, SOCK_DIAG_BY_FAMILY = 18, 20
+NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
 _INET_DIAG_REQ_BYTECODE = 1
 _INET_DIAG_INFO = 2
 _INET_DIAG_BC_JMP, _INET_DIAG_BC_S_COND, _INET_DIAG_BC_D_COND = 1, 7, 8
@@ -44,7 +44,7 @@ _MESSAGE = "BBxx 48s 4x I 8x I"  # inet_diag_msg: family, state, id, rqueue, ino
 _MESSAGE_SIZE = struct.calcsize(f"={_MESSAGE}")
 _BOUND = struct.Struct(f"={_NLMSGHDR.size}x xB2x 2s 46x 16x I")  # state, local port (big-endian), inode
 _SOCKET_ID = struct.Struct("!HH 16s 16s 4x 8s")  # inet_diag_sockid: ports, addresses, cookie
-_NLATTR = struct.Struct("=HH")  # length, type
+NLATTR = struct.Struct("=HH")  # length, type
 _INFO = "HH 44x I 4x II"  # nlattr; tcpi_last_data_sent, tcpi_last_data_recv, tcpi_last_ack_recv in ms
 _INFO_SIZE = struct.calcsize(f"={_INFO}")
 _BC_OP = struct.Struct("=BBH")  # code, step if it holds, step if not
@@ -149,9 +149,9 @@ def bound(ports: Collection[int], states: int, sequence: int) -> bytearray:
 
 
 def _dump(code: bytes, extensions: int) -> bytearray:
-    attribute = _NLATTR.pack(_NLATTR.size + len(code), _INET_DIAG_REQ_BYTECODE) + code if code else b""
+    attribute = NLATTR.pack(NLATTR.size + len(code), _INET_DIAG_REQ_BYTECODE) + code if code else b""
     size = _REQUEST.size + len(attribute)
-    header = size, _TCPDIAG_GETSOCK, _NLM_F_REQUEST | _NLM_F_DUMP, 0, 0
+    header = size, _TCPDIAG_GETSOCK, NLM_F_REQUEST | NLM_F_DUMP, 0, 0
     return bytearray(_REQUEST.pack(*header, socket.AF_INET, 0, 0, extensions, 0, 0) + attribute)
 
 
@@ -164,7 +164,7 @@ def stamp(question: bytearray, sequence: int, states: int) -> None:
 def exact(name: Name, sequence: int) -> bytes:
     """Return the question for one socket: 6 us each, however many the host has."""
     family, socket_id = name
-    header = _EXACT.size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, sequence, 0
+    header = _EXACT.size, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, sequence, 0
     return _EXACT.pack(*header, family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), _ANY_STATE, socket_id)
 
 
@@ -214,7 +214,7 @@ class Answer:
                 self._last(offset, kind, number == sequence)
                 return
             yield row(offset, length)
-            offset += _aligned(length)
+            offset += aligned(length)
 
     def found(self, size: int) -> tuple[int, Seen | None]:
         """Return the sequence number of the exact question that this answers, and the socket; None: it is no more.
@@ -222,9 +222,9 @@ class Answer:
         Raises OSError with the kernel's error, or EPROTO for something else.
         """
         length, kind, number = _NLMSGHDR.unpack_from(self._memory, 0)
-        if kind == _SOCK_DIAG_BY_FAMILY and _ROW <= length <= size:
+        if kind == SOCK_DIAG_BY_FAMILY and _ROW <= length <= size:
             return number, self._seen(0, length)
-        code = -_S32.unpack_from(self._memory, _NLMSGHDR.size)[0] if kind == _NLMSG_ERROR else errno.EPROTO
+        code = -_S32.unpack_from(self._memory, _NLMSGHDR.size)[0] if kind == NLMSG_ERROR else errno.EPROTO
         if code not in {errno.ENOENT, errno.ESTALE}:  # ESTALE: another socket has these ends now
             raise OSError(code, os.strerror(code))
         return number, None
@@ -256,19 +256,19 @@ class Answer:
         """Find TCP_INFO in the row, which is at the same place in all of them: from here on it is read with the row."""
         at = _ROW
         while at + _INFO_SIZE <= length:
-            size, kind = _NLATTR.unpack_from(self._memory, begin + at)
+            size, kind = NLATTR.unpack_from(self._memory, begin + at)
             if kind == _INET_DIAG_INFO and size >= _INFO_SIZE:
                 self._info_at, self._row = at, _row(at)
                 return list(self._row.unpack_from(self._memory, begin)[-3:])
-            at += max(_aligned(size), _NLATTR.size)
+            at += max(aligned(size), NLATTR.size)
         return []
 
     def _last(self, offset: int, kind: int, ours: bool) -> None:  # noqa: FBT001 - one private caller
         # A missing tcp_diag is told by NLMSG_DONE with -ENOENT: who does not look there sees 0 sockets.
-        if not ours or kind not in {_NLMSG_DONE, _NLMSG_ERROR}:
+        if not ours or kind not in {NLMSG_DONE, NLMSG_ERROR}:
             raise OSError(errno.EPROTO, f"unexpected netlink message of type {kind}, ours: {ours}")
         code = -_S32.unpack_from(self._memory, offset + _NLMSGHDR.size)[0]
-        if code > 0 or kind == _NLMSG_ERROR:
+        if code > 0 or kind == NLMSG_ERROR:
             raise OSError(code, os.strerror(code))
         self.complete = True
 
@@ -278,5 +278,6 @@ def _row(info_at: int) -> struct.Struct:
     return struct.Struct(f"={_NLMSGHDR.size}x {_MESSAGE} {info_at - _ROW}x {_INFO}")
 
 
-def _aligned(size: int) -> int:
+def aligned(size: int) -> int:
+    """Return where what follows something of that size begins (netlink(7): on 4 bytes)."""
     return (size + 3) & ~3
