@@ -23,7 +23,7 @@ from watchdogd.config import Config
 from watchdogd.model.base import InstanceId, Mono
 from watchdogd.model.decided import Decision, Outlook
 from watchdogd.model.found import Finding
-from watchdogd.model.remembered import Incident
+from watchdogd.model.remembered import Ending, Incident
 from watchdogd.model.seen import Instance, Snapshot
 from watchdogd.model.text import Outside
 from watchdogd.model.told import Event, Tell
@@ -46,16 +46,7 @@ CHANGES = 60
 CALMER = 20
 """Then at most every 20th part of the incident's age: some 190 lines in a day of endless change."""
 
-_ENDINGS = frozenset(
-    {
-        Event.HEALED,
-        Event.RECOVERED,
-        Event.REPLACED,
-        Event.ENDED_BY_US,
-        Event.MULE_RENEWED,
-        Event.MULE_LEFT,
-    }
-)
+_ENDINGS = frozenset({Event(one.value) for one in Ending} | {Event.MULE_RENEWED, Event.MULE_LEFT})
 _KEPT = _ENDINGS | {Event.RELOAD_SENT, Event.GAVE_UP, Event.HUNG_ENDED, Event.MULE_ENDED, Event.RELOAD_FAILED}
 """What a record has room for when it is full."""
 _EVERYBODYS = frozenset(

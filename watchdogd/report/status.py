@@ -129,7 +129,7 @@ def exit_code(document: Document, instance: str | None = None) -> int:
         or one["blocked_by"]
         or one["state"] not in _QUIET
         or not one.get("deployments", True)  # a daemon of before does not say
-        or any(evidence["kind"] == Kind.HUNG.value for evidence in one.get("evidence", ()))
+        or _hangs(one)
         for one in instances
     )
     serving = all(one["serving"] for one in document["deployments"])
@@ -470,12 +470,16 @@ def _evidence_lines(one: Document) -> Iterator[str]:
             yield f"{evidence['kind']}: {evidence['sentence']}{end}"
 
 
+def _hangs(one: Document) -> bool:
+    """Say whether a process of it does; a daemon of before has no evidence."""
+    return any(evidence["kind"] == Kind.HUNG.value for evidence in one.get("evidence", ()))
+
+
 def _meaning(one: Document) -> str:
     if one["state"] != Phase.WATCHING.value:
         return _MEANING[one["state"]]
-    hangs = any(evidence["kind"] == Kind.HUNG.value for evidence in one.get("evidence", ()))
     meanings = (
-        ("a process of it hangs", hangs),
+        ("a process of it hangs", _hangs(one)),
         ("not all of it is seen", one["blind"]),
         ("no reload can be sent to it", one["blocked_by"]),
         (UNPROVEN, one["incident"]),
